@@ -1,0 +1,1 @@
+"""Lynx without a host: adapters, faces, file formats. Imports torch, never ComfyUI."""
