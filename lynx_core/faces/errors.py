@@ -1,0 +1,41 @@
+"""The one error of the face front end, and the check that an optional package is there."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+PIP_NAMES = {"cv2": "opencv-python", "PIL": "pillow"}
+
+
+class FaceError(ValueError):
+    """A face step that cannot go on: the message names the thing, the value seen and the way out."""
+
+
+def import_package(module: str, purpose: str) -> ModuleType:
+    """Import `module` when it is first needed, so that a missing package disables only its own feature.
+
+    Args:
+        module: dotted name of the module.
+        purpose: what does not work without it, as "face detection".
+
+    Raises:
+        FaceError: when it is not installed or does not load.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".", maxsplit=1)[0]
+        pip_name = PIP_NAMES.get(package, package)
+        absent = isinstance(error, ModuleNotFoundError) and error.name == package
+        state = "is not installed" if absent else f"does not load ({first_line(error)})"
+        system = " and, on Debian or Ubuntu, apt-get install libgl1" if "libGL" in str(error) else ""
+        raise FaceError(
+            f"the Python package {pip_name} {state}; without it {purpose} is off. "
+            f"In the Python that runs ComfyUI: python -m pip install {pip_name}{system}"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, for a message that has to stay short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
