@@ -37,7 +37,9 @@ class IDAdapterConfig:
 
     def __post_init__(self) -> None:
         if self.dim < 1 or self.token_dim < 1:
-            raise ValueError(f"ID-adapter widths must be positive, got dim {self.dim}, token_dim {self.token_dim}")
+            raise ValueError(
+                f"ID-adapter widths must be positive, got dim {self.dim}, token_dim {self.token_dim}"
+            )
         if not self.blocks or list(self.blocks) != sorted(set(self.blocks)) or self.blocks[0] < 0:
             raise ValueError(f"ID-adapter blocks must be rising block numbers, got {self.blocks}")
         if self.num_registers < 0:

@@ -1,0 +1,146 @@
+"""Putting an identity on a model: which keys and values go into which conditioning."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..lynx_core.formats.adapter import Adapter
+from ..lynx_core.models.baking import bake_identity
+from .attachment import attach
+from .base_model import check_adapter_fits, describe_base
+from .identity import BakedPart, FaceID, Reference, Term, add_terms, register_part
+from .presets import IdentitySettings, PartSettings
+
+BAKED_IDS_KEPT = 4
+_baked_ids: dict[tuple[str, ...], BakedPart] = {}
+"""The last baked IDs: changing a strength, or the second expert of Wan 2.2, bakes nothing again."""
+
+
+@dataclass(frozen=True)
+class AppliedIdentity:
+    """What LynxApply gives out."""
+
+    model: Any
+    positive: list[Any]
+    negative: list[Any]
+    middle: list[Any]
+
+
+def bake_id(adapter: Adapter, embedding: Tensor, dtype: torch.dtype) -> BakedPart:
+    """Bake an embedding, or find it baked."""
+    digest = hashlib.sha256(embedding.float().numpy().tobytes()).hexdigest()
+    key = (adapter.fingerprint, digest, str(dtype))
+    if key in _baked_ids:
+        _baked_ids[key] = _baked_ids.pop(key)
+        return _baked_ids[key]
+    assert adapter.id is not None
+    progress = comfy.utils.ProgressBar(len(adapter.id.blocks))
+
+    def on_block(_: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        progress.update(1)
+
+    device = comfy.model_management.get_torch_device()
+    part = register_part(bake_identity(adapter, embedding, device, dtype, on_block))
+    _baked_ids[key] = part
+    while len(_baked_ids) > BAKED_IDS_KEPT:
+        _baked_ids.pop(next(iter(_baked_ids)))
+    return part
+
+
+def apply_identity(
+    model: Any,
+    positive: list[Any],
+    negative: list[Any],
+    adapter: Adapter,
+    face_id: FaceID | None,
+    reference: Reference | None,
+    settings: IdentitySettings,
+    vace_reference_frames: int = 0,
+) -> AppliedIdentity:
+    """Attach an identity to a model and its conditionings.
+
+    The negative gets the null identity, as in the release: not "adapter off". A part of
+    strength 0 is left out; with both left out everything is handed on untouched.
+
+    Raises:
+        ValueError: when the parts do not fit each other or the model, or none is given.
+    """
+    base = describe_base(model)
+    check_adapter_fits(adapter, base)
+    if face_id is None and reference is None:
+        raise ValueError(
+            "Lynx has no identity to apply: connect LYNX_ID (from Lynx Encode ID), LYNX_REFERENCE (from Lynx Encode "
+            "Reference), or both. To run without Lynx, bypass this node or set both strengths to 0."
+        )
+    face: list[tuple[Term, BakedPart]] = []
+    null: list[tuple[Term, BakedPart]] = []
+    if face_id is not None and settings.id.strength:
+        check_embedder(adapter, face_id)
+        dtype = model.model.get_dtype_inference()
+        blocks = adapter.id.blocks if adapter.id else ()
+        for terms, embedding in ((face, face_id.embedding), (null, torch.zeros_like(face_id.embedding))):
+            terms.append(make_term("id", bake_id(adapter, embedding, dtype), settings.id, blocks))
+    if reference is not None and settings.ref.strength:
+        if reference.base != base and reference.base.checksum != base.checksum:
+            raise ValueError(
+                f"This LYNX_REFERENCE was baked through {reference.base.name} ({reference.base.checksum}), but the MODEL "
+                f"here is {base.name} ({base.checksum}). Give each base model (each expert of Wan 2.2, too) its own "
+                "Lynx Encode Reference."
+            )
+        blocks = reference.face.key_values.list_blocks()
+        for terms, part in ((face, reference.face), (null, reference.null)):
+            terms.append(make_term("ref", part, settings.ref, blocks, vace_reference_frames))
+    if not face:
+        return AppliedIdentity(model, positive, negative, negative)
+    return AppliedIdentity(
+        model=attach(model),
+        positive=add_parts(positive, face),
+        negative=add_parts(negative, null),
+        middle=add_parts(negative, face),
+    )
+
+
+def make_term(
+    kind: Any, part: BakedPart, settings: PartSettings, blocks: tuple[int, ...], skip_frames: int = 0
+) -> tuple[Term, BakedPart]:
+    term = Term(
+        kind=kind,
+        key_values=part.key_values,
+        strength=settings.strength,
+        start_percent=settings.start_percent,
+        end_percent=settings.end_percent,
+        blocks=settings.choose_blocks(blocks),
+        skip_frames=skip_frames,
+    )
+    return term, part
+
+
+def add_parts(conditioning: list[Any], terms: list[tuple[Term, BakedPart]]) -> list[Any]:
+    return add_terms(conditioning, tuple(term for term, _ in terms), [part for _, part in terms])
+
+
+def check_embedder(adapter: Adapter, face_id: FaceID) -> None:
+    if adapter.id is None or adapter.resampler is None:
+        raise ValueError(
+            f"Adapter {adapter.name!r} has no ID part (resampler and ID layers), so it cannot use LYNX_ID. Choose an "
+            "adapter that has one, or disconnect LYNX_ID and use the reference alone."
+        )
+    if face_id.embedder != adapter.embedder:
+        raise ValueError(
+            f"Adapter {adapter.name!r} was trained on face embeddings of {adapter.embedder!r}, but this LYNX_ID comes "
+            f"from {face_id.embedder!r}: it would give the wrong person. Choose {adapter.embedder!r} as encoder in "
+            "Lynx Load Face Analyzer."
+        )
+    if len(face_id.embedding) != adapter.resampler.embedding_dim:
+        raise ValueError(
+            f"LYNX_ID holds {len(face_id.embedding)} numbers, but adapter {adapter.name!r} takes "
+            f"{adapter.resampler.embedding_dim}."
+        )

@@ -1,0 +1,242 @@
+"""The one place where the pack attaches to the host's Wan model.
+
+For the length of each model call, four leaves per block get another instance `forward`:
+`norm_q` and `o` of the self- and the cross-attention. `norm_q` hands out the normed query
+before RoPE, which is the adapters' query; `o` receives the attention's output right before
+the projection, where their residual belongs. Each delegates to the forward it found, so
+GGUF, fp8, partly loaded models, LoRAs, NAG and attention overrides stay where they are, and
+nothing is left behind. The taps are made once per model and their bodies are hidden from
+the compiler: a compiled model keeps its guards and never branches on an identity.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import comfy.model_management
+import comfy.patcher_extension
+import torch
+from torch import Tensor, nn
+
+from ..lynx_core.models.attention import attend_extra
+from .identity import COND_KEY, IdentityRows, Term
+
+Kind = Literal["id", "ref"]
+
+WRAPPER_KEY = "lynx"
+
+
+@dataclass
+class ModelCall:
+    """One call of the model: which identity its rows carry, and at which sigma."""
+
+    terms: list[list[Term]]
+    """Active terms of each conditioning in the batch, in order."""
+
+    tokens_per_frame: int
+    queries: dict[int, list[Tensor]] = field(default_factory=dict)
+    """Queries seen since the last output projection, by the attention's id."""
+
+
+class CallHolder:
+    """Where the taps find the call that is running."""
+
+    call: ModelCall | None = None
+
+
+class AttentionTap:
+    """The taps on one attention module's `norm_q` and `o`."""
+
+    def __init__(self, attention: nn.Module, block: int, kind: Kind, holder: CallHolder) -> None:
+        self.attention = attention
+        self.block = block
+        self.kind = kind
+        self.holder = holder
+        self.original: dict[str, Callable[[Tensor], Tensor]] = {}
+
+        @torch._dynamo.disable
+        def tap_norm_q(x: Tensor) -> Tensor:
+            query = self.original["norm_q"](x)
+            if holder.call is not None:
+                holder.call.queries.setdefault(id(self), []).append(query)
+            return query
+
+        @torch._dynamo.disable
+        def tap_o(x: Tensor) -> Tensor:
+            if holder.call is not None:
+                x = self.add_residual(x, holder.call)
+            return self.original["o"](x)
+
+        self.forwards = {"norm_q": tap_norm_q, "o": tap_o}
+
+    def is_active(self, call: ModelCall) -> bool:
+        """Tell whether any row of this call needs this tap."""
+        return any(self.choose_terms(terms) for terms in call.terms)
+
+    def choose_terms(self, terms: list[Term]) -> list[Term]:
+        return [t for t in terms if t.kind == self.kind and t.strength and self.block in t.blocks]
+
+    def add_residual(self, x: Tensor, call: ModelCall) -> Tensor:
+        """Add the adapters' attention to the attention output `x`, [rows, tokens, dim]."""
+        query = join_rows(call.queries.pop(id(self), []), len(x))
+        if query is None or query.shape != x.shape:
+            warn_once(
+                f"Lynx could not find the {self.kind} query of block {self.block}: another node computes "
+                "this attention in its own way. The identity is left out there."
+            )
+            return x
+        rows = len(x) // len(call.terms)
+        out = None
+        for index, terms in enumerate(call.terms):
+            for term in self.choose_terms(terms):
+                tokens = slice(term.skip_frames * call.tokens_per_frame, None)
+                here = slice(index * rows, (index + 1) * rows), tokens
+                residual = self.attend(query[here], term)
+                if out is None and residual.shape == x.shape:
+                    out = residual.add_(x)
+                    continue
+                out = x.clone() if out is None else out
+                out[here] += residual
+        return x if out is None else out
+
+    def attend(self, query: Tensor, term: Term) -> Tensor:
+        baked = term.key_values.get_block(self.block)
+        key, value = baked.key.to(query), baked.value.to(query)
+        if term.key_values.norm_key:
+            key = self.attention.norm_k(key)
+        return attend_extra(query, key, value, self.attention.num_heads).mul_(term.strength)
+
+
+class TappedModel:
+    """All taps of one model, in the order of its blocks."""
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        self.holder = CallHolder()
+        self.taps = [
+            AttentionTap(module, i, kind, self.holder)
+            for i, block in enumerate(blocks)
+            for module, kind in ((block.self_attn, "ref"), (block.cross_attn, "id"))
+        ]
+
+
+def join_rows(queries: list[Tensor], num_rows: int) -> Tensor | None:
+    """Join queries that were computed for parts of the batch, in order.
+
+    Some guidance nodes compute positive and negative rows apart, and some compute a row again.
+    """
+    for count in range(1, len(queries) + 1):
+        if sum(len(query) for query in queries[:count]) == num_rows:
+            return queries[0] if count == 1 else torch.cat(queries[:count])
+    return None
+
+
+_warned: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        logging.warning(message)
+
+
+@contextmanager
+def swap_forwards(leaves: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Give each module another instance `forward`, and put back what was there."""
+    missing = object()
+    before = [module.__dict__.get("forward", missing) for module, _ in leaves]
+    try:
+        for module, forward in leaves:
+            module.forward = forward  # type: ignore[method-assign]
+        yield
+    finally:
+        for (module, _), forward in zip(leaves, before, strict=True):
+            if forward is missing:
+                module.__dict__.pop("forward", None)
+            else:
+                module.forward = forward
+
+
+def make_wrapper() -> Callable[..., Any]:
+    """Make the APPLY_MODEL wrapper that one patched model carries."""
+    known: dict[int, TappedModel] = {}
+
+    def find_taps(blocks: nn.ModuleList) -> TappedModel:
+        # The host may call one wrapper with a copy of the model per GPU.
+        key = id(blocks[0].self_attn)
+        if key not in known:
+            known[key] = TappedModel(blocks)
+        return known[key]
+
+    def apply_model(executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        rows: IdentityRows | None = kwargs.pop(COND_KEY, None)
+        if rows is None:
+            return executor(x, t, *args, **kwargs)
+        base = executor.class_obj
+        call = start_call(base, x, t, rows)
+        leaves = []
+        tapped = find_taps(base.diffusion_model.blocks)
+        for tap in tapped.taps:
+            if tap.is_active(call):
+                for name, forward in tap.forwards.items():
+                    leaf = getattr(tap.attention, name)
+                    tap.original[name] = leaf.forward
+                    leaves.append((leaf, forward))
+        try:
+            tapped.holder.call = call
+            with swap_forwards(leaves):
+                return executor(x, t, *args, **kwargs)
+        finally:
+            tapped.holder.call = None
+
+    return apply_model
+
+
+def start_call(base: Any, x: Tensor, t: Tensor, rows: IdentityRows) -> ModelCall:
+    sigma = float(t.max())
+    patch_size = base.diffusion_model.patch_size
+    height, width = (
+        math.ceil(size / patch) for size, patch in zip(x.shape[-2:], patch_size[1:], strict=True)
+    )
+
+    def is_open(term: Term) -> bool:
+        start, end = (base.model_sampling.percent_to_sigma(p) for p in (term.start_percent, term.end_percent))
+        return end <= sigma <= start
+
+    return ModelCall([[term for term in terms if is_open(term)] for terms in rows.terms], height * width)
+
+
+def attach(model: Any) -> Any:
+    """Clone a host MODEL with the wrapper on it (once, however often it is asked)."""
+    model = model.clone()
+    wrapper_type = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+    if not model.get_wrappers(wrapper_type, WRAPPER_KEY):
+        model.add_wrapper_with_key(wrapper_type, WRAPPER_KEY, make_wrapper())
+    return model
+
+
+def make_recorder(on_features: Callable[[int, Tensor], None]) -> Callable[..., Any]:
+    """Make an APPLY_MODEL wrapper that shows what each block's self-attention sees.
+
+    `on_features(block, features)` gets [rows, tokens, dim], after norm1 and modulation.
+    """
+
+    def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        leaves = []
+        for i, block in enumerate(executor.class_obj.diffusion_model.blocks):
+            query = block.self_attn.q
+
+            def tap_q(x: Tensor, i: int = i, original: Callable[[Tensor], Tensor] = query.forward) -> Tensor:
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                on_features(i, x)
+                return original(x)
+
+            leaves.append((query, tap_q))
+        with swap_forwards(leaves):
+            return executor(*args, **kwargs)
+
+    return apply_model

@@ -1,0 +1,29 @@
+"""The extension that ComfyUI loads."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .apply import LynxApply
+from .face import LynxCropFace, LynxEncodeID
+from .guide import LynxGuider, LynxSampler
+from .load import LynxLoadAdapter, LynxLoadFaceAnalyzer
+from .model_files import register_folders
+from .reference import LynxEncodeReference
+
+
+class LynxExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        register_folders()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            LynxLoadAdapter,
+            LynxLoadFaceAnalyzer,
+            LynxCropFace,
+            LynxEncodeID,
+            LynxEncodeReference,
+            LynxApply,
+            LynxGuider,
+            LynxSampler,
+        ]

@@ -1,0 +1,142 @@
+"""Nodes that turn a photo into a face crop and an ID embedding."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..lynx_core.faces.analyzer import FaceAnalyzer
+from ..lynx_core.faces.crops import FaceCrop, crop_aligned, crop_face
+from ..lynx_core.faces.detection import FACE_ORDERS
+from ..lynx_core.faces.embedding import average_embeddings
+from ..lynx_core.faces.photo import read_image_batch, to_image_batch
+from . import sockets
+from .identity import FaceID
+from .notes import show_note
+
+
+class LynxCropFace(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LynxCropFace",
+            display_name="Lynx Crop Face",
+            category=sockets.CATEGORY,
+            description="Finds the face in a photo and crops it exactly as the adapter expects: 112 px for the ID "
+            "embedding, 256 px for the reference. Several photos of one person go in as a batch.",
+            search_aliases=["face crop", "align face", "face detection", "insightface"],
+            inputs=[
+                io.Image.Input(
+                    "image", tooltip="Photo of the person, or a batch of photos of the same person."
+                ),
+                sockets.FaceAnalyzer.Input(
+                    "face_analyzer", optional=True, tooltip="Not needed when the photo is already aligned."
+                ),
+                io.Combo.Input(
+                    "order",
+                    options=list(FACE_ORDERS),
+                    default="largest",
+                    tooltip="How the faces of a photo are numbered. The preview shows the numbers.",
+                ),
+                io.Int.Input(
+                    "face_number",
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="Which face in that order, 1 to 64; 1 is the first.",
+                ),
+                io.Boolean.Input(
+                    "already_aligned",
+                    default=False,
+                    tooltip="The image is a ready, square, aligned face crop (such as this node's 256 px output): "
+                    "no detection, only scaling.",
+                ),
+            ],
+            outputs=[
+                sockets.Face.Output(display_name="face"),
+                io.Image.Output(display_name="id_crop", tooltip="What the ID embedding sees, 112 x 112 px."),
+                io.Image.Output(
+                    display_name="reference_crop", tooltip="What the reference sees, 256 x 256 px."
+                ),
+                io.Image.Output(display_name="annotated", tooltip="The photo with the numbered faces."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: torch.Tensor,
+        order: str,
+        face_number: int,
+        already_aligned: bool,
+        face_analyzer: FaceAnalyzer | None = None,
+    ) -> io.NodeOutput:
+        photos = read_image_batch(image)
+        if already_aligned:
+            crops, annotated = [crop_aligned(photo) for photo in photos], photos
+        elif face_analyzer is None:
+            raise ValueError(
+                "Lynx Crop Face needs a face analyzer to find the face: connect Lynx Load Face Analyzer, or switch on "
+                "'already_aligned' if the image is a ready face crop."
+            )
+        else:
+            found = [crop_face(photo, face_analyzer.detector, order, face_number - 1) for photo in photos]
+            crops, annotated = [crop for crop, _ in found], [picture for _, picture in found]
+        warnings = [warning for crop in crops for warning in crop.warnings]
+        if warnings:
+            show_note(cls, "\n".join(warnings))
+        annotated_batch = to_image_batch(annotated)
+        return io.NodeOutput(
+            crops,
+            to_image_batch([crop.id_crop for crop in crops]),
+            to_image_batch([crop.reference_crop for crop in crops]),
+            annotated_batch,
+            ui=ui.PreviewImage(annotated_batch, cls=cls),
+        )
+
+
+class LynxEncodeID(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        more = [
+            sockets.Face.Input(
+                f"face_{i}", optional=True, tooltip="Another photo of the same person, averaged in."
+            )
+            for i in (2, 3, 4)
+        ]
+        return io.Schema(
+            node_id="LynxEncodeID",
+            display_name="Lynx Encode ID",
+            category=sockets.CATEGORY,
+            description="Embeds who the person is. Several photos of one person are averaged, which steadies the "
+            "likeness.",
+            search_aliases=["face embedding", "arcface", "identity"],
+            inputs=[
+                sockets.FaceAnalyzer.Input(
+                    "face_analyzer", tooltip="Its encoder must be the one of the adapter."
+                ),
+                sockets.Face.Input(
+                    "face", tooltip="From Lynx Crop Face; one photo or a batch of one person."
+                ),
+                *more,
+            ],
+            outputs=[sockets.FaceID.Output(display_name="id")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        face_analyzer: FaceAnalyzer,
+        face: list[FaceCrop],
+        face_2: list[FaceCrop] | None = None,
+        face_3: list[FaceCrop] | None = None,
+        face_4: list[FaceCrop] | None = None,
+    ) -> io.NodeOutput:
+        crops = [crop for faces in (face, face_2, face_3, face_4) if faces for crop in faces]
+        embedder = face_analyzer.embedder
+        average = average_embeddings(embedder.embed([crop.id_crop for crop in crops]))
+        if average.warning:
+            show_note(cls, average.warning)
+        return io.NodeOutput(FaceID(average.embedding, embedder.name))

@@ -1,0 +1,157 @@
+"""Nodes for triple guidance: a guider for any core sampler, and an all-in-one sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+from comfy_api.latest import io
+
+from . import sockets
+from .triple_guidance import TripleGuider
+
+
+def define_guidance_inputs() -> list[io.Input]:
+    """Define what both nodes take: a model with its three conditionings, and how strongly each guides."""
+    return [
+        io.Model.Input("model", tooltip="MODEL of Lynx Apply."),
+        io.Conditioning.Input("positive", tooltip="positive of Lynx Apply: prompt with identity."),
+        io.Conditioning.Input(
+            "negative", tooltip="negative of Lynx Apply: negative prompt with the null identity."
+        ),
+        io.Conditioning.Input("middle", tooltip="middle of Lynx Apply: negative prompt with identity."),
+        io.Float.Input(
+            "cfg",
+            default=5.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip="How strongly the prompt guides, 0 to 100; 5 as published, 1 with distilled LoRAs.",
+        ),
+        io.Float.Input(
+            "identity_cfg",
+            default=2.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip="How strongly the identity guides, 0 to 100; 2 as published. 1 saves the prediction without "
+            "identity; the same value as cfg saves the middle one.",
+        ),
+    ]
+
+
+def make_guider(
+    model: Any, positive: Any, negative: Any, middle: Any, cfg: float, identity_cfg: float
+) -> TripleGuider:
+    guider = TripleGuider(model)
+    guider.set_conds(positive, negative, middle)
+    guider.set_cfg(cfg, identity_cfg)
+    return guider
+
+
+class LynxGuider(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LynxGuider",
+            display_name="Lynx Guider",
+            category=sockets.CATEGORY,
+            description="Triple guidance for Sampler Custom Advanced: prompt and identity guide separately.",
+            search_aliases=["cfg guider", "triple guidance", "identity guidance"],
+            inputs=define_guidance_inputs(),
+            outputs=[io.Guider.Output()],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, positive: Any, negative: Any, middle: Any, cfg: float, identity_cfg: float
+    ) -> io.NodeOutput:
+        return io.NodeOutput(make_guider(model, positive, negative, middle, cfg, identity_cfg))
+
+
+class LynxSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LynxSampler",
+            display_name="Lynx Sampler",
+            category=sockets.CATEGORY,
+            description="KSampler with triple guidance: prompt and identity guide separately.",
+            search_aliases=["ksampler", "triple guidance", "identity guidance"],
+            inputs=[
+                *define_guidance_inputs(),
+                io.Latent.Input("latent_image", tooltip="From EmptyHunyuanLatentVideo or WanVaceToVideo."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of the noise, 0 to 2^64 - 1.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=50,
+                    min=1,
+                    max=10000,
+                    tooltip="Number of steps, 1 to 10000; 50 as published.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.SAMPLER_NAMES,
+                    default="uni_pc",
+                    tooltip="uni_pc as published.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.SCHEDULER_NAMES,
+                    default="simple",
+                    tooltip="How the noise falls; 'simple' with ModelSamplingSD3 shift 5 is as published.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much of the latent is made anew, 0 to 1; 1 for text to video.",
+                ),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        middle: Any,
+        cfg: float,
+        identity_cfg: float,
+        latent_image: dict[str, Any],
+        seed: int,
+        steps: int,
+        sampler_name: str,
+        scheduler: str,
+        denoise: float,
+    ) -> io.NodeOutput:
+        guider = make_guider(model, positive, negative, middle, cfg, identity_cfg)
+        samples = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
+        schedule = comfy.samplers.KSampler(
+            model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
+        )
+        out = guider.sample(
+            comfy.sample.prepare_noise(samples, seed, latent_image.get("batch_index")),
+            samples,
+            comfy.samplers.sampler_object(sampler_name),
+            schedule.sigmas,
+            denoise_mask=latent_image.get("noise_mask"),
+            callback=latent_preview.prepare_callback(model, schedule.sigmas.shape[-1] - 1),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=seed,
+        )
+        return io.NodeOutput({**latent_image, "samples": out.cpu()})

@@ -1,0 +1,167 @@
+"""The reference pass: the frozen base looks at the face once, at timestep 0.
+
+It runs through the host's own guider and conditioning code, on a clean clone of the model:
+loading, dtypes, LoRAs and clean-up are the host's. What each block's self-attention sees
+becomes keys and values at once, while the pass runs; the features are never collected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.patcher_extension
+import comfy.samplers
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..lynx_core.formats.adapter import Adapter
+from ..lynx_core.models.baking import KeyValues, ReferenceBaker
+from ..lynx_core.models.ref_adapter import REFERENCE_FACE_PX, REFERENCE_PROMPT
+from .attachment import make_recorder
+from .base_model import check_adapter_fits, describe_base
+from .identity import BakedPart, Reference, register_part
+
+NULL_IMAGE_GREY = 0.5
+
+
+class OneCall(comfy.samplers.Sampler):
+    """A sampler that calls the model once at sigma 0 and keeps nothing."""
+
+    def sample(self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any,
+               noise: Tensor, latent_image: Tensor, *_: Any) -> Tensor:  # fmt: skip
+        conds = [model_wrap.conds["positive"]]
+        sigma = sigmas.new_zeros(len(latent_image))
+        comfy.samplers.calc_cond_batch(
+            model_wrap.inner_model, conds, latent_image, sigma, extra_args["model_options"]
+        )
+        return latent_image
+
+
+def clean_clone(model: Any) -> Any:
+    """Clone a MODEL with its weights and LoRAs, but without what other nodes do to its calls."""
+    clone = model.clone()
+    clone.model_options = {"transformer_options": {}}
+    clone.wrappers = comfy.patcher_extension.WrappersMP.init_wrappers()
+    clone.callbacks = comfy.patcher_extension.CallbacksMP.init_callbacks()
+    clone.object_patches = {
+        name: patch for name, patch in clone.object_patches.items() if not name.startswith("diffusion_model.")
+    }
+    return clone
+
+
+def record_features(
+    model: Any, conditioning: list[Any], latent: Tensor, on_features: Callable[[int, Tensor], None]
+) -> None:
+    """Run the reference pass.
+
+    Args:
+        conditioning: host CONDITIONING of the reference prompt.
+        latent: [1, 16, 1, height, width] as the host's VAE gives it.
+        on_features: gets (block, [1, tokens, dim]).
+    """
+    clone = clean_clone(model)
+    clone.add_wrapper(comfy.patcher_extension.WrappersMP.APPLY_MODEL, make_recorder(on_features))
+    # A VACE model would otherwise add what its control branch makes of an empty video.
+    conditioning = [[embedding, {**options, "vace_strength": [0.0]}] for embedding, options in conditioning]
+    guider = comfy.samplers.CFGGuider(clone)
+    guider.inner_set_conds({"positive": conditioning})
+    guider.sample(torch.zeros_like(latent), latent, OneCall(), torch.zeros(1), disable_pbar=True, seed=0)
+
+
+def bake_features(model: Any, adapter: Adapter, conditioning: list[Any], latent: Tensor) -> KeyValues:
+    """Run the reference pass and bake each block's features on the way."""
+    baker = ReferenceBaker(adapter, model.model.get_dtype_inference())
+    progress = comfy.utils.ProgressBar(len(model.model.diffusion_model.blocks))
+
+    def bake(block: int, features: Tensor) -> None:
+        baker.bake_block(block, features)
+        progress.update(1)
+
+    record_features(model, conditioning, latent, bake)
+    return baker.finish()
+
+
+_null_references: dict[tuple[str, ...], BakedPart] = {}
+"""The last null references, shared by every identity on the same adapter and base."""
+
+NULL_REFERENCES_KEPT = 2
+"""Wan 2.2 has two experts."""
+
+
+def bake_null(
+    model: Any, adapter: Adapter, conditioning: list[Any], latent: Tensor, checksum: str
+) -> BakedPart:
+    inputs = hashlib.sha256()
+    for tensor in (conditioning[0][0], latent):
+        inputs.update(tensor.detach().cpu().float().numpy().tobytes())
+    key = (
+        adapter.fingerprint,
+        checksum,
+        str(model.patches_uuid),
+        str(model.model.get_dtype_inference()),
+        inputs.hexdigest(),
+    )
+    if key not in _null_references:
+        part = register_part(bake_features(model, adapter, conditioning, latent))
+        while len(_null_references) >= NULL_REFERENCES_KEPT:
+            _null_references.pop(next(iter(_null_references)))
+        _null_references[key] = part
+    return _null_references[key]
+
+
+def bake_reference(
+    model: Any, adapter: Adapter, conditioning: list[Any], face: Tensor, null: Tensor
+) -> Reference:
+    """Bake a face and the null face through one base model.
+
+    Args:
+        conditioning: host CONDITIONING of the reference prompt.
+        face, null: [1, 16, 1, height, width], latents of the 256 px crop and of a mid-grey image.
+
+    Raises:
+        ValueError: when adapter and base model do not fit, or the adapter has no reference part.
+    """
+    base = describe_base(model)
+    check_adapter_fits(adapter, base)
+    null_part = bake_null(model, adapter, conditioning, null, base.checksum)
+    return Reference(
+        face=register_part(bake_features(model, adapter, conditioning, face)),
+        null=null_part,
+        base=base,
+        adapter_name=adapter.name,
+    )
+
+
+def encode_reference(model: Any, adapter: Adapter, clip: Any, vae: Any, crop: Tensor) -> Reference:
+    """Bake a reference crop through MODEL, CLIP and VAE.
+
+    Args:
+        crop: [256, 256, 3] in 0..1.
+
+    Raises:
+        ValueError: when CLIP or VAE are not Wan's, or the adapter does not fit the model.
+    """
+    base = describe_base(model)
+    check_adapter_fits(adapter, base)
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(REFERENCE_PROMPT))
+    text_dim = model.model.diffusion_model.text_dim
+    if conditioning[0][0].shape[-1] != text_dim:
+        raise ValueError(
+            f"This CLIP gives text of width {conditioning[0][0].shape[-1]}, but {base.name} takes {text_dim}. "
+            "Load umt5_xxl with Load CLIP, type wan."
+        )
+    face, null = (
+        vae.encode(image)
+        for image in (crop[None], torch.full((1, REFERENCE_FACE_PX, REFERENCE_FACE_PX, 3), NULL_IMAGE_GREY))
+    )
+    channels = model.model.latent_format.latent_channels
+    if face.ndim != 5 or face.shape[1] != channels:
+        raise ValueError(
+            f"This VAE gives latents of shape {tuple(face.shape)}, but {base.name} takes {channels} channels with a "
+            "time axis. Load wan_2.1_vae with Load VAE."
+        )
+    return bake_reference(model, adapter, conditioning, face, null)

@@ -1,0 +1,13 @@
+"""The socket types that Lynx nodes pass to each other."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+Adapter = io.Custom("LYNX_ADAPTER")
+FaceAnalyzer = io.Custom("LYNX_FACE_ANALYZER")
+Face = io.Custom("LYNX_FACE")
+FaceID = io.Custom("LYNX_ID")
+Reference = io.Custom("LYNX_REFERENCE")
+
+CATEGORY = "Lynx"
