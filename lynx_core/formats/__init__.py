@@ -1,0 +1,1 @@
+"""Every checkpoint layout of Lynx, read and written as one adapter."""
