@@ -46,6 +46,11 @@ def convert_image(image: Tensor) -> list[np.ndarray]:
     return photos
 
 
+def convert_photos(photos: list[np.ndarray]) -> Tensor:
+    """Photos [H, W, 3] uint8 RGB of one size as an IMAGE tensor [B, H, W, 3], float 0 to 1."""
+    return torch.from_numpy(np.stack(photos)).float() / 255
+
+
 def flatten_pixels(pixels: np.ndarray) -> np.ndarray:
     """[H, W, 1|3|4] floats 0 to 1 as [H, W, 3] uint8 RGB, alpha composited on mid-grey."""
     pixels = pixels.clip(0, 1)

@@ -45,8 +45,8 @@ def photo_with_six_faces() -> tuple[np.ndarray, np.ndarray]:
 def face_from_landmarks(landmarks: np.ndarray, score: float = 0.9) -> Face:
     """A face with a box such as a detector draws round these landmarks: brow to chin, ear to ear."""
     middle = landmarks.mean(0)
-    reach = 0.5 * (np.linalg.norm(landmarks[0] - landmarks[1]) + np.linalg.norm(landmarks[2] - landmarks[0]))
-    half = np.array([1.1, 1.4], dtype=np.float32) * reach
+    eyes_to_mouth = np.linalg.norm(landmarks[3:].mean(0) - landmarks[:2].mean(0))
+    half = np.array([1.1, 1.5], dtype=np.float32) * eyes_to_mouth
     return Face(np.concatenate([middle - half, middle + half]).astype(np.float32), landmarks, score)
 
 

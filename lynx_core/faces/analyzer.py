@@ -1,0 +1,56 @@
+"""The face models of a graph: a detector, and the embedder that tells persons apart."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from .arcface import load_arcface
+from .detection import PACK_FILES, FaceDetector
+from .embedding import ArcFaceEmbedder, InsightFaceEmbedder
+from .errors import FaceError
+
+
+class Embedder(Protocol):
+    """What turns ID crops into unit vectors."""
+
+    name: str
+
+    def embed(self, crops: list[np.ndarray]) -> Tensor: ...
+
+
+class FaceAnalyzer:
+    """Names the face models; each is opened when it is first needed.
+
+    Args:
+        root: folder that holds `models/<pack>`.
+        pack: insightface pack whose detector is used.
+        provider: "CPU", "CUDA", "CoreML" or "DirectML".
+        encoder_path: the embedder's file, or None for the pack's own recogniser.
+    """
+
+    def __init__(self, root: Path, pack: str, provider: str, encoder_path: Path | None) -> None:
+        self.pack = pack
+        self.detector = FaceDetector(root, pack, (provider,))
+        self.encoder_path = encoder_path
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The embedder, opened.
+
+        Raises:
+            FaceError: when its file is no embedder, or the pack has none that is known.
+        """
+        if self.encoder_path is not None:
+            return ArcFaceEmbedder(load_arcface(self.encoder_path))
+        if self.pack not in PACK_FILES:
+            raise FaceError(
+                f"the recogniser of the pack '{self.pack}' is not known; use one of {', '.join(PACK_FILES)}, or an "
+                "encoder file"
+            )
+        model = Path(PACK_FILES[self.pack][1]).stem
+        return InsightFaceEmbedder(self.detector.root, self.pack, model, self.detector.providers)
