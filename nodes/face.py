@@ -8,11 +8,14 @@ from comfy_api.latest import io, ui
 from ..lynx_core.faces.analyzer import FaceAnalyzer
 from ..lynx_core.faces.crops import FaceCrop, crop_aligned, crop_face
 from ..lynx_core.faces.detection import FACE_ORDERS
-from ..lynx_core.faces.embedding import average_embeddings
-from ..lynx_core.faces.photo import read_image_batch, to_image_batch
+from ..lynx_core.faces.embedding import average_embeddings, min_pairwise_cosine
+from ..lynx_core.faces.photo import convert_image, convert_photos
 from . import sockets
 from .identity import FaceID
 from .notes import show_note
+
+SAME_PERSON_COSINE = 0.3
+"""Below this, ArcFace embeddings mostly belong to different persons."""
 
 
 class LynxCropFace(io.ComfyNode):
@@ -72,25 +75,33 @@ class LynxCropFace(io.ComfyNode):
         already_aligned: bool,
         face_analyzer: FaceAnalyzer | None = None,
     ) -> io.NodeOutput:
-        photos = read_image_batch(image)
+        photos = convert_image(image)
+        labels = [
+            f"photo {i} of {len(photos)}" if len(photos) > 1 else "the photo"
+            for i in range(1, len(photos) + 1)
+        ]
         if already_aligned:
-            crops, annotated = [crop_aligned(photo) for photo in photos], photos
+            crops, annotated = [crop_aligned(*pair) for pair in zip(photos, labels, strict=True)], photos
         elif face_analyzer is None:
             raise ValueError(
                 "Lynx Crop Face needs a face analyzer to find the face: connect Lynx Load Face Analyzer, or switch on "
                 "'already_aligned' if the image is a ready face crop."
             )
         else:
-            found = [crop_face(photo, face_analyzer.detector, order, face_number - 1) for photo in photos]
+            detector = face_analyzer.detector
+            found = [
+                crop_face(photo, detector, order, face_number - 1, label)
+                for photo, label in zip(photos, labels, strict=True)
+            ]
             crops, annotated = [crop for crop, _ in found], [picture for _, picture in found]
         warnings = [warning for crop in crops for warning in crop.warnings]
         if warnings:
             show_note(cls, "\n".join(warnings))
-        annotated_batch = to_image_batch(annotated)
+        annotated_batch = convert_photos(annotated)
         return io.NodeOutput(
             crops,
-            to_image_batch([crop.id_crop for crop in crops]),
-            to_image_batch([crop.reference_crop for crop in crops]),
+            convert_photos([crop.id_crop for crop in crops]),
+            convert_photos([crop.reference_crop for crop in crops]),
             annotated_batch,
             ui=ui.PreviewImage(annotated_batch, cls=cls),
         )
@@ -136,7 +147,11 @@ class LynxEncodeID(io.ComfyNode):
     ) -> io.NodeOutput:
         crops = [crop for faces in (face, face_2, face_3, face_4) if faces for crop in faces]
         embedder = face_analyzer.embedder
-        average = average_embeddings(embedder.embed([crop.id_crop for crop in crops]))
-        if average.warning:
-            show_note(cls, average.warning)
-        return io.NodeOutput(FaceID(average.embedding, embedder.name))
+        embeddings = embedder.embed([crop.id_crop for crop in crops])
+        likeness = min_pairwise_cosine(embeddings)
+        if likeness < SAME_PERSON_COSINE:
+            show_note(
+                cls,
+                f"Two of these {len(crops)} photos differ much (cosine {likeness:.2f}): do all show the same person?",
+            )
+        return io.NodeOutput(FaceID(average_embeddings(embeddings), embedder.name))

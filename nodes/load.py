@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lynx_core.faces.analyzer import PROVIDERS, FaceAnalyzer
+from ..lynx_core.faces.analyzer import FaceAnalyzer
+from ..lynx_core.faces.detection import ONNX_PROVIDERS
 from ..lynx_core.formats.adapter import open_adapter
 from . import sockets
 from .model_files import (
@@ -111,7 +112,7 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "provider",
-                    options=list(PROVIDERS),
+                    options=list(ONNX_PROVIDERS),
                     default="CPU",
                     tooltip="Where the detector runs. CPU takes well under a second a photo and always works.",
                 ),

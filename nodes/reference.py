@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..lynx_core.faces.crops import FaceCrop
-from ..lynx_core.faces.photo import to_image_batch
+from ..lynx_core.faces.photo import convert_photos
 from ..lynx_core.formats.adapter import Adapter
 from . import sockets
 from .notes import show_note
@@ -53,7 +53,7 @@ class LynxEncodeReference(io.ComfyNode):
             raise ValueError(
                 f"photo_number is {photo_number}, but there are only {len(face)} photos in this LYNX_FACE."
             )
-        crop = to_image_batch([face[photo_number - 1].reference_crop])[0]
+        crop = convert_photos([face[photo_number - 1].reference_crop])[0]
         reference = encode_reference(model, adapter, clip, vae, crop)
         kept_mb = 2 * reference.face.key_values.count_bytes() / 1e6
         show_note(cls, f"Baked through {reference.base.name}: {kept_mb:.1f} MB with its null.")

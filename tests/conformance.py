@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ except ImportError:
 
 sys.path.insert(0, str(REPO / "tests" / "host"))
 
-from in_process import load_pack  # noqa: E402
+from in_process import InProcessComfy, load_in_process  # noqa: E402
 
 Tensor = torch.Tensor
 
@@ -56,11 +57,10 @@ class Golden:
 class Bench:
     """The pack on the golden base model."""
 
-    def __init__(self, golden: Golden, comfyui_dir: Path | None) -> None:
-        self.golden = golden
-        pack = load_pack(comfyui_dir)
+    def __init__(self, golden: Golden, pack: InProcessComfy) -> None:
         import comfy.sd
 
+        self.golden = golden
         self.pack = pack
         self.model = comfy.sd.load_diffusion_model(
             str(golden.folder / "wan_tiny.safetensors"), model_options={"dtype": torch.float32}
@@ -68,12 +68,12 @@ class Bench:
         self.text = {name: [[golden.encode_text(name), {}]] for name in ("cond", "uncond", "ref")}
 
     def open_adapter(self, variant: str) -> Any:
-        return self.pack.module("lynx_core.formats.adapter").open_adapter(
+        return self.pack.pack_module("lynx_core.formats.adapter").open_adapter(
             self.golden.folder / f"lynx_{variant}"
         )
 
     def make_id(self, adapter: Any) -> Any:
-        return self.pack.module("nodes.identity").FaceID(self.golden.io["in.arcface"], adapter.embedder)
+        return self.pack.pack_module("nodes.identity").FaceID(self.golden.io["in.arcface"], adapter.embedder)
 
     def leave_model_space(self, latent: Tensor) -> Tensor:
         """Turn a golden latent into what the host's VAE gives out."""
@@ -83,7 +83,7 @@ class Bench:
         face, null = (
             self.leave_model_space(self.golden.io[name]) for name in ("in.ref_latent", "in.ref_latent_uncond")
         )
-        return self.pack.module("nodes.reference_pass").bake_reference(
+        return self.pack.pack_module("nodes.reference_pass").bake_reference(
             self.model, adapter, self.text["ref"], face, null
         )
 
@@ -91,28 +91,17 @@ class Bench:
         self, text: str, adapter: Any, face_id: Any, reference: Any, id_scale: float, ref_scale: float
     ) -> Any:
         """Run the Apply node with `text` as the prompt and the negative text as the negative."""
-        (model, positive, negative, middle) = (
-            self.pack.node("LynxApply")
-            .execute(
-                model=self.model,
-                positive=self.text[text],
-                negative=self.text["uncond"],
-                adapter=adapter,
-                id=face_id,
-                reference=reference,
-                preset="custom",
-                id_strength=id_scale,
-                id_start=0.0,
-                id_end=1.0,
-                id_blocks="all",
-                ref_strength=ref_scale,
-                ref_start=0.0,
-                ref_end=1.0,
-                ref_blocks="all",
-            )
-            .args
+        return self.pack.run(
+            "LynxApply",
+            model=self.model,
+            positive=self.text[text],
+            negative=self.text["uncond"],
+            adapter=adapter,
+            id=face_id,
+            reference=reference,
+            id_strength=id_scale,
+            ref_strength=ref_scale,
         )
-        return model, positive, negative, middle
 
     def predict(self, model: Any, conds: list[Any], timestep: float) -> list[Tensor]:
         """Compute the velocity of each conditioning, all in one batch, by the host's own code."""
@@ -178,7 +167,7 @@ def check_features(bench: Bench) -> Iterator[Line]:
     """What each block records in the reference pass."""
     for which, latent in (("cond", "in.ref_latent"), ("uncond", "in.ref_latent_uncond")):
         features: dict[int, Tensor] = {}
-        bench.pack.module("nodes.reference_pass").record_features(
+        bench.pack.pack_module("nodes.reference_pass").record_features(
             bench.model,
             bench.text["ref"],
             bench.leave_model_space(bench.golden.io[latent]),
@@ -199,14 +188,14 @@ def check_full(bench: Bench) -> Iterator[Line]:
     both = bench.apply("cond", adapter, face_id, reference, 1.0, 1.0)
     both_scaled = bench.apply("cond", adapter, face_id, reference, scaled["ip_scale"], scaled["ref_scale"])
     # The null identity with the prompt: what Apply makes of the prompt when it is the negative.
-    null = bench.pack.module("nodes.application").apply_identity(
+    null = bench.pack.pack_module("nodes.application").apply_identity(
         bench.model,
         bench.text["uncond"],
         bench.text["cond"],
         adapter,
         face_id,
         reference,
-        bench.pack.module("nodes.presets").PRESETS["as published"],
+        bench.pack.pack_module("nodes.presets").PRESETS["as published"],
     )
     for timestep in golden.meta["timesteps"]:
         prefix = f"t{timestep}.full"
@@ -249,9 +238,9 @@ def check_lite(bench: Bench) -> Iterator[Line]:
     face_id = bench.make_id(adapter)
     model, positive, negative, _ = bench.apply("cond", adapter, face_id, None, 1.0, 1.0)
     scaled = bench.apply("cond", adapter, face_id, None, golden.meta["scaled"]["ip_scale"], 1.0)
-    null = bench.pack.module("nodes.application").apply_identity(
+    null = bench.pack.pack_module("nodes.application").apply_identity(
         bench.model, bench.text["uncond"], bench.text["cond"], adapter, face_id, None,
-        bench.pack.module("nodes.presets").PRESETS["as published"],
+        bench.pack.pack_module("nodes.presets").PRESETS["as published"],
     )  # fmt: skip
     for timestep in golden.meta["timesteps"]:
         prefix = f"t{timestep}.lite"
@@ -278,7 +267,10 @@ def check_loops(bench: Bench) -> Iterator[Line]:
 
     full, lite = bench.open_adapter("full"), bench.open_adapter("lite")
     conds = bench.apply("cond", full, bench.make_id(full), bench.make_reference(full), 1.0, 1.0)
-    (triple,) = bench.pack.node("LynxGuider").execute(*conds, cfg=cfg, identity_cfg=identity_cfg).args
+    names = ("model", "positive", "negative", "middle")
+    (triple,) = bench.pack.run(
+        "LynxGuider", **dict(zip(names, conds, strict=True)), cfg=cfg, identity_cfg=identity_cfg
+    )
     model, positive, negative, _ = bench.apply("cond", lite, bench.make_id(lite), None, 1.0, 1.0)
     guiders = {
         "full": triple,
@@ -303,13 +295,8 @@ def compare(golden: Golden, computed: Iterator[Line]) -> dict[str, float]:
     return errors
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("folder", type=Path, help="golden set: meta.json, io.safetensors, weights")
-    parser.add_argument("--comfyui", type=Path, help="host to use (default: COMFYUI_DIR, or .comfyui)")
-    arguments = parser.parse_args(argv)
-    golden = Golden(arguments.folder)
-    bench = Bench(golden, arguments.comfyui)
+def run_checks(bench: Bench) -> dict[str, float]:
+    """Compare everything; the errors by name."""
     errors: dict[str, float] = {}
     for computed in (
         check_tokens(bench, "full"),
@@ -319,7 +306,19 @@ def main(argv: list[str] | None = None) -> int:
         check_lite(bench),
         check_loops(bench),
     ):
-        errors |= compare(golden, computed)
+        errors |= compare(bench.golden, computed)
+    return errors
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("folder", type=Path, help="golden set: meta.json, io.safetensors, weights")
+    default_host = os.environ.get("COMFYUI_DIR", REPO / ".comfyui" / "0.30.0")
+    parser.add_argument("--comfyui", type=Path, default=default_host, help="host (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    golden = Golden(arguments.folder)
+    with tempfile.TemporaryDirectory() as base_dir, torch.inference_mode():
+        errors = run_checks(Bench(golden, load_in_process(Path(arguments.comfyui), Path(base_dir))))
     missed = [name for name in golden.io if not name.startswith("in.") and name not in errors]
     bad = [name for name, error in errors.items() if not error <= TOLERANCE]
     for name in missed:
