@@ -108,6 +108,8 @@ def load_comfyui(comfyui_dir: Path, base_dir: Path) -> ModuleType:
 
     cli_args.args.cpu = True
     cli_args.args.base_directory = str(base_dir)
+    # As main.py does: later an older host puts its folder `comfy` in front, whose utils.py would hide this package.
+    importlib.import_module("utils.extra_config")
     import nodes
 
     if Path(nodes.__file__).parent != comfyui_dir:
