@@ -51,7 +51,10 @@ class Adapter:
 
     def __init__(self, name: str, parts: Sequence[AdapterPart]) -> None:
         self.name = name
-        self.parts: Mapping[PartKind, AdapterPart] = {part.kind: part for part in parts}
+        by_kind = {part.kind: part for part in parts}
+        self.parts: Mapping[PartKind, AdapterPart] = {
+            kind: by_kind[kind] for kind in layouts.PART_KINDS if kind in by_kind
+        }
         self.resampler = _config(self.parts.get("resampler"), ResamplerConfig)
         self.id = _config(self.parts.get("id"), IDAdapterConfig)
         self.ref = _config(self.parts.get("ref"), RefAdapterConfig)

@@ -35,18 +35,18 @@ class PickleFile(TensorFile):
 def _load(path: Path, zipped: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"wants to call {wanted[1]}" if wanted else "holds more than tensors"
-        raise AdapterError(
-            f"{path} is a pickle that {what} when it is opened. That can run any code on your machine, so it "
-            "was not opened. Use a .safetensors version of it, or one whose maker you trust to re-save it."
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        if wanted:
+            raise AdapterError(
+                f"{path} is a pickle that wants to call {wanted[1]} when it is opened. That can run any code on your "
+                "machine, so it was not opened. Use a .safetensors version of it, or have its maker save it as "
+                "tensors only."
+            ) from error
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AdapterError(
-            f"{path} ({path.stat().st_size} bytes) is a damaged PyTorch file, or a zip archive of something "
-            f"else ({first_line}); download it again."
+            f"{path} ({path.stat().st_size} bytes) is a damaged PyTorch file, or a pickle or zip archive of "
+            f"something else ({first_line}); download it again."
         ) from error
 
 

@@ -22,6 +22,7 @@ TENSOR_FILE_SUFFIXES = (".safetensors", ".sft", ".gguf", ".pt", ".pth", ".bin", 
 _MAGIC_GGUF = b"GGUF"
 _MAGIC_ZIP = b"PK\x03\x04"
 _MAGIC_PICKLE = b"\x80"
+_SAFETENSORS_BRACE = b"{"
 _NOT_WEIGHTS = (
     (
         b"version https://git-lfs",
@@ -85,17 +86,20 @@ def open_tensor_file(path: Path) -> TensorFile:
             head = file.read(64)
     except OSError as error:
         raise AdapterError(f"{path} cannot be read: {error.strerror or error}.") from error
-    for magic, meaning in _NOT_WEIGHTS:
-        if head.lstrip().startswith(magic):
-            raise AdapterError(f"{path} is {meaning}.")
     if head.startswith(_MAGIC_GGUF):
         from .gguf_file import GGUFFile
 
         return GGUFFile(path)
-    if head.startswith(_MAGIC_ZIP) or head.startswith(_MAGIC_PICKLE):
-        from .pickle_file import PickleFile
+    # The length in front of a safetensors header may look like any other magic number, so the
+    # brace that opens the header decides before these.
+    if len(head) > 8 and head[8:9] != _SAFETENSORS_BRACE:
+        for magic, meaning in _NOT_WEIGHTS:
+            if head.lstrip().startswith(magic):
+                raise AdapterError(f"{path} is {meaning}.")
+        if head.startswith((_MAGIC_ZIP, _MAGIC_PICKLE)):
+            from .pickle_file import PickleFile
 
-        return PickleFile(path, zipped=head.startswith(_MAGIC_ZIP))
+            return PickleFile(path, zipped=head.startswith(_MAGIC_ZIP))
     from .safetensors_file import SafetensorsFile
 
     return SafetensorsFile(path)
