@@ -217,17 +217,17 @@ def check_full(bench: Bench) -> Iterator[Line]:
 
 def check_block_outputs(bench: Bench, both: Any) -> Iterator[Line]:
     """Hidden states after every block, where the golden set has them."""
-    outputs: list[Tensor] = []
-
-    def keep(args: dict[str, Any]) -> dict[str, Any]:
-        outputs.append(args["img"].clone())
-        return args
-
+    blocks = bench.model.model.diffusion_model.blocks
     for name in bench.golden.names("t"):
         if name.endswith(".both.block_out.0"):
-            model = both[0].clone()
-            model.set_model_patch(keep, "double_block")
-            bench.predict(model, [both[1]], float(name[1:].split(".")[0]))
+            outputs: list[Tensor] = []
+            hooks = [
+                block.register_forward_hook(lambda _m, _args, out, keep=outputs: keep.append(out.clone()))
+                for block in blocks
+            ]
+            bench.predict(both[0], [both[1]], float(name[1:].split(".")[0]))
+            for hook in hooks:
+                hook.remove()
             yield from ((f"{name[:-2]}.{block}", value) for block, value in enumerate(outputs))
 
 
