@@ -20,6 +20,9 @@ from lynx_core.faces.alignment import (
 )
 from lynx_core.faces.errors import FaceError
 
+# scikit-image 0.26 renames `estimate`, which insightface and the release call.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
 # The release's reference template, worked out by hand from its steps for the nose: x 56.0252, y 71.7366.
 NOSE_IN_REFERENCE = (((56.0252 - 56) * 0.8 + 56) * 2 + 16, ((71.7366 + 10 - 56) * 0.8 + 56) * 2)
 
@@ -35,12 +38,10 @@ def release_crop(photo: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     template = template * 2
     template[:, 0] += 16
     transform = SimilarityTransform()
-    with np.errstate(all="ignore"), pytest.warns(FutureWarning):
-        transform.estimate(landmarks, template)
+    transform.estimate(landmarks, template)
     return cv2.warpAffine(photo, transform.params[:2], (256, 256), borderValue=0.0)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("number", range(6))
 def test_id_crop_is_insightfaces_norm_crop(number: int) -> None:
     photo, landmarks = photo_with_six_faces()
@@ -58,7 +59,6 @@ def test_reference_crop_is_the_releases(number: int) -> None:
     assert np.array_equal(ours, release_crop(photo, landmarks[number]))
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_the_fit_is_scikit_images_for_turned_shifted_and_noisy_points() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -70,7 +70,6 @@ def test_the_fit_is_scikit_images_for_turned_shifted_and_noisy_points() -> None:
         assert np.allclose(fit_similarity(points, ARCFACE_TEMPLATE), theirs.params[:2], atol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_mirrored_landmarks_turn_the_face_and_never_mirror_it() -> None:
     mirrored = ARCFACE_TEMPLATE * np.float32([-1, 1])
     ours = fit_similarity(mirrored, ARCFACE_TEMPLATE)
@@ -140,7 +139,7 @@ def test_annotation_numbers_all_faces_and_marks_the_chosen() -> None:
     assert not np.array_equal(annotate_photo(photo, faces, faces[0]), canvas)
 
 
-@pytest.mark.parametrize("size_px", [1, 40, 112, 6000])
+@pytest.mark.parametrize("size_px", [1, 40, 112, 3000])
 def test_annotation_is_legible_at_any_size(size_px: int) -> None:
     """The plate of a number is at least 11 px and 2 % of the picture high, and inside it."""
     photo = np.zeros((size_px, size_px, 3), np.uint8)

@@ -159,6 +159,8 @@ def random_arcface(seed: int, config: ArcFaceConfig | None = None) -> ArcFaceIRS
             state[name] = noise * (2 / tensor[0].numel()) ** 0.5
         elif name.endswith("running_var"):
             state[name] = 0.5 + noise.abs()
+        elif name.endswith(".2.weight"):  # the slope of a PReLU
+            state[name] = 0.25 + 0.1 * noise
         elif name.endswith("weight"):
             state[name] = 1 + 0.2 * noise
         else:
