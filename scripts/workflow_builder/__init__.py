@@ -1,0 +1,1 @@
+"""Builds the graphs under `workflows/`; see `scripts/build_workflows.py`."""

@@ -1,0 +1,122 @@
+"""The node types that the shipped workflows use, and the published files that their loaders name."""
+
+from __future__ import annotations
+
+from .graph import Json, NodeType
+
+GUIDANCE = "model:MODEL positive:CONDITIONING negative:CONDITIONING middle:CONDITIONING"
+PART_WIDGETS = "{0}_strength:FLOAT {0}_start:FLOAT {0}_end:FLOAT {0}_blocks:STRING"
+
+NODE_TYPES: dict[str, NodeType] = {
+    "UNETLoader": NodeType(widgets="unet_name:COMBO weight_dtype:COMBO", outputs="MODEL:MODEL", width=420),
+    "CLIPLoader": NodeType(
+        widgets="clip_name:COMBO type:COMBO device:COMBO?", outputs="CLIP:CLIP", width=420
+    ),
+    "VAELoader": NodeType(widgets="vae_name:COMBO", outputs="VAE:VAE", width=420),
+    "LoraLoaderModelOnly": NodeType(
+        "model:MODEL", "lora_name:COMBO strength_model:FLOAT", "MODEL:MODEL", width=420
+    ),
+    "ModelSamplingSD3": NodeType("model:MODEL", "shift:FLOAT", "MODEL:MODEL"),
+    "LoadImage": NodeType(widgets="image:COMBO", outputs="IMAGE:IMAGE MASK:MASK", picture_height=260),
+    "PreviewImage": NodeType("images:IMAGE", width=260, picture_height=230),
+    "CLIPTextEncode": NodeType(
+        "clip:CLIP", "text:STRING", "CONDITIONING:CONDITIONING", width=440, picture_height=120
+    ),
+    "EmptyHunyuanLatentVideo": NodeType(
+        widgets="width:INT height:INT length:INT batch_size:INT", outputs="LATENT:LATENT"
+    ),
+    "WanVaceToVideo": NodeType(
+        "positive:CONDITIONING negative:CONDITIONING vae:VAE control_video:IMAGE? control_masks:MASK? "
+        "reference_image:IMAGE?",
+        "width:INT height:INT length:INT batch_size:INT strength:FLOAT",
+        "positive:CONDITIONING negative:CONDITIONING latent:LATENT trim_latent:INT",
+    ),
+    "KSampler": NodeType(
+        "model:MODEL positive:CONDITIONING negative:CONDITIONING latent_image:LATENT",
+        "seed:INT steps:INT cfg:FLOAT sampler_name:COMBO scheduler:COMBO denoise:FLOAT",
+        "LATENT:LATENT",
+    ),
+    "RandomNoise": NodeType(widgets="noise_seed:INT", outputs="NOISE:NOISE"),
+    "DisableNoise": NodeType(outputs="NOISE:NOISE"),
+    "KSamplerSelect": NodeType(widgets="sampler_name:COMBO", outputs="SAMPLER:SAMPLER"),
+    "BasicScheduler": NodeType("model:MODEL", "scheduler:COMBO steps:INT denoise:FLOAT", "SIGMAS:SIGMAS"),
+    "SplitSigmas": NodeType("sigmas:SIGMAS", "step:INT", "high_sigmas:SIGMAS low_sigmas:SIGMAS"),
+    "SamplerCustomAdvanced": NodeType(
+        "noise:NOISE guider:GUIDER sampler:SAMPLER sigmas:SIGMAS latent_image:LATENT",
+        outputs="output:LATENT denoised_output:LATENT",
+        picture_height=120,
+    ),
+    "TrimVideoLatent": NodeType("samples:LATENT", "trim_amount:INT", "LATENT:LATENT", width=250),
+    "VAEDecode": NodeType("samples:LATENT vae:VAE", outputs="IMAGE:IMAGE", width=220),
+    "CreateVideo": NodeType(
+        "images:IMAGE audio:AUDIO?", "fps:FLOAT", "VIDEO:VIDEO", width=250, newer_widgets=1
+    ),
+    "SaveVideo": NodeType(
+        "video:VIDEO", "filename_prefix:STRING format:COMBO codec:COMBO", width=640, picture_height=400
+    ),
+    "LynxLoadAdapter": NodeType(
+        widgets="adapter:COMBO resampler:COMBO id_layers:COMBO ref_layers:COMBO",
+        outputs="adapter:LYNX_ADAPTER",
+        width=420,
+        picture_height=90,
+    ),
+    "LynxLoadFaceAnalyzer": NodeType(
+        widgets="detector_pack:COMBO encoder:COMBO provider:COMBO",
+        outputs="face_analyzer:LYNX_FACE_ANALYZER",
+        width=340,
+    ),
+    "LynxCropFace": NodeType(
+        "image:IMAGE face_analyzer:LYNX_FACE_ANALYZER?",
+        "order:COMBO face_number:INT already_aligned:BOOLEAN",
+        "face:LYNX_FACE id_crop:IMAGE reference_crop:IMAGE annotated:IMAGE",
+        width=380,
+        picture_height=340,
+    ),
+    "LynxEncodeID": NodeType(
+        "face_analyzer:LYNX_FACE_ANALYZER face:LYNX_FACE face_2:LYNX_FACE? face_3:LYNX_FACE? face_4:LYNX_FACE?",
+        outputs="id:LYNX_ID",
+        width=260,
+    ),
+    "LynxEncodeReference": NodeType(
+        "adapter:LYNX_ADAPTER face:LYNX_FACE model:MODEL clip:CLIP vae:VAE",
+        "photo_number:INT",
+        "reference:LYNX_REFERENCE",
+        width=340,
+        picture_height=60,
+    ),
+    "LynxApply": NodeType(
+        "model:MODEL positive:CONDITIONING negative:CONDITIONING adapter:LYNX_ADAPTER id:LYNX_ID? "
+        "reference:LYNX_REFERENCE?",
+        f"preset:COMBO {PART_WIDGETS.format('id')} {PART_WIDGETS.format('ref')} vace_reference_frames:INT?",
+        "MODEL:MODEL positive:CONDITIONING negative:CONDITIONING middle:CONDITIONING",
+        width=340,
+        picture_height=60,
+    ),
+    "LynxGuider": NodeType(GUIDANCE, "cfg:FLOAT identity_cfg:FLOAT", "GUIDER:GUIDER"),
+    "LynxSampler": NodeType(
+        f"{GUIDANCE} latent_image:LATENT",
+        "cfg:FLOAT identity_cfg:FLOAT seed:INT steps:INT sampler_name:COMBO scheduler:COMBO denoise:FLOAT",
+        "LATENT:LATENT",
+    ),
+}
+
+WAN21 = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
+WAN22 = "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
+KIJAI = "https://huggingface.co/Kijai/WanVideo_comfy/resolve/main"
+
+
+def publish(root: str, directory: str, name: str, in_split_files: bool = True) -> Json:
+    """One published file, as the editor's list of missing models takes it."""
+    url = f"{root}/{directory}/{name}" if in_split_files else f"{root}/{name}"
+    return {"name": name, "url": url, "directory": directory}
+
+
+T2V = publish(WAN21, "diffusion_models", "wan2.1_t2v_14B_fp8_e4m3fn.safetensors")
+VACE = publish(WAN21, "diffusion_models", "wan2.1_vace_14B_fp16.safetensors")
+HIGH_NOISE = publish(WAN22, "diffusion_models", "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors")
+LOW_NOISE = publish(WAN22, "diffusion_models", "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors")
+TEXT_ENCODER = publish(WAN21, "text_encoders", "umt5_xxl_fp8_e4m3fn_scaled.safetensors")
+VAE = publish(WAN21, "vae", "wan_2.1_vae.safetensors")
+DISTILLED_LORA = publish(
+    KIJAI, "loras", "Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank32.safetensors", in_split_files=False
+)
