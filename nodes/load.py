@@ -82,7 +82,7 @@ class LynxLoadAdapter(io.ComfyNode):
                 "Lynx Load Adapter: nothing is chosen. Choose an adapter, or the files of its parts."
             )
         opened = open_adapter(*(find_adapter(name) for name in names))
-        show_note(cls, opened.describe())
+        show_note(cls, opened.summary())
         return io.NodeOutput(opened)
 
 
