@@ -1,0 +1,60 @@
+"""Fixtures of the node tests: the bench and what is loaded once for all of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from in_process import InProcessComfy
+
+# The folder's modules go by their own names: `nodes` means ComfyUI's.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from wan_bench import Conditioning, WanBench
+
+
+@pytest.fixture(scope="session")
+def bench(comfy: InProcessComfy) -> WanBench:
+    return WanBench(comfy)
+
+
+@pytest.fixture(scope="session")
+def base(bench: WanBench) -> Any:
+    """The stand-in Wan 2.1 T2V in float32, as loaded. Tests must leave it so; several check it."""
+    return bench.load_base()
+
+
+@pytest.fixture(scope="session")
+def full(bench: WanBench) -> Any:
+    """The full adapter: ID with registers and biases in every block, and reference."""
+    return bench.open_adapter("lynx_full")
+
+
+@pytest.fixture(scope="session")
+def lite(bench: WanBench) -> Any:
+    """The lite adapter: ID alone, in every second block."""
+    return bench.open_adapter("lynx_lite")
+
+
+@pytest.fixture(scope="session")
+def reference(bench: WanBench, base: Any, full: Any) -> Any:
+    """A reference face baked through `base`."""
+    return bench.make_reference(base, full)
+
+
+@pytest.fixture(scope="session")
+def prompt(bench: WanBench) -> Conditioning:
+    return bench.make_text(1)
+
+
+@pytest.fixture(scope="session")
+def negative(bench: WanBench) -> Conditioning:
+    return bench.make_text(2)
+
+
+@pytest.fixture(scope="session")
+def identity(bench: WanBench, full: Any, reference: Any) -> dict[str, Any]:
+    """The inputs of Lynx Apply that put a whole identity on: adapter, ID and reference."""
+    return {"adapter": full, "id": bench.make_id(), "reference": reference}
