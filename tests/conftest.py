@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from comfy_host import ComfyHost, HostError, copy_into
 from in_process import InProcessComfy, load_in_process
-from standin_models import write_standin_models
+from standin_installation import write_standin_installation
 
 REPO_DIR = Path(__file__).resolve().parents[1]
 MAIN_VERSION, OLD_VERSION = "0.30.0", "0.16.3"
@@ -32,9 +32,9 @@ def comfyui_dirs() -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def standin_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `models` folder with small random files in the real layouts. Do not write into it."""
+    """A `models` folder with small random files in the real layouts, face models too. Do not write into it."""
     models_dir = tmp_path_factory.mktemp("standin") / "models"
-    write_standin_models(models_dir)
+    write_standin_installation(models_dir)
     return models_dir
 
 

@@ -134,7 +134,7 @@ class ComfyHost:
         process, self._process = self._process, None
         if process is None:
             return
-        for sign, patience_s in ((signal.SIGINT, 5), (signal.SIGKILL, 10)):
+        for sign, patience_s in ((signal.SIGINT, 2), (signal.SIGKILL, 10)):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, sign)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -250,9 +250,18 @@ class ComfyHost:
         """Stop what is running, as the interface's cancel button does."""
         self._http.post(f"{self.url}/interrupt", json={}, timeout=30).raise_for_status()
 
-    def is_running(self, prompt_id: str) -> bool:
-        """Whether the server is working on this prompt now."""
-        return any(item[1] == prompt_id for item in self.get("/queue").json()["queue_running"])
+    def wait_until_running(self, prompt_id: str, timeout_s: float = 60) -> None:
+        """Wait until the server works on a submitted prompt.
+
+        Raises:
+            TimeoutError: when it does not begin, or has ended already.
+        """
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if any(item[1] == prompt_id for item in self.get("/queue").json()["queue_running"]):
+                return
+            time.sleep(0.05)
+        raise TimeoutError(f"prompt {prompt_id} was not seen running within {timeout_s:.0f} s")
 
     def free_memory(self) -> None:
         """Ask the server to unload models and forget cached results."""
