@@ -55,7 +55,11 @@ class InProcessComfy:
 
         with torch.inference_mode():
             if hasattr(node_class, "PREPARE_CLASS_CLONE"):
-                result = node_class.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**inputs).result
+                from comfy_api.internal import make_locked_method_func
+
+                # The executor, too, gives a node a clone of its class to which nothing can be assigned.
+                clone = node_class.PREPARE_CLASS_CLONE(None)
+                result = make_locked_method_func(node_class, "EXECUTE_NORMALIZED", clone)(**inputs).result
             else:
                 result = getattr(node_class(), node_class.FUNCTION)(**inputs)
         if isinstance(result, dict):

@@ -32,14 +32,12 @@ def set_size(prompt: Prompt, width: int, height: int, num_frames: int) -> None:
 
 def set_steps(prompt: Prompt, num_steps: int) -> None:
     """Set the number of steps; where a sampler does a part of them, it does the same part."""
+    before = max((node["inputs"].get("steps", 0) for node in prompt.values()), default=0)
+    set_inputs(prompt, "steps", num_steps)
     for node in prompt.values():
         inputs = node["inputs"]
-        before = inputs.get("steps")
-        if not isinstance(before, int):
-            continue
-        inputs["steps"] = num_steps
-        for name in ("start_at_step", "end_at_step"):
-            if 0 < inputs.get(name, 0) < before:
+        for name in ("start_at_step", "end_at_step", "step"):  # `step` is SplitSigmas'
+            if isinstance(inputs.get(name), int) and 0 < inputs[name] < before:
                 inputs[name] = max(1, round(inputs[name] * num_steps / before))
 
 
