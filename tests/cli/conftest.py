@@ -1,0 +1,120 @@
+"""A small hub on this machine, and a lite adapter in the release layout."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lynx_core.models.id_adapter import IDAdapterConfig, IDAdapterLayer
+from lynx_core.models.resampler import Resampler, ResamplerConfig
+
+
+def write_lite_release(folder: Path) -> Path:
+    """Write a tiny lynx_lite: blocks 0 and 2 of width 32."""
+    torch.manual_seed(3)
+    folder.mkdir(parents=True, exist_ok=True)
+    resampler = Resampler(ResamplerConfig(16, 2, 1, 4, 512, 24, 32))
+    save_file(resampler.state_dict(), folder / "resampler.safetensors")
+    config = IDAdapterConfig(32, 24, (0, 2), 0, False, "weightless")
+    layers = {f"{j}.{k}": t for j in range(2) for k, t in IDAdapterLayer(config).state_dict().items()}
+    save_file(layers, folder / "ip_layers.safetensors")
+    return folder
+
+
+@pytest.fixture
+def lite_release(tmp_path: Path) -> Path:
+    return write_lite_release(tmp_path / "lynx_lite")
+
+
+@dataclass
+class SmallHub:
+    """Serves files as the hub does: commit, sha256 and size in headers, ranges for resuming."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    """By `owner/name/path/in/repository`."""
+    commits: dict[str, str] = field(default_factory=lambda: {"main": "1" * 40})
+    """Revision to commit."""
+    requests: list[str] = field(default_factory=list)
+    """`METHOD path`, with the range asked for."""
+    wrong_content: bool = False
+    """Send other bytes than the headers promise."""
+    break_after: int | None = None
+    """Break the connection after so many bytes, once."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: SmallHub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, *, with_body: bool) -> None:
+        asked_range = self.headers.get("Range", "")
+        self.hub.requests.append(f"{self.command} {self.path} {asked_range}".strip())
+        match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
+        commit = match and (self.hub.commits.get(match[2]) or (match[2] if len(match[2]) == 40 else None))
+        content = self.hub.files.get(f"{match[1]}/{match[3]}") if match else None
+        if content is None or commit is None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound" if commit else "RevisionNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start = int(re.findall(r"\d+", asked_range)[0]) if asked_range else 0
+        self.send_response(206 if start else 200)
+        self.send_header("X-Repo-Commit", commit)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Linked-Size", str(len(content)))
+        self.send_header("Accept-Ranges", "bytes")
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        if not with_body:
+            return
+        body = b"x" * len(content) if self.hub.wrong_content else content
+        if self.hub.break_after is not None:
+            self.wfile.write(body[start : self.hub.break_after])
+            self.wfile.flush()
+            self.hub.break_after = None
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.wfile.write(body[start:])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallHub]:
+    """A hub that huggingface_hub talks to instead of the real one."""
+    from huggingface_hub import constants
+
+    small_hub = SmallHub()
+    handler = type("Handler", (_Handler,), {"hub": small_hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield small_hub
+    server.shutdown()
+    server.server_close()

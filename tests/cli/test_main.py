@@ -1,0 +1,130 @@
+"""The verbs: what they print, their exit codes, and one clear line for every error."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from lynx_core.cli import doctor
+from lynx_core.cli.download_sources import BUNDLES
+from lynx_core.cli.hub_files import DownloadError
+from lynx_core.cli.main import main
+from lynx_core.cli.models_folder import resolve_models_folder
+from lynx_core.formats.adapter import open_adapter
+
+
+def test_convert_writes_what_it_says(lite_release, tmp_path, capsys):
+    out = tmp_path / "me.safetensors"
+    assert main(["convert", str(lite_release), "--to", "comfy-lynx", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "lynx_lite kind, 2 blocks of width 32" in shown and "facexlib/arcface_ir_se50" in shown
+    assert f"wrote {out} ({out.stat().st_size:,} bytes)" in shown
+    assert open_adapter(out).id.blocks == (0, 2)
+
+
+def test_convert_dry_run_writes_nothing(lite_release, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["convert", str(lite_release), "--to", "kijai", "--out", str(out), "--dry-run"]) == 0
+    assert "would write" in capsys.readouterr().out
+    assert not out.exists()
+
+
+def test_errors_are_one_line_on_stderr(tmp_path, capsys):
+    missing = tmp_path / "nothing"
+    assert main(["convert", str(missing), "--to", "release", "--out", str(tmp_path / "o")]) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith(f"comfy-lynx: {missing} does not exist") and output.err.count("\n") == 1
+    assert output.out == ""
+
+
+def test_unwritable_destination_is_one_line(lite_release, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["convert", str(lite_release), "--to", "release", "--out", str(tmp_path / "file" / "x")]) == 1
+    error = capsys.readouterr().err
+    assert str(tmp_path / "file") in error and error.count("\n") == 1
+
+
+def test_interruption_ends_130(lite_release, tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lynx_core.formats.conversion.convert_adapter", interrupt)
+    assert main(["convert", str(lite_release), "--to", "release", "--out", str(tmp_path / "o")]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_command_is_installed(lite_release, tmp_path):
+    command = [sys.executable, "-m", "lynx_core.cli.main", "convert", str(lite_release)]
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [*command, "--to", "wan2gp", "--out", str(out)], capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in out.iterdir()) == [
+        "wan2.1_lynx_lite_arc_resampler.safetensors",
+        "wan2.1_lynx_lite_module_14B_fp32.safetensors",
+    ]
+    (entry,) = [e for e in metadata.entry_points(group="console_scripts") if e.name == "comfy-lynx"]
+    assert entry.load() is main
+
+
+@pytest.fixture
+def models(lite_release, tmp_path):
+    folder = tmp_path / "models"
+    (folder / "lynx").mkdir(parents=True)
+    lite_release.rename(folder / "lynx" / "lynx_lite")
+    return folder
+
+
+def test_doctor_shows_versions_files_and_adapters(models, capsys):
+    for source in BUNDLES["wan"].sources:
+        (models / source.target).parent.mkdir(parents=True, exist_ok=True)
+        (models / source.target).touch()
+    assert main(["doctor", "--models", str(models)]) == 0
+    shown = capsys.readouterr().out
+    assert f"torch {metadata.version('torch')}" in shown
+    assert "wan: complete" in shown and "lynx_lite: complete" in shown
+    assert "lynx_full: 3 of 3 missing; comfy-lynx download lynx_full" in shown
+    assert "lynx_lite kind, 2 blocks of width 32" in shown
+
+
+def test_doctor_finds_a_damaged_adapter(models, capsys):
+    path = models / "lynx" / "lynx_lite" / "ip_layers.safetensors"
+    os.truncate(path, path.stat().st_size - 10)
+    assert main(["doctor", "--models", str(models)]) == 1
+    assert f"PROBLEM: {path} is cut short" in capsys.readouterr().out
+
+
+def test_doctor_names_the_part_in_a_loose_file(models, capsys):
+    resampler = load_file(models / "lynx" / "lynx_lite" / "resampler.safetensors")
+    save_file(resampler, models / "lynx" / "some_name.safetensors")
+    assert main(["doctor", "--models", str(models)]) == 0
+    assert "some_name.safetensors: resampler" in capsys.readouterr().out
+
+
+def test_doctor_says_what_a_missing_package_disables(models, monkeypatch, capsys):
+    def version(package):
+        if package == "gguf":
+            raise metadata.PackageNotFoundError(package)
+        return "1.0"
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    assert main(["doctor", "--models", str(models)]) == 0
+    shown = capsys.readouterr().out
+    assert "gguf missing, which disables: adapters in GGUF files. pip install gguf" in shown
+
+
+def test_models_folder_follows_from_where_the_pack_lies(tmp_path):
+    pack = tmp_path / "ComfyUI" / "custom_nodes" / "ComfyUI-Lynx"
+    pack.mkdir(parents=True)
+    (tmp_path / "ComfyUI" / "models").mkdir()
+    assert resolve_models_folder(None, pack) == tmp_path / "ComfyUI" / "models"
+    with pytest.raises(DownloadError, match="--models DIR"):
+        resolve_models_folder(None, tmp_path / "elsewhere")
+    with pytest.raises(DownloadError, match=r"nowhere does not exist.*--models DIR"):
+        resolve_models_folder(tmp_path / "nowhere")
