@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 def show_note(node: type[io.ComfyNode], text: str) -> None:
     """Show `text` on the node that is running, and write it to the host's log."""
-    logging.info("%s: %s", node.GET_SCHEMA().display_name, text)
+    logging.info("%s: %s", node.define_schema().display_name, text)
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)
