@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -15,7 +15,7 @@ from ..lynx_core.formats.adapter import Adapter
 from ..lynx_core.models.baking import bake_identity
 from .attachment import attach
 from .base_model import check_adapter_fits, describe_base
-from .identity import BakedPart, FaceID, Reference, Term, add_terms, register_part
+from .identity import BakedPart, BaseModel, FaceID, Kind, Reference, Term, add_terms, register_part
 from .presets import IdentitySettings, PartSettings
 
 BAKED_IDS_KEPT = 4
@@ -85,46 +85,46 @@ def apply_identity(
     if face_id is not None and settings.id.strength:
         check_embedder(adapter, face_id)
         dtype = model.model.get_dtype_inference()
-        blocks = adapter.id.blocks if adapter.id else ()
         for terms, embedding in ((face, face_id.embedding), (null, torch.zeros_like(face_id.embedding))):
-            terms.append(make_term("id", bake_id(adapter, embedding, dtype), settings.id, blocks))
+            part = bake_id(adapter, embedding, dtype)
+            terms.append((make_term("id", part, settings.id), part))
     if reference is not None and settings.ref.strength:
-        if reference.base != base and reference.base.checksum != base.checksum:
-            raise ValueError(
-                f"This LYNX_REFERENCE was baked through {reference.base.name} ({reference.base.checksum}), but the MODEL "
-                f"here is {base.name} ({base.checksum}). Give each base model (each expert of Wan 2.2, too) its own "
-                "Lynx Encode Reference."
-            )
-        blocks = reference.face.key_values.list_blocks()
+        check_reference(reference, base)
         for terms, part in ((face, reference.face), (null, reference.null)):
-            terms.append(make_term("ref", part, settings.ref, blocks, vace_reference_frames))
+            term = make_term("ref", part, settings.ref)
+            terms.append((replace(term, base=reference.base, skip_frames=vace_reference_frames), part))
     if not face:
         return AppliedIdentity(model, positive, negative, negative)
     return AppliedIdentity(
-        model=attach(model),
+        model=attach(model, base),
         positive=add_parts(positive, face),
         negative=add_parts(negative, null),
         middle=add_parts(negative, face),
     )
 
 
-def make_term(
-    kind: Any, part: BakedPart, settings: PartSettings, blocks: tuple[int, ...], skip_frames: int = 0
-) -> tuple[Term, BakedPart]:
-    term = Term(
+def make_term(kind: Kind, part: BakedPart, settings: PartSettings) -> Term:
+    return Term(
         kind=kind,
         key_values=part.key_values,
         strength=settings.strength,
         start_percent=settings.start_percent,
         end_percent=settings.end_percent,
-        blocks=settings.choose_blocks(blocks),
-        skip_frames=skip_frames,
+        blocks=settings.choose_blocks(part.key_values.list_blocks()),
     )
-    return term, part
 
 
 def add_parts(conditioning: list[Any], terms: list[tuple[Term, BakedPart]]) -> list[Any]:
     return add_terms(conditioning, tuple(term for term, _ in terms), [part for _, part in terms])
+
+
+def check_reference(reference: Reference, base: BaseModel) -> None:
+    if reference.base.checksum != base.checksum:
+        raise ValueError(
+            f"This LYNX_REFERENCE was baked through {reference.base.name} ({reference.base.checksum}), but the MODEL "
+            f"here is {base.name} ({base.checksum}). Give each base model (each expert of Wan 2.2, too) its own "
+            "Lynx Encode Reference."
+        )
 
 
 def check_embedder(adapter: Adapter, face_id: FaceID) -> None:
@@ -144,3 +144,5 @@ def check_embedder(adapter: Adapter, face_id: FaceID) -> None:
             f"LYNX_ID holds {len(face_id.embedding)} numbers, but adapter {adapter.name!r} takes "
             f"{adapter.resampler.embedding_dim}."
         )
+    if not torch.isfinite(face_id.embedding).all():
+        raise ValueError("LYNX_ID holds NaN or infinite numbers: encode the face again.")

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import comfy.model_management
 import comfy.patcher_extension
@@ -24,9 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..lynx_core.models.attention import attend_extra
-from .identity import COND_KEY, IdentityRows, Term
-
-Kind = Literal["id", "ref"]
+from .identity import COND_KEY, BaseModel, IdentityRows, Kind, Term
 
 WRAPPER_KEY = "lynx"
 
@@ -161,8 +159,8 @@ def swap_forwards(leaves: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterato
                 module.forward = forward
 
 
-def make_wrapper() -> Callable[..., Any]:
-    """Make the APPLY_MODEL wrapper that one patched model carries."""
+def make_wrapper(base: BaseModel) -> Callable[..., Any]:
+    """Make the APPLY_MODEL wrapper that one patched model carries; `base` describes that model."""
     known: dict[int, TappedModel] = {}
 
     def find_taps(blocks: nn.ModuleList) -> TappedModel:
@@ -176,10 +174,11 @@ def make_wrapper() -> Callable[..., Any]:
         rows: IdentityRows | None = kwargs.pop(COND_KEY, None)
         if rows is None:
             return executor(x, t, *args, **kwargs)
-        base = executor.class_obj
-        call = start_call(base, x, t, rows)
+        model = executor.class_obj
+        check_rows_fit(rows, base)
+        call = start_call(model, x, t, rows)
         leaves = []
-        tapped = find_taps(base.diffusion_model.blocks)
+        tapped = find_taps(model.diffusion_model.blocks)
         for tap in tapped.taps:
             if tap.is_active(call):
                 for name, forward in tap.forwards.items():
@@ -196,26 +195,43 @@ def make_wrapper() -> Callable[..., Any]:
     return apply_model
 
 
-def start_call(base: Any, x: Tensor, t: Tensor, rows: IdentityRows) -> ModelCall:
+def check_rows_fit(rows: IdentityRows, base: BaseModel) -> None:
+    """Refuse keys and values that were baked through another model.
+
+    Raises:
+        ValueError: with both names.
+    """
+    for terms in rows.terms:
+        for term in terms:
+            if term.base is not None and term.base.checksum != base.checksum:
+                raise ValueError(
+                    f"The conditioning carries a Lynx reference baked through {term.base.name}, but it is sampled with "
+                    f"{base.name}. Use MODEL and conditionings of the same Lynx Apply together."
+                )
+
+
+def start_call(model: Any, x: Tensor, t: Tensor, rows: IdentityRows) -> ModelCall:
     sigma = float(t.max())
-    patch_size = base.diffusion_model.patch_size
+    patch_size = model.diffusion_model.patch_size
     height, width = (
         math.ceil(size / patch) for size, patch in zip(x.shape[-2:], patch_size[1:], strict=True)
     )
 
     def is_open(term: Term) -> bool:
-        start, end = (base.model_sampling.percent_to_sigma(p) for p in (term.start_percent, term.end_percent))
+        start, end = (
+            model.model_sampling.percent_to_sigma(p) for p in (term.start_percent, term.end_percent)
+        )
         return end <= sigma <= start
 
     return ModelCall([[term for term in terms if is_open(term)] for terms in rows.terms], height * width)
 
 
-def attach(model: Any) -> Any:
-    """Clone a host MODEL with the wrapper on it (once, however often it is asked)."""
+def attach(model: Any, base: BaseModel) -> Any:
+    """Clone a host MODEL, described by `base`, with the wrapper on it (once, however often it is asked)."""
     model = model.clone()
     wrapper_type = comfy.patcher_extension.WrappersMP.APPLY_MODEL
     if not model.get_wrappers(wrapper_type, WRAPPER_KEY):
-        model.add_wrapper_with_key(wrapper_type, WRAPPER_KEY, make_wrapper())
+        model.add_wrapper_with_key(wrapper_type, WRAPPER_KEY, make_wrapper(base))
     return model
 
 

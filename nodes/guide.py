@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.sample
 import comfy.samplers
-import comfy.utils
-import latent_preview
 from comfy_api.latest import io
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
 
 from . import sockets
 from .triple_guidance import TripleGuider
@@ -140,18 +138,14 @@ class LynxSampler(io.ComfyNode):
         denoise: float,
     ) -> io.NodeOutput:
         guider = make_guider(model, positive, negative, middle, cfg, identity_cfg)
-        samples = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
         schedule = comfy.samplers.KSampler(
             model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
         )
-        out = guider.sample(
-            comfy.sample.prepare_noise(samples, seed, latent_image.get("batch_index")),
-            samples,
+        sampled = SamplerCustomAdvanced.execute(
+            Noise_RandomNoise(seed),
+            guider,
             comfy.samplers.sampler_object(sampler_name),
             schedule.sigmas,
-            denoise_mask=latent_image.get("noise_mask"),
-            callback=latent_preview.prepare_callback(model, schedule.sigmas.shape[-1] - 1),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=seed,
+            latent_image,
         )
-        return io.NodeOutput({**latent_image, "samples": out.cpu()})
+        return io.NodeOutput(sampled.args[0])

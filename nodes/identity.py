@@ -13,6 +13,8 @@ from ..lynx_core.models.baking import KeyValues
 
 COND_KEY = "lynx"
 
+Kind = Literal["id", "ref"]
+
 
 @dataclass(frozen=True)
 class FaceID:
@@ -57,7 +59,7 @@ class Reference:
 class Term:
     """One extra attention of one conditioning: keys and values, and how they act."""
 
-    kind: Literal["id", "ref"]
+    kind: Kind
     key_values: KeyValues
     strength: float
     start_percent: float
@@ -65,6 +67,9 @@ class Term:
     blocks: frozenset[int]
     skip_frames: int = 0
     """Leading latent frames that stay without this term (VACE's reference frames)."""
+
+    base: BaseModel | None = None
+    """The model that the keys and values were baked through; None where any of the right size will do."""
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,21 @@ class KeyValues(nn.Module):
         return sum(p.numel() * p.element_size() for p in self.parameters())
 
 
+def make_key_value(block: int, key: Tensor, value: Tensor, dtype: torch.dtype) -> KeyValue:
+    """Keep a key and a value in `dtype`.
+
+    Raises:
+        ValueError: when they are not finite in it.
+    """
+    key, value = key.to(dtype), value.to(dtype)
+    if not (key.isfinite().all() and value.isfinite().all()):
+        raise ValueError(
+            f"the keys or values of block {block} are not finite in {dtype}: the base model's or the adapter's numbers "
+            "are too large for it, or damaged. Run the base model in bf16, or check its file."
+        )
+    return KeyValue(key, value)
+
+
 @torch.no_grad()
 def bake_identity(
     adapter: LayerSource,
@@ -90,7 +105,7 @@ def bake_identity(
         on_block: called with each block number before its layer is read.
 
     Raises:
-        ValueError: when the adapter has no ID part.
+        ValueError: when the adapter has no ID part, or the result is not finite.
     """
     config = adapter.id
     if config is None:
@@ -100,7 +115,7 @@ def bake_identity(
     def bake(block: int) -> KeyValue:
         on_block(block)
         key, value = adapter.read_id_layer(block).to(device)(tokens)
-        return KeyValue(key.to(dtype), value.to(dtype))
+        return make_key_value(block, key, value, dtype)
 
     return KeyValues(((block, bake(block)) for block in config.blocks), norm_key=config.key_norm == "block")
 
@@ -122,7 +137,7 @@ class ReferenceBaker:
         if block in self.config.blocks:
             layer = self.adapter.read_ref_layer(block).to(features.device)
             key, value = layer(features.float())
-            self.baked[block] = KeyValue(key.to(self.dtype), value.to(self.dtype))
+            self.baked[block] = make_key_value(block, key, value, self.dtype)
 
     def finish(self) -> KeyValues:
         """Give the keys and values.
