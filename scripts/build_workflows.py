@@ -18,61 +18,56 @@ WORKFLOWS_DIR = REPO_DIR / "workflows"
 sys.path.insert(0, str(REPO_DIR / "nodes"))  # for `presets`, which imports nothing of the host
 
 from workflow_builder import notes  # noqa: E402
-from workflow_builder.graph import Graph, Group, Json, column, row  # noqa: E402
+from workflow_builder.graph import Graph, Json, Node, Row, column, row  # noqa: E402
 from workflow_builder.node_types import (  # noqa: E402
     DISTILLED_LORA,
     HIGH_NOISE,
     LOW_NOISE,
     NODE_TYPES,
     T2V,
-    TEXT_ENCODER,
     VACE,
-    VAE,
 )
 from workflow_builder.parts import (  # noqa: E402
     PHOTO,
-    PURPLE,
-    VIOLET,
     apply_lynx,
     arrange,
-    build_face,
-    build_prompt,
+    build_start,
     build_video,
     empty_latent,
     encode_reference,
     guide,
-    load_adapter,
-    load_model,
-    load_text_and_vae,
+    write_help,
 )
 
 
 def build_full() -> Json:
     g = Graph(NODE_TYPES)
-    model = load_model(g, T2V)
-    clip, vae = load_text_and_vae(g)
-    adapter = load_adapter(g, "lynx_full")
-    shift = g.add("ModelSamplingSD3", model=model["MODEL"], shift=5.0)
-    files = g.note("Which file goes where", notes.list_files(T2V, TEXT_ENCODER, VAE, adapter="lynx_full"))
-    crop, face_id, face = build_face(g)
-    positive, negative = build_prompt(g, clip)
-    reference = encode_reference(g, adapter, crop, shift["MODEL"], clip, vae)
-    applied = apply_lynx(
-        g,
-        shift["MODEL"],
-        positive["CONDITIONING"],
-        negative["CONDITIONING"],
-        adapter,
-        face_id,
-        reference,
-    )
-    about_identity = g.note("Strengths and windows", notes.IDENTITY, width=340)
+    start = build_start(g, "lynx_full", T2V)
+    shift = g.add("ModelSamplingSD3", model=start.models[0]["MODEL"], shift=5.0)
+    reference = encode_reference(g, start, shift["MODEL"])
+    applied = apply_lynx(g, start, shift["MODEL"], reference)
     latent = empty_latent(g, length=81)
-    sampled = guide(
+    sampled = sample_as_published(g, applied, latent)
+    return g.to_json(
+        "lynx_full",
+        arrange(
+            models=row(column(*start.loaders), column(shift, start.files)),
+            prompt=column(*start.texts),
+            face=start.face,
+            identity=row(reference, applied),
+            sampling=row(latent, sampled),
+            video=build_video(g, sampled["LATENT"], start.vae, 16.0, "lynx_full"),
+            help=write_help(g, Strengths_and_windows=notes.IDENTITY, Two_guidances=notes.GUIDANCE),
+        ),
+    )
+
+
+def sample_as_published(g: Graph, applied: Node, latent: Node, output: str = "LATENT") -> Node:
+    return guide(
         g,
         "LynxSampler",
         applied,
-        latent_image=latent["LATENT"],
+        latent_image=latent[output],
         cfg=5.0,
         identity_cfg=2.0,
         seed=0,
@@ -81,33 +76,13 @@ def build_full() -> Json:
         scheduler="simple",
         denoise=1.0,
     )
-    about_guidance = g.note("Two guidances", notes.GUIDANCE, width=320)
-    return g.to_json(
-        "lynx_full",
-        arrange(
-            row(column(model, clip, vae, adapter), column(shift, files)),
-            column(positive, negative),
-            face,
-            Group("4 Identity", PURPLE, row(column(reference, about_identity), applied)),
-            Group("5 Sampling", VIOLET, row(column(latent, about_guidance), sampled)),
-            build_video(g, sampled["LATENT"], vae, 16.0, "lynx_full"),
-        ),
-    )
 
 
 def build_lite() -> Json:
     g = Graph(NODE_TYPES)
-    model = load_model(g, T2V)
-    clip, vae = load_text_and_vae(g)
-    adapter = load_adapter(g, "lynx_lite")
-    shift = g.add("ModelSamplingSD3", model=model["MODEL"], shift=5.0)
-    files = g.note("Which file goes where", notes.list_files(T2V, TEXT_ENCODER, VAE, adapter="lynx_lite"))
-    _, face_id, face = build_face(g, with_reference=False)
-    positive, negative = build_prompt(g, clip)
-    applied = apply_lynx(
-        g, shift["MODEL"], positive["CONDITIONING"], negative["CONDITIONING"], adapter, face_id, None
-    )
-    about_identity = g.note("Lite", notes.LITE, width=340)
+    start = build_start(g, "lynx_lite", T2V, with_reference=False)
+    shift = g.add("ModelSamplingSD3", model=start.models[0]["MODEL"], shift=5.0)
+    applied = apply_lynx(g, start, shift["MODEL"], reference=None)
     latent = empty_latent(g, length=121)
     sampled = g.add(
         "KSampler",
@@ -125,47 +100,30 @@ def build_lite() -> Json:
     return g.to_json(
         "lynx_lite",
         arrange(
-            row(column(model, clip, vae, adapter), column(shift, files)),
-            column(positive, negative),
-            face,
-            Group("4 Identity", PURPLE, column(applied, about_identity)),
-            Group("5 Sampling", VIOLET, row(latent, sampled)),
-            build_video(g, sampled["LATENT"], vae, 24.0, "lynx_lite"),
+            models=row(column(*start.loaders), column(shift, start.files)),
+            prompt=column(*start.texts),
+            face=start.face,
+            identity=applied,
+            sampling=row(latent, sampled),
+            video=build_video(g, sampled["LATENT"], start.vae, 24.0, "lynx_lite"),
+            help=write_help(g, Lite=notes.LITE),
         ),
     )
 
 
 def build_fast() -> Json:
     g = Graph(NODE_TYPES)
-    model = load_model(g, T2V)
-    clip, vae = load_text_and_vae(g)
-    adapter = load_adapter(g, "lynx_full")
+    start = build_start(g, "lynx_full", T2V, DISTILLED_LORA)
     lora = g.add(
         "LoraLoaderModelOnly",
         models=[DISTILLED_LORA],
-        model=model["MODEL"],
+        model=start.models[0]["MODEL"],
         lora_name=DISTILLED_LORA["name"],
         strength_model=1.0,
     )
-    files = g.note(
-        "Which file goes where",
-        notes.list_files(T2V, DISTILLED_LORA, TEXT_ENCODER, VAE, adapter="lynx_full"),
-    )
-    crop, face_id, face = build_face(g)
-    positive, negative = build_prompt(g, clip)
     shift = g.add("ModelSamplingSD3", model=lora["MODEL"], shift=5.0)
-    reference = encode_reference(g, adapter, crop, lora["MODEL"], clip, vae)
-    about_lora = g.note("LoRA first, then Lynx", notes.LORA, width=340)
-    applied = apply_lynx(
-        g,
-        shift["MODEL"],
-        positive["CONDITIONING"],
-        negative["CONDITIONING"],
-        adapter,
-        face_id,
-        reference,
-        preset="distilled LoRA at cfg 1",
-    )
+    reference = encode_reference(g, start, lora["MODEL"])
+    applied = apply_lynx(g, start, shift["MODEL"], reference, preset="distilled LoRA at cfg 1")
     noise = g.add("RandomNoise", noise_seed=0)
     guider = guide(g, "LynxGuider", applied, cfg=1.0, identity_cfg=1.0)
     sampler = g.add("KSamplerSelect", sampler_name="lcm")
@@ -179,70 +137,63 @@ def build_fast() -> Json:
         sigmas=sigmas["SIGMAS"],
         latent_image=latent["LATENT"],
     )
-    about_guidance = g.note("At cfg 1", notes.FAST_GUIDANCE, width=320)
     return g.to_json(
         "lynx_fast",
         arrange(
-            row(column(model, clip, vae, adapter), column(lora, files)),
-            column(positive, negative),
-            face,
-            Group("4 Identity", PURPLE, row(column(shift, reference, about_lora), applied)),
-            Group(
-                "5 Sampling",
-                VIOLET,
-                row(column(noise, guider, sampler, sigmas, latent), column(sampled, about_guidance)),
-            ),
-            build_video(g, sampled["output"], vae, 16.0, "lynx_fast"),
+            models=row(column(*start.loaders), column(lora, start.files)),
+            prompt=column(*start.texts),
+            face=start.face,
+            identity=row(column(shift, reference), applied),
+            sampling=row(column(noise, sampler, latent), column(guider, sigmas), sampled),
+            video=build_video(g, sampled["output"], start.vae, 16.0, "lynx_fast"),
+            help=write_help(g, LoRA_first__then_Lynx=notes.LORA, At_cfg_1=notes.FAST_GUIDANCE),
         ),
     )
 
 
+EXPERTS = ("high noise", "low noise")
+
+
 def build_two_experts() -> Json:
     g = Graph(NODE_TYPES)
-    names = ("high noise", "low noise")
-    models = [
-        load_model(g, file, f"Load Diffusion Model ({name})")
-        for file, name in zip((HIGH_NOISE, LOW_NOISE), names, strict=True)
-    ]
-    clip, vae = load_text_and_vae(g)
-    adapter = load_adapter(g, "lynx_full")
+    start = build_start(g, "lynx_full", HIGH_NOISE, LOW_NOISE, model_names=EXPERTS)
     shifts = [
         g.add("ModelSamplingSD3", title=f"Shift ({name})", model=model["MODEL"], shift=5.0)
-        for model, name in zip(models, names, strict=True)
+        for model, name in zip(start.models, EXPERTS, strict=True)
     ]
-    files = g.note(
-        "Which file goes where",
-        notes.list_files(HIGH_NOISE, LOW_NOISE, TEXT_ENCODER, VAE, adapter="lynx_full"),
+    references = [
+        encode_reference(g, start, shift["MODEL"], f"Lynx Encode Reference ({name})")
+        for shift, name in zip(shifts, EXPERTS, strict=True)
+    ]
+    applied = [
+        apply_lynx(g, start, shift["MODEL"], reference, title=f"Lynx Apply ({name})")
+        for shift, reference, name in zip(shifts, references, EXPERTS, strict=True)
+    ]
+    sampling, last = sample_in_two_halves(g, applied)
+    return g.to_json(
+        "lynx_wan22_two_experts",
+        arrange(
+            models=row(column(*start.loaders), column(*shifts, start.files)),
+            prompt=column(*start.texts),
+            face=start.face,
+            identity=row(column(*references), *applied),
+            sampling=sampling,
+            video=build_video(g, last["output"], start.vae, 16.0, "lynx_wan22"),
+            help=write_help(g, Experimental=notes.TWO_EXPERTS, Strengths_and_windows=notes.IDENTITY),
+        ),
     )
-    crop, face_id, face = build_face(g)
-    positive, negative = build_prompt(g, clip)
-    references, applied = [], []
-    for shift, name in zip(shifts, names, strict=True):
-        reference = encode_reference(
-            g, adapter, crop, shift["MODEL"], clip, vae, f"Lynx Encode Reference ({name})"
-        )
-        references.append(reference)
-        applied.append(
-            apply_lynx(
-                g,
-                shift["MODEL"],
-                positive["CONDITIONING"],
-                negative["CONDITIONING"],
-                adapter,
-                face_id,
-                reference,
-                title=f"Lynx Apply ({name})",
-            )
-        )
-    about_experts = g.note("Experimental", notes.TWO_EXPERTS, width=340)
+
+
+def sample_in_two_halves(g: Graph, applied: list[Node]) -> tuple[Row, Node]:
+    """The high-noise expert samples the first half, the low-noise expert goes on from there."""
     noise = g.add("RandomNoise", noise_seed=0)
     no_noise = g.add("DisableNoise", title="No new noise for the second half")
     sampler = g.add("KSamplerSelect", sampler_name="euler")
-    sigmas = g.add("BasicScheduler", model=applied[0]["MODEL"], scheduler="simple", steps=20, denoise=1.0)
     guiders = [
         guide(g, "LynxGuider", one, f"Lynx Guider ({name})", cfg=3.5, identity_cfg=2.0)
-        for one, name in zip(applied, names, strict=True)
+        for one, name in zip(applied, EXPERTS, strict=True)
     ]
+    sigmas = g.add("BasicScheduler", model=applied[0]["MODEL"], scheduler="simple", steps=20, denoise=1.0)
     latent = empty_latent(g, length=81)
     split = g.add("SplitSigmas", sigmas=sigmas["SIGMAS"], step=10)
     high = g.add(
@@ -263,47 +214,20 @@ def build_two_experts() -> Json:
         sigmas=split["low_sigmas"],
         latent_image=high["output"],
     )
-    return g.to_json(
-        "lynx_wan22_two_experts",
-        arrange(
-            row(column(*models, clip, vae, adapter), column(*shifts, files)),
-            column(positive, negative),
-            face,
-            Group(
-                "4 Identity, once per expert",
-                PURPLE,
-                row(column(*references, about_experts), column(*applied)),
-            ),
-            Group(
-                "5 Sampling",
-                VIOLET,
-                row(
-                    column(noise, no_noise, sampler, sigmas, *guiders, latent),
-                    column(split, high),
-                    column(low),
-                ),
-            ),
-            build_video(g, low["output"], vae, 16.0, "lynx_wan22"),
-        ),
-    )
+    return row(column(sigmas, latent, noise), column(split, sampler, no_noise, *guiders), high, low), low
 
 
 def build_vace() -> Json:
     g = Graph(NODE_TYPES)
-    model = load_model(g, VACE)
-    clip, vae = load_text_and_vae(g)
-    adapter = load_adapter(g, "lynx_full")
-    shift = g.add("ModelSamplingSD3", model=model["MODEL"], shift=5.0)
-    files = g.note("Which file goes where", notes.list_files(VACE, TEXT_ENCODER, VAE, adapter="lynx_full"))
-    crop, face_id, face = build_face(g)
-    positive, negative = build_prompt(g, clip)
+    start = build_start(g, "lynx_full", VACE)
+    positive, negative = start.texts
+    shift = g.add("ModelSamplingSD3", model=start.models[0]["MODEL"], shift=5.0)
     scene = g.add("LoadImage", title="Scene, object or outfit for VACE", image=PHOTO)
-    about_vace = g.note("What VACE adds", notes.VACE, width=320)
     control = g.add(
         "WanVaceToVideo",
         positive=positive["CONDITIONING"],
         negative=negative["CONDITIONING"],
-        vae=vae["VAE"],
+        vae=start.vae["VAE"],
         reference_image=scene["IMAGE"],
         width=832,
         height=480,
@@ -311,41 +235,20 @@ def build_vace() -> Json:
         batch_size=1,
         strength=1.0,
     )
-    reference = encode_reference(g, adapter, crop, shift["MODEL"], clip, vae)
-    applied = apply_lynx(
-        g,
-        shift["MODEL"],
-        control["positive"],
-        control["negative"],
-        adapter,
-        face_id,
-        reference,
-        vace_reference_frames=control["trim_latent"],
-    )
-    about_identity = g.note("Strengths and windows", notes.IDENTITY, width=340)
-    sampled = guide(
-        g,
-        "LynxSampler",
-        applied,
-        latent_image=control["latent"],
-        cfg=5.0,
-        identity_cfg=2.0,
-        seed=0,
-        steps=50,
-        sampler_name="uni_pc",
-        scheduler="simple",
-        denoise=1.0,
-    )
-    about_guidance = g.note("Two guidances", notes.GUIDANCE, width=320)
+    reference = encode_reference(g, start, shift["MODEL"])
+    applied = apply_lynx(g, start, shift["MODEL"], reference, through=control)
+    sampled = sample_as_published(g, applied, control, "latent")
+    trim = control["trim_latent"]
     return g.to_json(
         "lynx_vace",
         arrange(
-            row(column(model, clip, vae, adapter), column(shift, files)),
-            row(column(positive, negative), column(scene, about_vace), control),
-            face,
-            Group("4 Identity", PURPLE, row(column(reference, about_identity), applied)),
-            Group("5 Sampling", VIOLET, column(sampled, about_guidance)),
-            build_video(g, sampled["LATENT"], vae, 16.0, "lynx_vace", trim=control["trim_latent"]),
+            models=row(column(*start.loaders), column(shift, start.files)),
+            prompt=row(column(*start.texts), scene, control),
+            face=start.face,
+            identity=row(reference, applied),
+            sampling=sampled,
+            video=build_video(g, sampled["LATENT"], start.vae, 16.0, "lynx_vace", trim),
+            help=write_help(g, What_VACE_adds=notes.VACE, Strengths_and_windows=notes.IDENTITY),
         ),
     )
 

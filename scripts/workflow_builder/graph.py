@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 TITLE_HEIGHT, SOCKET_HEIGHT, WIDGET_HEIGHT = 30, 20, 24
 GAP, GROUP_PADDING, GROUP_TITLE_HEIGHT = 40, 30, 50
-NOTE_CHAR_WIDTH, NOTE_LINE_HEIGHT, NOTE_PADDING = 7.0, 21, 44
+NOTE_CHAR_WIDTH, NOTE_LINE_HEIGHT, NOTE_PADDING = 5.8, 15, 40
 NOTE_COLOURS = ("#222", "#000")
 PACK_ID, CORE_ID = "comfyui-lynx", "comfy-core"
 EXTRA_VALUES = {"seed": "fixed", "noise_seed": "fixed", "image": "image"}
@@ -149,15 +149,15 @@ def place(box: Box, x: float, y: float, width: float, height: float) -> list[Gro
             *place(box.child, x + GROUP_PADDING, y + GROUP_TITLE_HEIGHT, inner_width, inner_height),
         ]
     groups = []
-    last = box.children[-1]
-    right, bottom = x + width, y + height
+    bottom = y + height
     for child in box.children:
         child_width, child_height = measure(child)
         if isinstance(box, Row):
-            groups += place(child, x, y, right - x if child is last else child_width, height)
+            groups += place(child, x, y, child_width, height)
             x += child_width + box.gap
         else:
-            groups += place(child, x, y, width, bottom - y if child is last else child_height)
+            is_last = child is box.children[-1]
+            groups += place(child, x, y, width, bottom - y if is_last else child_height)
             y += child_height + box.gap
     return groups
 
@@ -232,9 +232,9 @@ class Graph:
 
     def note(self, title: str, text: str, width: float = 360) -> Node:
         """Add a Markdown note, as high as its text needs at that width."""
-        chars_per_line = int((width - 40) / NOTE_CHAR_WIDTH)
+        chars_per_line = int((width - 70) / NOTE_CHAR_WIDTH)
         lines = sum(
-            0.6 if not line else -(-len(shown_text(line)) // chars_per_line) for line in text.splitlines()
+            0.8 if not line else -(-len(shown_text(line)) // chars_per_line) for line in text.splitlines()
         )
         node = Node(
             id=len(self.nodes) + 1,

@@ -18,7 +18,7 @@ NODE_TYPES: dict[str, NodeType] = {
     ),
     "ModelSamplingSD3": NodeType("model:MODEL", "shift:FLOAT", "MODEL:MODEL"),
     "LoadImage": NodeType(widgets="image:COMBO", outputs="IMAGE:IMAGE MASK:MASK", picture_height=260),
-    "PreviewImage": NodeType("images:IMAGE", width=260, picture_height=230),
+    "PreviewImage": NodeType("images:IMAGE", width=260, picture_height=220),
     "CLIPTextEncode": NodeType(
         "clip:CLIP", "text:STRING", "CONDITIONING:CONDITIONING", width=440, picture_height=120
     ),

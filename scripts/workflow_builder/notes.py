@@ -14,7 +14,7 @@ def list_files(*files: Json, adapter: str) -> str:
     lines = ["Folders are inside ComfyUI's `models`.", ""]
     for file in files:
         page = file["url"].replace("/resolve/", "/blob/")
-        lines += [f"`{file['directory']}`", f"- [{file['name']}]({page})"]
+        lines += [f"`{file['directory']}`", f"- [{file['name']}]({page})", ""]
     lines += [
         f"`lynx/{adapter}`",
         f"- [{adapter}, the whole folder]({LYNX_HOME}/tree/main)",

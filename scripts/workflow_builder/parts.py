@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from presets import PRESETS, PartSettings
@@ -22,22 +22,66 @@ NEGATIVE = (
     "backwards"
 )
 PHOTO = "example.png"
-BLUE, ORANGE, GREEN, PURPLE, VIOLET, RED = "#3f789e", "#b06634", "#5f8f5f", "#8a4f9e", "#6a6aa8", "#a85f6a"
+BLUE, ORANGE, GREEN, PURPLE = "#3f789e", "#b06634", "#5f8f5f", "#8a4f9e"
+VIOLET, RED, GREY = "#6a6aa8", "#a85f6a", "#777777"
 
 
-def load_model(g: Graph, file: Json, title: str | None = None) -> Node:
-    return g.add("UNETLoader", title=title, models=[file], unet_name=file["name"], weight_dtype="default")
+@dataclass(frozen=True)
+class Start:
+    """What every workflow begins with."""
+
+    models: list[Node]
+    clip: Node
+    vae: Node
+    adapter: Node
+    files: Node
+    """The note that says which file goes where."""
+
+    texts: tuple[Node, Node]
+    """Prompt and negative prompt."""
+
+    crop: Node
+    face_id: Node
+    face: Group
+
+    @property
+    def loaders(self) -> list[Node]:
+        return [*self.models, self.clip, self.vae, self.adapter]
 
 
-def load_text_and_vae(g: Graph) -> tuple[Node, Node]:
+def build_start(
+    g: Graph, adapter: str, *files: Json, with_reference: bool = True, model_names: tuple[str, ...] = ()
+) -> Start:
+    """Load models and photo, write the prompts.
+
+    Args:
+        files: what else than text encoder and VAE is needed; those for `diffusion_models` are loaded here.
+        model_names: what to call each of several models.
+    """
+    models = [file for file in files if file["directory"] == "diffusion_models"]
+    titles = [f"Load Diffusion Model ({name})" for name in model_names] or [None] * len(models)
+    loaded = [
+        g.add("UNETLoader", title=title, models=[file], unet_name=file["name"], weight_dtype="default")
+        for file, title in zip(models, titles, strict=True)
+    ]
     clip = g.add(
         "CLIPLoader", models=[TEXT_ENCODER], clip_name=TEXT_ENCODER["name"], type="wan", device="default"
     )
-    return clip, g.add("VAELoader", models=[VAE], vae_name=VAE["name"])
-
-
-def load_adapter(g: Graph, name: str) -> Node:
-    return g.add("LynxLoadAdapter", adapter=name, resampler="none", id_layers="none", ref_layers="none")
+    vae = g.add("VAELoader", models=[VAE], vae_name=VAE["name"])
+    parts = dict.fromkeys(("resampler", "id_layers", "ref_layers"), "none")
+    loaded_adapter = g.add("LynxLoadAdapter", adapter=adapter, **parts)
+    crop, face_id, face = build_face(g, with_reference)
+    return Start(
+        models=loaded,
+        clip=clip,
+        vae=vae,
+        adapter=loaded_adapter,
+        files=g.note("Which file goes where", notes.list_files(*files, TEXT_ENCODER, VAE, adapter=adapter)),
+        texts=build_prompt(g, clip),
+        crop=crop,
+        face_id=face_id,
+        face=face,
+    )
 
 
 def build_face(g: Graph, with_reference: bool = True) -> tuple[Node, Node, Group]:
@@ -63,8 +107,8 @@ def build_face(g: Graph, with_reference: bool = True) -> tuple[Node, Node, Group
         seen.append(
             g.add("PreviewImage", title="What the reference sees (256 px)", images=crop["reference_crop"])
         )
-    note = g.note("About the photo", notes.PHOTO, width=340)
-    inside = row(column(photo, analyzer), column(crop), column(face_id, *seen), note)
+    note = g.note("About the photo", notes.PHOTO, width=360)
+    inside = row(column(photo, analyzer), column(crop), column(face_id, row(*seen, gap=20)), note)
     return crop, face_id, Group("2 Face", ORANGE, inside)
 
 
@@ -93,41 +137,42 @@ def name_settings(preset: str) -> dict[str, Any]:
 
 def apply_lynx(
     g: Graph,
+    start: Start,
     model: Output,
-    positive: Output,
-    negative: Output,
-    adapter: Node,
-    face_id: Node,
     reference: Node | None,
     preset: str = "as published",
-    vace_reference_frames: Output | int = 0,
+    through: Node | None = None,
     title: str | None = None,
 ) -> Node:
+    """A LynxApply on the prompts, or on what WanVaceToVideo (`through`) made of them."""
+    if through:
+        positive, negative, frames = through["positive"], through["negative"], through["trim_latent"]
+    else:
+        positive, negative = (text["CONDITIONING"] for text in start.texts)
+        frames = 0
     return g.add(
         "LynxApply",
         title=title,
         model=model,
         positive=positive,
         negative=negative,
-        adapter=adapter["adapter"],
-        id=face_id["id"],
+        adapter=start.adapter["adapter"],
+        id=start.face_id["id"],
         reference=reference["reference"] if reference else None,
-        vace_reference_frames=vace_reference_frames,
+        vace_reference_frames=frames,
         **name_settings(preset),
     )
 
 
-def encode_reference(
-    g: Graph, adapter: Node, crop: Node, model: Output, clip: Node, vae: Node, title: str | None = None
-) -> Node:
+def encode_reference(g: Graph, start: Start, model: Output, title: str | None = None) -> Node:
     return g.add(
         "LynxEncodeReference",
         title=title,
-        adapter=adapter["adapter"],
-        face=crop["face"],
+        adapter=start.adapter["adapter"],
+        face=start.crop["face"],
         model=model,
-        clip=clip["CLIP"],
-        vae=vae["VAE"],
+        clip=start.clip["CLIP"],
+        vae=start.vae["VAE"],
         photo_number=1,
     )
 
@@ -161,11 +206,26 @@ def build_video(
     save = g.add(
         "SaveVideo", video=steps[-1]["VIDEO"], filename_prefix=f"video/{prefix}", format="auto", codec="auto"
     )
-    note = g.note("When it goes wrong", notes.TROUBLE, width=510)
-    return Group("6 Video", RED, row(column(row(*steps), note), save))
+    return Group("6 Video", RED, row(*steps, save))
 
 
-def arrange(models: Box, prompt: Box, face: Group, *rest: Group) -> Box:
-    """Models and prompt above the face, everything else to the right."""
-    left = column(row(Group("1 Models", BLUE, models), Group("3 Prompt", GREEN, prompt)), face, gap=40)
-    return row(left, *rest)
+def write_help(g: Graph, **texts: str) -> Box:
+    """Notes side by side, the common one last."""
+    shown = [
+        g.note(title.replace("__", ", ").replace("_", " "), text, width=400) for title, text in texts.items()
+    ]
+    return row(*shown, g.note("When it goes wrong", notes.TROUBLE, width=440))
+
+
+def arrange(
+    models: Box, prompt: Box, face: Group, identity: Box, sampling: Box, video: Group, help: Box
+) -> Box:
+    """The path from models to video above, the face and the notes below."""
+    path = row(
+        Group("1 Models", BLUE, models),
+        Group("3 Prompt", GREEN, prompt),
+        Group("4 Identity", PURPLE, identity),
+        Group("5 Sampling", VIOLET, sampling),
+        video,
+    )
+    return column(path, row(face, Group("Notes", GREY, help)), gap=40)
