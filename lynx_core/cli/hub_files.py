@@ -155,38 +155,53 @@ def _ask_hub(source: Source, pin: Pin | None, latest: bool) -> Pin:
 
 
 def _fetch(pin: Pin, models_dir: Path, target: Path) -> None:
-    from huggingface_hub import hf_hub_download
-
-    staging = models_dir / _STAGING_DIR / pin.sha256
+    partial = models_dir / _STAGING_DIR / f"{pin.sha256}.part"
+    partial.parent.mkdir(exist_ok=True)
     with _hub_errors(pin, pin.revision):
-        fetched = Path(hf_hub_download(pin.repo, pin.file, revision=pin.revision, local_dir=staging))
-    seen = sha256_of(fetched)
+        _transfer(pin, partial)
+    seen = sha256_of(partial)
     if seen != pin.sha256:
-        shutil.rmtree(staging, ignore_errors=True)
+        partial.unlink()
         raise DownloadError(
             f"{pin.repo}/{pin.file} arrived with sha256 {seen} instead of {pin.sha256}; it was thrown away. Try again."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    fetched.replace(target)
-    shutil.rmtree(staging, ignore_errors=True)
-    if not any(staging.parent.iterdir()):
-        staging.parent.rmdir()
+    partial.replace(target)
+    if not any(partial.parent.iterdir()):
+        partial.parent.rmdir()
+
+
+def _transfer(pin: Pin, partial: Path) -> None:
+    # hf_hub_download of huggingface_hub 2 begins anew in every process; http_get can go on.
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    with partial.open("ab") as file:
+        if pin.num_bytes is not None and file.tell() >= pin.num_bytes:
+            return
+        # No token: none of the files needs one, and the address leads on to another host.
+        http_get(
+            hf_hub_url(pin.repo, pin.file, revision=pin.revision),
+            file,
+            resume_size=file.tell(),
+            headers=build_hf_headers(token=False),
+            expected_size=pin.num_bytes,
+        )
 
 
 @contextmanager
 def _hub_errors(wanted: Source | Pin, revision: str) -> Iterator[None]:
-    from huggingface_hub import errors
+    from huggingface_hub import utils
 
     what = f"{wanted.repo}/{wanted.file} at revision {revision}"
     try:
         yield
-    except errors.LocalEntryNotFoundError as error:
-        raise DownloadError(_network_message(what, error)) from error
-    except (errors.EntryNotFoundError, errors.RevisionNotFoundError) as error:
+    except (utils.EntryNotFoundError, utils.RevisionNotFoundError) as error:
         raise DownloadError(
             f"The hub has no {what}. It may have moved; try its newest with --latest."
         ) from error
-    except errors.RepositoryNotFoundError as error:
+    except utils.RepositoryNotFoundError as error:
         raise DownloadError(
             f"The hub does not give out {what}: no such repository, or one that needs a login (hf auth login)."
         ) from error

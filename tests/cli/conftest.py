@@ -38,7 +38,7 @@ def lite_release(tmp_path: Path) -> Path:
 
 @dataclass
 class SmallHub:
-    """Serves files as the hub does: commit, sha256 and size in headers, ranges for resuming."""
+    """Serves files as the hub does: commit, sha256 and size in headers, content from another host, in ranges."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     """By `owner/name/path/in/repository`."""
@@ -49,7 +49,9 @@ class SmallHub:
     wrong_content: bool = False
     """Send other bytes than the headers promise."""
     break_after: int | None = None
-    """Break the connection after so many bytes, once."""
+    """Go down after so many bytes of a file."""
+    down: bool = False
+    """Drop every connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -63,22 +65,34 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def _answer(self, *, with_body: bool) -> None:
+        if self.hub.down:
+            self._drop()
+            return
         asked_range = self.headers.get("Range", "")
         self.hub.requests.append(f"{self.command} {self.path} {asked_range}".strip())
+        cdn = re.fullmatch(r"/cdn/(.+)", self.path)
+        if cdn:
+            self._send(self.hub.files[cdn[1]], asked_range, with_body=with_body)
+            return
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
         commit = match and (self.hub.commits.get(match[2]) or (match[2] if len(match[2]) == 40 else None))
         content = self.hub.files.get(f"{match[1]}/{match[3]}") if match else None
-        if content is None or commit is None:
+        if match is None or content is None or commit is None:
             self.send_response(404)
             self.send_header("X-Error-Code", "EntryNotFound" if commit else "RevisionNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
+        else:
+            self.send_response(302)
+            self.send_header("X-Repo-Commit", commit)
+            self.send_header("X-Linked-ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("X-Linked-Size", str(len(content)))
+            port = self.connection.getsockname()[1]
+            self.send_header("Location", f"http://localhost:{port}/cdn/{match[1]}/{match[3]}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _send(self, content: bytes, asked_range: str, *, with_body: bool) -> None:
         start = int(re.findall(r"\d+", asked_range)[0]) if asked_range else 0
         self.send_response(206 if start else 200)
-        self.send_header("X-Repo-Commit", commit)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("X-Linked-Size", str(len(content)))
         self.send_header("Accept-Ranges", "bytes")
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
@@ -90,11 +104,14 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.break_after is not None:
             self.wfile.write(body[start : self.hub.break_after])
             self.wfile.flush()
-            self.hub.break_after = None
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+            self.hub.break_after, self.hub.down = None, True
+            self._drop()
             return
         self.wfile.write(body[start:])
+
+    def _drop(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, *_: object) -> None:
         pass

@@ -272,7 +272,7 @@ def test_single_file_that_lost_a_part(full, save, tmp_path):
 
 def test_unknown_layout_and_wrong_kind_of_destination(lite, save, tmp_path):
     adapter = open_adapter(save("source", lite.release_files()))
-    with pytest.raises(AdapterError, match="no layout 'diffusers'.*release, kijai"):
+    with pytest.raises(AdapterError, match=r"no layout 'diffusers'.*release, kijai"):
         convert_adapter(adapter, "diffusers", tmp_path / "out")
     with pytest.raises(AdapterError, match="is a folder"):
         convert_adapter(adapter, "comfy-lynx", tmp_path)
