@@ -111,7 +111,7 @@ def annotate_photo(image: np.ndarray, faces: list[Face], chosen: Face) -> np.nda
     cv2 = import_package("cv2", "the annotated photo")
     enlarge = max(1, round(512 / max(image.shape[:2])))
     size = (image.shape[1] * enlarge, image.shape[0] * enlarge)
-    canvas = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    canvas = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_CUBIC)
     stroke_px = max(2, round(max(size) / 400))
     # The chosen face last, on top of its neighbours.
     for number, face in sorted(enumerate(faces), key=lambda item: item[1] is chosen):

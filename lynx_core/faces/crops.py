@@ -103,6 +103,7 @@ def crop_aligned(image: np.ndarray, label: str = "the photo") -> FaceCrop:
             f"an aligned crop is square, but {label} has {width}x{height} px; use the 256 px or 112 px crop "
             f"of 'Lynx Crop Face', or switch off 'already aligned'"
         )
+    image = np.ascontiguousarray(image)
     if height == ID_CROP_PX:
         reference = crop_for_reference(image, ARCFACE_TEMPLATE)
         note = f"{label} is a 112 px ArcFace crop: its reference crop is enlarged 1.6 times and has a black border"

@@ -80,7 +80,7 @@ def load_photo(path: Path | str) -> np.ndarray:
                 return flatten_pixels(
                     normalise_depth(np.asarray(photo, dtype=np.float64), photo.mode)[..., None]
                 )
-            has_alpha = photo.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in photo.info
+            has_alpha = photo.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in photo.info
             pixels = np.asarray(photo.convert("RGBA" if has_alpha else "RGB"))
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
         raise FaceError(

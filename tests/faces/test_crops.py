@@ -150,3 +150,14 @@ def test_landmarks_are_those_measured() -> None:
     for points in SIX_LANDMARKS:
         assert points[:2, 1].mean() < points[2, 1] < points[3:, 1].mean()
         assert points[0, 0] < points[1, 0] and points[3, 0] < points[4, 0]
+
+
+def test_flipped_views_and_single_pixels_are_taken(tmp_path: Path) -> None:
+    """OpenCV refuses arrays of negative stride, as a BGR to RGB flip gives."""
+    photo, landmarks = photo_with_six_faces()
+    view = np.ascontiguousarray(photo[..., ::-1])[..., ::-1]
+    crop, _ = crop_face(view, detector_for(tmp_path, six_faces(), photo), "left to right", 0)
+    assert np.array_equal(crop.id_crop, crop_for_id(photo, landmarks[0]))
+    for size_px in (112, 256, 300):
+        assert crop_aligned(photo[:size_px, size_px:0:-1]).id_crop.shape == (112, 112, 3)
+    assert len(crop_aligned(np.zeros((1, 1, 3), np.uint8)).warnings) == 2
