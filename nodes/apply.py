@@ -78,6 +78,10 @@ class LynxApply(io.ComfyNode):
                     "preset",
                     options=[CUSTOM, *PRESETS],
                     default=CUSTOM,
+                    # web/lynx_presets.js shows a preset's values in the widgets below.
+                    extra_dict={
+                        "lynx_presets": {name: settings.list_widgets() for name, settings in PRESETS.items()}
+                    },
                     tooltip="'custom' takes the values below; any other preset is used instead of them. "
                     "'reference overpowers': stiff, front-facing headshots. 'distilled LoRA at cfg 1': few steps.",
                 ),

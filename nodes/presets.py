@@ -75,6 +75,19 @@ class IdentitySettings:
     id: PartSettings
     ref: PartSettings
 
+    def list_widgets(self) -> dict[str, float | str]:
+        """The values of LynxApply's widgets, by name, that show these settings."""
+        return {
+            f"{part}_{name}": value
+            for part, settings in (("id", self.id), ("ref", self.ref))
+            for name, value in (
+                ("strength", settings.strength),
+                ("start", settings.start_percent),
+                ("end", settings.end_percent),
+                ("blocks", settings.blocks),
+            )
+        }
+
 
 CUSTOM = "custom"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .graph import Json
+from .node_types import T2V
 
 LYNX_HOME = "https://huggingface.co/ByteDance/lynx"
 ARCFACE_HOME = "https://github.com/xinntao/facexlib/releases/tag/v0.1.0"
@@ -11,6 +12,7 @@ INSIGHTFACE_HOME = "https://github.com/deepinsight/insightface/tree/master/model
 
 def list_files(*files: Json, adapter: str) -> str:
     """Which file goes into which folder under `models`, and where each comes from."""
+    wan, what = ("wan ", "all of them") if T2V in files else ("", "the Lynx and face files")
     lines = ["Folders are inside ComfyUI's `models`.", ""]
     for file in files:
         page = file["url"].replace("/resolve/", "/blob/")
@@ -25,8 +27,7 @@ def list_files(*files: Json, adapter: str) -> str:
         "`insightface/models/buffalo_l`",
         f"- [buffalo_l, unpacked]({INSIGHTFACE_HOME})",
         "",
-        f"`comfy-lynx download {adapter}` and `comfy-lynx download faces` put the Lynx and face files there. "
-        "Nothing downloads by itself.",
+        f"`comfy-lynx download {wan}{adapter} faces` puts {what} there. Nothing downloads by itself.",
     ]
     return "\n".join(lines)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from presets import PRESETS, PartSettings
+from presets import PRESETS
 
 from . import notes
 from .graph import Box, Graph, Group, Json, Node, Output, column, row
@@ -119,22 +119,6 @@ def build_prompt(g: Graph, clip: Node) -> tuple[Node, Node]:
     return positive, negative
 
 
-def name_settings(preset: str) -> dict[str, Any]:
-    """The widget values of LynxApply that show a preset."""
-
-    def name_part(part: str, settings: PartSettings) -> dict[str, Any]:
-        strength, start, end, blocks = asdict(settings).values()
-        return {
-            f"{part}_strength": strength,
-            f"{part}_start": start,
-            f"{part}_end": end,
-            f"{part}_blocks": blocks,
-        }
-
-    chosen = PRESETS[preset]
-    return {"preset": preset, **name_part("id", chosen.id), **name_part("ref", chosen.ref)}
-
-
 def apply_lynx(
     g: Graph,
     start: Start,
@@ -160,7 +144,8 @@ def apply_lynx(
         id=start.face_id["id"],
         reference=reference["reference"] if reference else None,
         vace_reference_frames=frames,
-        **name_settings(preset),
+        preset=preset,
+        **PRESETS[preset].list_widgets(),
     )
 
 
