@@ -1,6 +1,6 @@
 """From a photo to the two crops of one person, with warnings where likeness will suffer.
 
-The bounds are measured on ten real faces (the six of insightface's t1, and scikit-image's,
+The bounds are measured on nine real faces (the six of insightface's t1, and scikit-image's,
 matplotlib's and insightface's portraits) as the variance of the Laplacian of the grey 112 px crop:
 sharp 100 to 5400, JPEG quality 30 still 97, blurred by a Gaussian of 2 crop pixels 8 to 17
 (44 for the one grainy photo), shrunk to 40 px 28 to 202.

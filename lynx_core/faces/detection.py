@@ -216,13 +216,13 @@ def sort_faces(faces: list[Face], order: str, photo_size: tuple[int, int]) -> li
 
 
 def choose_face(faces: list[Face], order: str, index: int, photo_size: tuple[int, int]) -> Face:
-    """Face number `index`, counted from 0, in the given order.
+    """Face number `index`, counted from 0, in the given order; messages count from 1, as the node does.
 
     Raises:
         FaceError: when there are not that many faces, naming how many there are.
     """
     if not 0 <= index < len(faces):
         count = f"{len(faces)} face{'' if len(faces) == 1 else 's'}"
-        ways = f"; choose 0 to {len(faces) - 1}" if faces else ""
-        raise FaceError(f"face number {index} was asked for, but the photo has {count}{ways}")
+        ways = f"; choose 1 to {len(faces)}" if faces else ""
+        raise FaceError(f"face {index + 1} was asked for, but the photo has {count}{ways}")
     return sort_faces(faces, order, photo_size)[index]

@@ -58,7 +58,7 @@ def test_no_face_names_the_photo_its_size_and_the_ways_out(tmp_path: Path) -> No
 
 def test_an_index_too_high_names_the_photo_and_the_count(tmp_path: Path) -> None:
     photo, _ = photo_with_six_faces()
-    with pytest.raises(FaceError, match=r"photo 1 of 1: face number 9 .* 6 faces"):
+    with pytest.raises(FaceError, match=r"photo 1 of 1: face 10 .* 6 faces"):
         crop_face(photo, detector_for(tmp_path, six_faces(), photo), "largest", 9, "photo 1 of 1")
 
 

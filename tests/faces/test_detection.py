@@ -192,7 +192,7 @@ def test_orders_and_indices() -> None:
 @pytest.mark.parametrize(
     ("faces", "index", "says"),
     [
-        (six_faces(), 6, "number 6 .* 6 faces; choose 0 to 5"),
+        (six_faces(), 6, "number 6 .* 6 faces; choose 1 to 6"),
         (six_faces()[:1], 1, "1 face;"),
         (six_faces(), -1, "-1"),
     ],
