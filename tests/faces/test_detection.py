@@ -192,9 +192,9 @@ def test_orders_and_indices() -> None:
 @pytest.mark.parametrize(
     ("faces", "index", "says"),
     [
-        (six_faces(), 6, "number 6 .* 6 faces; choose 1 to 6"),
+        (six_faces(), 6, "face 7 .* 6 faces; choose 1 to 6"),
         (six_faces()[:1], 1, "1 face;"),
-        (six_faces(), -1, "-1"),
+        (six_faces(), -1, "face 0 was asked"),
     ],
 )
 def test_an_index_beyond_the_faces_names_their_number(faces: list, index: int, says: str) -> None:
