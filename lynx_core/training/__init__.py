@@ -1,0 +1,1 @@
+"""Training of the adapters: packing, objective, curriculum, loop, checkpoints. Never imported by the nodes."""

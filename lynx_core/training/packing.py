@@ -1,0 +1,353 @@
+"""Frame packing: which samples of any size and length share one sequence, and which rank runs it.
+
+One sample per step leaves half of a 33,600-token budget empty; first fit over 32 open packs fills
+97 % and more of it (`benchmarks/packing.py`). Equal tokens are not equal time, as attention grows
+with the square of each sample's length: packs of like cost are therefore put in one step, so that
+no rank waits. The cost of a sample of S tokens is KnapFormer's, 24 S d^2 + 4 g S^2 d (arXiv
+2508.06001). The packing idea is NaViT's (arXiv 2307.06304), the order that of an online first fit.
+
+A plan is a pure function of its arguments: every rank computes the whole of it, nothing is sent
+and nothing is stored but (seed, epoch, step).
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from ..data.shuffle import ORDER_OF_RANKS, ORDER_OF_SAMPLES, ORDER_OF_STEPS, random_bits, shuffled
+from ..data.tokens import LatentShape, count_tokens
+
+__all__ = [
+    "FittedLengths",
+    "Oversize",
+    "PackPlan",
+    "PackingConfig",
+    "PackingError",
+    "PackingReport",
+    "count_tokens",
+    "estimate_flops",
+    "fit_to_budget",
+    "group_by_flops",
+    "plan_epoch",
+    "plan_packs",
+]
+
+Oversize = Literal["refuse", "trim"]
+_NAMED_IN_ERRORS = 3
+
+
+class PackingError(ValueError):
+    """Samples that cannot be packed as configured; says which, what was seen, and the way out."""
+
+
+@dataclass(frozen=True)
+class PackingConfig:
+    """How samples are packed."""
+
+    budget: int = 33_600
+    """Tokens per step and rank; the default is 81 frames of 640x640 px, as published."""
+    window: int = 32
+    """Packs that are open at a time; more fill better, and mix samples from further apart."""
+    oversize: Oversize = "refuse"
+    """A sample longer than the budget: "refuse" stops the run and names it; "trim" leaves out latent
+    frames from its end until it fits (the VAE is causal, so what stays is what a shorter clip gives)."""
+    model_dim: int = 5120
+    """Width d of the backbone, for the estimate of cost."""
+    attention_weight: float = 1.0
+    """g: how much slower a FLOP of attention is than one of the linear layers."""
+
+    def __post_init__(self) -> None:
+        if self.budget < 1:
+            raise PackingError(f"budget is the tokens of a step, 1 or more, got {self.budget}")
+        if self.window < 1:
+            raise PackingError(f"window is the number of open packs, 1 or more, got {self.window}")
+        if self.oversize not in get_args(Oversize):
+            raise PackingError(f"oversize is one of {', '.join(get_args(Oversize))}, got '{self.oversize}'")
+        if self.model_dim < 1 or self.attention_weight < 0:
+            raise PackingError(
+                f"model_dim is 1 or more and attention_weight 0 or more, got {self.model_dim} and "
+                f"{self.attention_weight}"
+            )
+
+
+@dataclass(frozen=True)
+class PackingReport:
+    """What a plan costs and what it leaves unused."""
+
+    num_samples: int
+    """Placed in packs."""
+    num_packs: int
+    num_steps: int
+    fill: float
+    """Tokens over budget of all scheduled packs, 0 to 1."""
+    padding: float
+    """Padding tokens over all tokens: 0 by design, a short pack is a short sequence."""
+    imbalance: float
+    """Estimated time lost to waiting: sum over steps of the slowest rank over that of the mean rank."""
+    num_split: int
+    """Packs that were split in two, so that every rank has the same number of them."""
+    num_left_over: int
+    """Samples that no rank runs in this epoch: too few packs for one more step, and nothing to split."""
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.num_samples} samples in {self.num_packs} packs, {self.num_steps} steps, fill {self.fill:.1%}, "
+            f"padding {self.padding:.0%}, slowest rank {self.imbalance:.3f} of the mean"
+        )
+        if self.num_split:
+            text += f"; {self.num_split} packs split so that all ranks have the same number"
+        if self.num_left_over:
+            text += f"; {self.num_left_over} samples left over in this epoch"
+        return text
+
+
+@dataclass(frozen=True, eq=False)
+class PackPlan:
+    """The packs of one epoch and the rank and step of each."""
+
+    samples: np.ndarray
+    """Indices of samples, pack after pack, int64."""
+    starts: np.ndarray
+    """Where each pack begins in `samples`, [packs + 1] int64."""
+    schedule: np.ndarray
+    """Number of the pack of each step and rank, [steps, world_size] int64."""
+    left_over: np.ndarray
+    """Indices of the samples of no scheduled pack, int64."""
+    report: PackingReport
+
+    def __len__(self) -> int:
+        return len(self.schedule)
+
+    def pack(self, step: int, rank: int) -> list[int]:
+        """Indices of the samples that `rank` runs in `step` of this epoch."""
+        number = self.schedule[step, rank]
+        return [int(index) for index in self.samples[self.starts[number] : self.starts[number + 1]]]
+
+
+@dataclass(frozen=True, eq=False)
+class FittedLengths:
+    """Token counts that fit the budget."""
+
+    lengths: np.ndarray
+    """Tokens of each sample, int64."""
+    trimmed: dict[int, int]
+    """Index of each trimmed sample -> latent frames it keeps."""
+
+
+def fit_to_budget(
+    shapes: np.ndarray | Sequence[LatentShape], config: PackingConfig, names: Sequence[str] | None = None
+) -> FittedLengths:
+    """Token counts under the rule for over-long samples.
+
+    Args:
+        shapes: latent frames, height and width of each sample.
+        config: budget and rule.
+        names: what messages call the samples, by default their number.
+
+    Raises:
+        PackingError: for over-long samples under "refuse", and under "trim" for one of which not even
+            a single latent frame fits.
+    """
+    sides = np.asarray(shapes, dtype=np.int64).reshape(-1, 3)
+    per_frame = (sides[:, 1] // 2) * (sides[:, 2] // 2)
+    lengths = sides[:, 0] * per_frame
+    over = np.flatnonzero(lengths > config.budget)
+    hopeless = over if config.oversize == "refuse" else over[per_frame[over] > config.budget]
+    if len(hopeless):
+        shown = ", ".join(
+            f"{names[i] if names else i} ({lengths[i]} tokens)" for i in hopeless[:_NAMED_IN_ERRORS]
+        )
+        more = f" and {len(hopeless) - _NAMED_IN_ERRORS} more" if len(hopeless) > _NAMED_IN_ERRORS else ""
+        way = (
+            'set oversize = "trim" to shorten them, decode fewer frames or pixels, or raise the budget'
+            if config.oversize == "refuse"
+            else "a single frame of these does not fit; decode fewer pixels, or raise the budget"
+        )
+        raise PackingError(
+            f"{len(hopeless)} of {len(lengths)} samples are longer than the budget of {config.budget} tokens: "
+            f"{shown}{more}; {way}"
+        )
+    kept = config.budget // np.maximum(per_frame[over], 1)
+    lengths[over] = kept * per_frame[over]
+    return FittedLengths(lengths, {int(i): int(frames) for i, frames in zip(over, kept, strict=True)})
+
+
+def estimate_flops(lengths: np.ndarray, config: PackingConfig) -> np.ndarray:
+    """Forward FLOPs of one block for samples of these lengths, float64: 24 S d^2 + 4 g S^2 d."""
+    tokens = np.asarray(lengths, dtype=np.float64)
+    dim = float(config.model_dim)
+    return 24 * tokens * dim**2 + 4 * config.attention_weight * tokens**2 * dim
+
+
+def plan_packs(lengths: np.ndarray, budget: int, window: int) -> np.ndarray:
+    """First fit, in the order given: the pack number of each sample, int64.
+
+    A sample goes into the oldest open pack with room. Where none has any, a new one is opened; when
+    `window` are open already, the fullest is closed for it. Packs with no room for the shortest
+    sample close by themselves.
+    """
+    shortest = int(lengths.min())
+    room: list[int] = []
+    numbers: list[int] = []
+    pack_of = array("q")
+    num_packs = 0
+    for length in lengths.tolist():
+        slot = _find_room(room, length)
+        if slot == len(room):
+            if len(room) == window:
+                fullest = room.index(min(room))
+                del room[fullest], numbers[fullest]
+                slot -= 1
+            room.append(budget)
+            numbers.append(num_packs)
+            num_packs += 1
+        room[slot] -= length
+        pack_of.append(numbers[slot])
+        if room[slot] < shortest:
+            del room[slot], numbers[slot]
+    return np.frombuffer(pack_of, dtype=np.int64)
+
+
+def _find_room(room: list[int], length: int) -> int:
+    """The first open pack that takes `length` tokens, or one past the last."""
+    for slot, free in enumerate(room):
+        if free >= length:
+            return slot
+    return len(room)
+
+
+def group_by_flops(costs: np.ndarray, world_size: int, seed: int, epoch: int) -> np.ndarray:
+    """The packs of each step and rank, [steps, world_size] int64, packs of like cost in one step.
+
+    Packs are sorted by cost and cut into steps; then the steps, and the ranks within each, are
+    shuffled, so that neither cost nor kind drifts over the epoch. The number of packs must be a
+    multiple of `world_size`.
+    """
+    order = np.argsort(-costs, kind="stable")
+    steps = order.reshape(-1, world_size)
+    steps = steps[shuffled(len(steps), seed, ORDER_OF_STEPS, epoch)]
+    bits = random_bits(steps.size, seed, ORDER_OF_RANKS, epoch).reshape(steps.shape)
+    return np.take_along_axis(steps, np.argsort(bits, axis=1, kind="stable"), axis=1)
+
+
+def plan_epoch(
+    lengths: np.ndarray | Sequence[int],
+    config: PackingConfig,
+    *,
+    seed: int,
+    epoch: int,
+    world_size: int,
+    items: np.ndarray | Sequence[int] | None = None,
+) -> PackPlan:
+    """All packs of one epoch, a pure function of the arguments.
+
+    Every rank gets the same number of packs. Where the packs do not divide, those with the most
+    samples are split in two until they do, so that no sample is lost or seen twice. When there are
+    too few samples for that, the last `packs % world_size` packs wait (`left_over`); the order of
+    the epoch decides which.
+
+    Args:
+        lengths: tokens of every sample of the data set.
+        config: budget and window.
+        seed, epoch: 0 or more; give the order of the samples.
+        world_size: number of ranks.
+        items: indices into `lengths` of the samples of this epoch, repeats allowed; all when None.
+
+    Raises:
+        PackingError: for no samples, a sample longer than the budget, or fewer packs than ranks.
+    """
+    all_lengths = np.asarray(lengths, dtype=np.int64)
+    chosen = np.arange(len(all_lengths)) if items is None else np.asarray(items, dtype=np.int64)
+    _check_lengths(all_lengths[chosen], config)
+    order = chosen[shuffled(len(chosen), seed, ORDER_OF_SAMPLES, epoch)]
+    pack_of = plan_packs(all_lengths[order], config.budget, config.window)
+    samples = order[np.argsort(pack_of, kind="stable")]
+    starts = np.concatenate([[0], np.cumsum(np.bincount(pack_of))])
+    if len(starts) - 1 < world_size:
+        raise PackingError(
+            f"{len(chosen)} samples ({all_lengths[chosen].sum()} tokens) give {len(starts) - 1} packs of "
+            f"{config.budget} tokens, fewer than the {world_size} processes; start at most {len(starts) - 1} "
+            f"processes, lower the budget, or add samples"
+        )
+    costs = estimate_flops(all_lengths[samples], config)
+    samples, starts, num_split = _split_packs(samples, starts, costs, world_size)
+    num_packs = (len(starts) - 1) // world_size * world_size
+    samples, left_over = samples[: starts[num_packs]], samples[starts[num_packs] :]
+    starts = starts[: num_packs + 1]
+    pack_costs = np.add.reduceat(estimate_flops(all_lengths[samples], config), starts[:-1])
+    schedule = group_by_flops(pack_costs, world_size, seed, epoch)
+    step_costs = pack_costs[schedule]
+    report = PackingReport(
+        num_samples=len(samples),
+        num_packs=num_packs,
+        num_steps=len(schedule),
+        fill=float(all_lengths[samples].sum() / (num_packs * config.budget)),
+        padding=0.0,
+        imbalance=float(step_costs.max(1).sum() / step_costs.mean(1).sum()),
+        num_split=num_split,
+        num_left_over=len(left_over),
+    )
+    return PackPlan(samples, starts, schedule, left_over, report)
+
+
+def _check_lengths(lengths: np.ndarray, config: PackingConfig) -> None:
+    if not len(lengths):
+        raise PackingError("there is no sample to pack; see the counts of the manifest and the quarantine")
+    if lengths.min() < 1:
+        raise PackingError(f"a sample has at least one token, got {lengths.min()}")
+    if lengths.max() > config.budget:
+        raise PackingError(
+            f"{int((lengths > config.budget).sum())} samples are longer than the budget of {config.budget} tokens, "
+            f"the longest has {lengths.max()}; apply fit_to_budget first"
+        )
+
+
+def _split_packs(
+    samples: np.ndarray, starts: np.ndarray, costs: np.ndarray, world_size: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Split the packs with the most samples until the number of packs divides by `world_size`.
+
+    Nothing is split when that cannot be reached.
+
+    Returns:
+        Samples and starts as before, the halves in front, and how many packs were split.
+    """
+    sizes = np.diff(starts)
+    missing = -len(sizes) % world_size
+    if not missing or (sizes - 1).sum() < missing:
+        return samples, starts, 0
+    candidates = np.argsort(-sizes, kind="stable")[:missing]
+    # Minus the size, a number that breaks ties, and the places in `samples`.
+    heap = [
+        (-int(sizes[pack]), number, np.arange(starts[pack], starts[pack + 1]))
+        for number, pack in enumerate(candidates)
+    ]
+    heapq.heapify(heap)
+    for split in range(missing):
+        _, number, places = heapq.heappop(heap)
+        first, second = _halve(places, costs)
+        heapq.heappush(heap, (-len(first), number, first))
+        heapq.heappush(heap, (-len(second), len(candidates) + split, second))
+    halves = [places for _, _, places in sorted(heap, key=lambda entry: entry[1])]
+    stays = np.ones(len(sizes), dtype=bool)
+    stays[candidates] = False
+    places = np.concatenate([*halves, np.flatnonzero(np.repeat(stays, sizes))])
+    new_sizes = np.concatenate([[len(half) for half in halves], sizes[stays]])
+    return samples[places], np.concatenate([[0], np.cumsum(new_sizes)]), missing
+
+
+def _halve(places: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two packs of like cost: the dearest sample first, each to the cheaper half."""
+    halves: tuple[list[int], list[int]] = ([], [])
+    totals = [0.0, 0.0]
+    for place in sorted(places.tolist(), key=lambda place: (-costs[place], place)):
+        side = int(totals[1] < totals[0])
+        halves[side].append(place)
+        totals[side] += float(costs[place])
+    return np.array(halves[0], dtype=np.int64), np.array(halves[1], dtype=np.int64)
