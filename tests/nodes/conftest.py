@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from in_process import InProcessComfy
 
 # The folder's modules go by their own names: `nodes` means ComfyUI's.
@@ -17,6 +18,8 @@ from wan_bench import Conditioning, WanBench
 
 @pytest.fixture(scope="session")
 def bench(comfy: InProcessComfy) -> WanBench:
+    # Models this small are an order of magnitude slower on several threads when the machine is busy.
+    torch.set_num_threads(1)
     return WanBench(comfy)
 
 

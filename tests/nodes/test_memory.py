@@ -1,0 +1,215 @@
+"""What is held while sampling: keys and values, counted by the host, and no adapter weight."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import torch
+from torch import Tensor
+from wan_bench import Conditioning, WanBench, seeded
+
+DIM, NUM_BLOCKS = 256, 4
+ID_TOKENS, NUM_REGISTERS, REFERENCE_TOKENS = 16, 16, 16
+ADAPTER_MODULES = ("IDAdapterLayer", "RefAdapterLayer", "Resampler", "PerceiverAttention")
+
+
+def list_living(kinds: tuple[str, ...]) -> list[Any]:
+    gc.collect()
+    return [thing for thing in gc.get_objects() if type(thing).__name__ in kinds]
+
+
+def list_parts(cond: Conditioning) -> list[Any]:
+    return [patcher.model for patcher in cond[0][1]["additional_models"]]
+
+
+def count_storage_bytes(modules: list[Any]) -> int:
+    """Bytes of the memory that the modules' tensors keep alive, shared memory counted once."""
+    storages = {
+        p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for m in modules for p in m.parameters()
+    }
+    return sum(storages.values())
+
+
+def test_no_adapter_weight_is_alive_after_apply(
+    bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning
+) -> None:
+    adapter = bench.open_adapter("lynx_full")
+    layer = adapter.read_id_layer(0)
+    assert list_living(ADAPTER_MODULES), "the search finds a layer that is held"
+    shape = layer.to_k_ip.weight.shape
+    before = count_tensors(shape)
+    del layer
+    assert count_tensors(shape) == before - 2, "the count sees key and value weights go"
+    before = count_tensors(shape)
+    on = bench.apply(
+        base,
+        prompt,
+        negative,
+        adapter=adapter,
+        id=bench.make_id(21),
+        reference=bench.make_reference(base, adapter, seed=21),
+    )
+    assert list_living(ADAPTER_MODULES) == []
+    bench.sample(on.model, on.positive, on.negative)
+    assert list_living(ADAPTER_MODULES) == []
+    assert count_tensors(shape) == before
+
+
+def count_tensors(shape: torch.Size) -> int:
+    """Count living tensors of this shape; the base model has some, too."""
+    gc.collect()
+    return sum(
+        1
+        for thing in gc.get_objects()
+        if type(thing) in (Tensor, torch.nn.Parameter) and thing.shape == shape
+    )
+
+
+def test_only_keys_and_values_are_held(
+    bench: WanBench,
+    base: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    identity: dict[str, Any],
+    lite: Any,
+) -> None:
+    on = bench.apply(base, prompt, negative, **identity)
+    for cond in (on.positive, on.negative, on.middle):
+        tokens = ID_TOKENS + NUM_REGISTERS + REFERENCE_TOKENS
+        assert count_storage_bytes(list_parts(cond)) == NUM_BLOCKS * tokens * DIM * 2 * 4
+    light = bench.apply(base, prompt, negative, adapter=lite, id=bench.make_id())
+    assert count_storage_bytes(list_parts(light.positive)) == NUM_BLOCKS // 2 * ID_TOKENS * DIM * 2 * 4
+
+
+def test_half_precision_base_keeps_half_the_bytes(
+    bench: WanBench, full: Any, prompt: Conditioning, negative: Conditioning
+) -> None:
+    base = bench.load_base(dtype=torch.bfloat16)
+    base.model.manual_cast_dtype = (
+        None  # the host computes in float32 on a CPU, in the weights' own dtype on a GPU
+    )
+    on = bench.apply(
+        base, prompt, negative, adapter=full, id=bench.make_id(), reference=bench.make_reference(base, full)
+    )
+    parts = list_parts(on.positive)
+    assert {p.dtype for part in parts for p in part.parameters()} == {torch.bfloat16}
+    tokens = ID_TOKENS + NUM_REGISTERS + REFERENCE_TOKENS
+    assert count_storage_bytes(parts) == NUM_BLOCKS * tokens * DIM * 2 * 2
+
+
+def test_the_host_counts_and_loads_what_is_held(
+    bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning, identity: dict[str, Any]
+) -> None:
+    import comfy.model_management
+
+    on = bench.apply(base, prompt, negative, **identity)
+    expected = list_parts(on.positive) + list_parts(on.negative)
+    seen: list[dict[int, int]] = []
+
+    def look(args: dict[str, Any]) -> dict[str, Any]:
+        if args["block_index"] == 0:
+            loaded = comfy.model_management.current_loaded_models
+            seen.append(
+                {id(entry.model.model): entry.model_memory() for entry in loaded if entry.model is not None}
+            )
+        return args
+
+    model = on.model.clone()
+    model.set_model_patch(look, "double_block")
+    bench.sample(model, on.positive, on.negative, steps=1)
+    for module in expected:
+        assert seen[0][id(module)] == sum(p.nbytes for p in module.parameters())
+
+
+def test_the_null_is_baked_once_and_shared(
+    bench: WanBench, base: Any, full: Any, prompt: Conditioning, negative: Conditioning, monkeypatch: Any
+) -> None:
+    first = bench.apply(
+        base,
+        prompt,
+        negative,
+        adapter=full,
+        id=bench.make_id(31),
+        reference=bench.make_reference(base, full, seed=31),
+    )
+    same_files = bench.open_adapter("lynx_full")
+    layers: list[int] = []
+    read = type(full).read_ref_layer
+    monkeypatch.setattr(
+        type(full), "read_ref_layer", lambda self, block: layers.append(block) or read(self, block)
+    )
+    second = bench.apply(
+        base,
+        prompt,
+        negative,
+        adapter=same_files,
+        id=bench.make_id(32),
+        reference=bench.make_reference(base, same_files, seed=32),
+    )
+    assert layers == [0, 1, 2, 3], "the face alone; the null was there"
+    nulls = list_parts(first.negative), list_parts(second.negative)
+    assert [id(part) for part in nulls[0]] == [id(part) for part in nulls[1]]
+    faces = list_parts(first.positive), list_parts(second.positive)
+    assert not {id(part) for part in faces[0]} & {id(part) for part in faces[1]}
+    # Face and middle share one part, too: the identity is held once.
+    assert [id(part) for part in list_parts(first.middle)] == [id(part) for part in faces[0]]
+
+
+def test_changing_a_strength_bakes_nothing_again(
+    bench: WanBench, base: Any, full: Any, prompt: Conditioning, negative: Conditioning, monkeypatch: Any
+) -> None:
+    face_id = bench.make_id(41)
+    bench.apply(base, prompt, negative, adapter=full, id=face_id)
+    layers: list[int] = []
+    read = type(full).read_id_layer
+    monkeypatch.setattr(
+        type(full), "read_id_layer", lambda self, block: layers.append(block) or read(self, block)
+    )
+    bench.apply(base, prompt, negative, adapter=full, id=face_id, id_strength=0.5)
+    assert layers == []
+    bench.apply(base, prompt, negative, adapter=full, id=bench.make_id(42))
+    assert layers == [0, 1, 2, 3]
+
+
+def test_a_null_of_another_base_is_not_taken(bench: WanBench, base: Any, full: Any) -> None:
+    other = bench.load_base("wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors")
+    ours, theirs = bench.make_reference(base, full), bench.make_reference(other, full)
+    key = [reference.null.key_values.get_block(3).key for reference in (ours, theirs)]
+    assert not torch.allclose(*key, atol=1e-2)
+    with_lora = bench.make_reference(bench.load_lora(base), full)
+    assert not torch.allclose(key[0], with_lora.null.key_values.get_block(3).key, atol=1e-2)
+
+
+def test_the_identity_survives_the_adapters_files(
+    bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning, tmp_path: Any
+) -> None:
+    """Baked once, the adapter's files may go: nothing reads them while sampling."""
+    import shutil
+
+    source = bench.comfy.base_dir / "models" / "lynx" / "lynx_full"
+    folder = tmp_path / "lynx_full"
+    shutil.copytree(source, folder)
+    adapter = bench.comfy.pack_module("lynx_core.formats.adapter").open_adapter(folder)
+    on = bench.apply(
+        base,
+        prompt,
+        negative,
+        adapter=adapter,
+        id=bench.make_id(51),
+        reference=bench.make_reference(base, adapter, seed=51),
+    )
+    shutil.rmtree(folder)
+    assert bench.sample(on.model, on.positive, on.negative).isfinite().all()
+
+
+def test_moving_to_the_rows_does_not_change_what_is_held(
+    bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning, identity: dict[str, Any]
+) -> None:
+    on = bench.apply(base, prompt, negative, **identity)
+    before = [p.clone() for part in list_parts(on.positive) for p in part.parameters()]
+    x = seeded(1, 16, 2, 8, 8, seed=3)
+    for sigma in (0.9, 0.1):
+        bench.predict(on.model, [on.positive], sigma, x)
+    after = [p for part in list_parts(on.positive) for p in part.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
