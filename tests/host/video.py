@@ -31,7 +31,7 @@ def read_video(path: Path) -> Video:
 
 
 def draw_contact_sheet(
-    video: Video, photo: Image.Image, max_frames: int = 8, height_px: int = 256
+    video: Video, photo: Image.Image, max_frames: int = 6, height_px: int = 256
 ) -> Image.Image:
     """The photo, then evenly spread frames from left to right, all of one height."""
     count = min(max_frames, len(video.frames))
