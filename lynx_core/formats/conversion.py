@@ -93,7 +93,7 @@ def convert_adapter(
                 f"{file.path} is already there; choose another destination, or allow it with --overwrite."
             )
     _check_space(planned)
-    _write_together([(file.path, file.num_bytes, _writer(adapter, file)) for file in planned])
+    write_together([(file.path, file.num_bytes, _writer(adapter, file)) for file in planned])
     return [file.path for file in planned]
 
 
@@ -204,7 +204,7 @@ def _writer(adapter: Adapter, file: PlannedFile) -> Callable[[BinaryIO], None]:
     return lambda raw: write_safetensors(raw, file.tensors, read, file.metadata)
 
 
-def _write_together(files: Sequence[tuple[Path, int, Callable[[BinaryIO], None]]]) -> None:
+def write_together(files: Sequence[tuple[Path, int, Callable[[BinaryIO], None]]]) -> None:
     """Write several files, and put them in place only when all are complete."""
     written: list[tuple[Path, Path]] = []
     path, num_bytes, _ = files[0]

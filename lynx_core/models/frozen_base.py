@@ -1,0 +1,225 @@
+"""The frozen base: loading, freezing, quantising, offloading and hashing it.
+
+Only gradients to its inputs pass through it, so its weights may be 8 bits wide, and lie on the
+CPU until their block runs: 28.6 GB in bf16 become 14.3, or about 1 on the GPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..formats.errors import AdapterError
+from ..formats.layouts import name_quantisation, strip_prefix
+from ..formats.tensor_file import open_tensor_file
+
+WanTransformer: TypeAlias = Any
+"""diffusers' WanTransformer3DModel, whose lazy import hides its type."""
+
+BasePrecision = Literal["as loaded", "int8", "fp8"]
+"""Width of the linear weights in the blocks; everything else stays as it was loaded."""
+
+_HEAD_DIM = 128
+_OTHER_KINDS = (
+    ("vace_blocks.", "a VACE model"),
+    ("face_adapter.", "Wan Animate"),
+    ("img_emb.", "an image-to-video model"),
+    ("condition_embedder.image_embedder.", "an image-to-video model"),
+)
+
+
+class BaseModelError(ValueError):
+    """A base model that cannot be used; says what was seen and the way out."""
+
+
+def load_transformer(path: Path | str, dtype: torch.dtype) -> WanTransformer:
+    """Load a Wan text-to-video transformer without the internet, frozen, on the CPU.
+
+    Args:
+        path: a diffusers folder (the transformer's or the whole pipeline's), or the original
+            weights: the one file that ComfyUI users have, or a folder of its shards.
+        dtype: of the weights; norms, modulation and the timestep embedder stay in float32.
+
+    Raises:
+        BaseModelError: when there is no such model, it is of another kind, or is incomplete.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise BaseModelError(
+            f"there is no base model at {path}; give a diffusers folder or a .safetensors file"
+        )
+    folder = path / "transformer" if (path / "transformer").is_dir() else path
+    if _is_diffusers_folder(folder):
+        from diffusers import WanTransformer3DModel
+
+        transformer = WanTransformer3DModel.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+        return freeze(transformer)
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    if not files:
+        raise BaseModelError(
+            f"{path} holds no config.json of diffusers and no .safetensors file; it is no base model"
+        )
+    return freeze(_build_transformer(_read_weights(files), dtype, path))
+
+
+def freeze(transformer: WanTransformer) -> WanTransformer:
+    """Take all weights out of training, in place."""
+    transformer.requires_grad_(False).eval()
+    return transformer
+
+
+def quantise_base(transformer: WanTransformer, precision: BasePrecision) -> None:
+    """Quantise the linear weights of the blocks, in place, with torchao's weight-only types.
+
+    Gradients pass through them. Autograd keeps the dequantised weight of a layer until its
+    backward, so use gradient checkpointing with it.
+    """
+    if precision == "as loaded":
+        return
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_  # type: ignore[import-untyped]
+
+    quantize_(transformer.blocks, Int8WeightOnlyConfig() if precision == "int8" else Float8WeightOnlyConfig())
+    freeze(transformer)
+
+
+def hash_weights(module: nn.Module) -> str:
+    """Hash all weights and buffers, to the bit; some 20 s for 28 GB."""
+    digest = hashlib.sha256()
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for name in sorted(tensors):
+        for leaf in _plain_tensors(tensors[name].detach()):
+            digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)}".encode())
+            digest.update(leaf.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class BlockOffload:
+    """Keeps the blocks of a transformer on the CPU and copies each to a device when it runs.
+
+    The copy is new each time: the graph of a block that is computed again in the backward
+    holds on to its own weights, and frees them when done. Without gradient checkpointing the
+    graph would keep all blocks on the device.
+
+    Args:
+        transformer: everything but its blocks is moved to `device`.
+    """
+
+    def __init__(self, transformer: WanTransformer, device: torch.device) -> None:
+        self.device = device
+        blocks = transformer.blocks.to("cpu")
+        if device.type == "cuda":
+            _pin(blocks)
+        self._states = [block.state_dict() for block in blocks]
+        self._shell = copy.deepcopy(blocks[0]).to("meta")
+        self._fetched: tuple[int, nn.Module] | None = None
+        for child in transformer.children():
+            if child is not blocks:
+                child.to(device)
+        transformer.scale_shift_table.data = transformer.scale_shift_table.data.to(device)
+
+    def fetch(self, index: int) -> nn.Module:
+        """Give block `index` on the device; the block fetched before is let go."""
+        if self._fetched is None or self._fetched[0] != index:
+            self._fetched = None
+            state = {name: t.to(self.device, non_blocking=True) for name, t in self._states[index].items()}
+            block = copy.deepcopy(self._shell)
+            block.load_state_dict(state, assign=True)
+            self._fetched = index, block.requires_grad_(False)
+        return self._fetched[1]
+
+
+def _pin(blocks: nn.Module) -> None:
+    for parameter in blocks.parameters():
+        # torchao's types cannot be pinned; they are copied the slower way.
+        if not hasattr(parameter, "__tensor_flatten__"):
+            parameter.data = parameter.data.pin_memory()
+
+
+def _is_diffusers_folder(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and json.loads(config.read_text()).get("_class_name") == "WanTransformer3DModel"
+
+
+def _read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
+    """Read original or diffusers weights; gives diffusers' names."""
+    weights: dict[str, Tensor] = {}
+    for path in files:
+        if path.suffix.lower() == ".gguf":
+            raise BaseModelError(
+                f"{path} is a GGUF, which is for inference; train on the .safetensors of the same base"
+            )
+        try:
+            file = open_tensor_file(path)
+        except AdapterError as error:
+            raise BaseModelError(str(error)) from error
+        quantisation = name_quantisation(file.tensors)
+        if quantisation:
+            raise BaseModelError(
+                f"{path} is quantised as {quantisation}; give the bf16 or fp16 file, it can be quantised when loaded"
+            )
+        weights |= {strip_prefix(name): file.read(name) for name in file.tensors}
+    for prefix, kind in _OTHER_KINDS:
+        if any(name.startswith(prefix) for name in weights):
+            raise BaseModelError(f"{files[0]} is {kind}; Lynx adapters are trained on a text-to-video Wan")
+    if "condition_embedder.time_proj.weight" in weights:
+        return weights
+    if "head.modulation" not in weights:
+        raise BaseModelError(
+            f"{files[0]} is no Wan transformer: head.modulation is missing, it holds {', '.join(sorted(weights)[:3])}"
+        )
+    from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+
+    return convert_wan_transformer_to_diffusers(weights)
+
+
+def _build_transformer(weights: Mapping[str, Tensor], dtype: torch.dtype, path: Path) -> WanTransformer:
+    from accelerate import init_empty_weights  # type: ignore[import-untyped]
+    from diffusers import WanTransformer3DModel
+
+    try:
+        config = _infer_config({name: tuple(tensor.shape) for name, tensor in weights.items()})
+        with init_empty_weights():
+            transformer: WanTransformer = WanTransformer3DModel(**config)
+        wide = set(WanTransformer3DModel._keep_in_fp32_modules)
+        state = {
+            name: tensor.to(torch.float32 if wide & set(name.split(".")) else dtype)
+            for name, tensor in weights.items()
+        }
+        transformer.load_state_dict(state, assign=True)
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BaseModelError(
+            f"{path} is an incomplete or unknown kind of Wan ({reason}); download it again"
+        ) from error
+    return transformer
+
+
+def _infer_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    dim, in_channels, *patch_size = shapes["patch_embedding.weight"]
+    return {
+        "patch_size": tuple(patch_size),
+        "num_attention_heads": dim // _HEAD_DIM,
+        "attention_head_dim": _HEAD_DIM,
+        "in_channels": in_channels,
+        "out_channels": shapes["proj_out.weight"][0] // math.prod(patch_size),
+        "text_dim": shapes["condition_embedder.text_embedder.linear_1.weight"][1],
+        "freq_dim": shapes["condition_embedder.time_embedder.linear_1.weight"][1],
+        "ffn_dim": shapes["blocks.0.ffn.net.0.proj.weight"][0],
+        "num_layers": 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")),
+    }
+
+
+def _plain_tensors(tensor: Tensor) -> Sequence[Tensor]:
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        return (tensor,)
+    names, _ = flatten()
+    return [leaf for name in names for leaf in _plain_tensors(getattr(tensor, name))]

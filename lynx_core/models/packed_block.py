@@ -1,0 +1,162 @@
+"""One block of Wan over a pack, with the adapters' extra attentions in it.
+
+The block is diffusers' WanTransformerBlock, taken by its sub-modules. Modulation runs sample
+by sample on views of the sequence, since six float32 vectors spread over 33,600 tokens would
+take 4.1 GB.
+
+Shapes: N samples, S tokens of the pack, D model dim, H heads, C head dim.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .adapter_modules import AdapterModules
+from .segment_attention import Backend, attend_segments
+from .segments import Segments
+
+
+class PackContext(NamedTuple):
+    """What every block needs to know of a pack."""
+
+    tokens: Segments
+    rotation: tuple[Tensor, Tensor]
+    """Cosine and sine of each token's position, [S, 1, C / 2]."""
+    modulation: Tensor
+    """[N, 6, D], from the timesteps."""
+    text: Tensor
+    """[text tokens of all samples, D]."""
+    text_queries: Segments
+    """Which queries share a text."""
+    text_keys: Segments
+    num_heads: int
+    backend: Backend
+
+
+class AdapterPass(NamedTuple):
+    """What an adapter adds to a pass."""
+
+    adapter: AdapterModules
+    id_tokens: Tensor | None
+    """[N, queries, token_dim]."""
+    reference: Segments | None
+    """Reference tokens of each sample; 0 for one without a reference."""
+    id_scale: float
+    ref_scale: float
+
+
+def see_block_input(block: Any, hidden: Tensor, context: PackContext) -> Tensor:
+    """Compute what the block's self-attention sees, [S, D]: normed and modulated."""
+    shift, scale, *_ = _modulation_of(block, context)
+    return modulate(block.norm1, hidden, shift, scale, context.tokens)
+
+
+def finish_block(
+    index: int,
+    block: Any,
+    hidden: Tensor,
+    seen: Tensor,
+    context: PackContext,
+    extra: AdapterPass | None = None,
+    features: Tensor | None = None,
+) -> Tensor:
+    """Run a block from the input of its self-attention on.
+
+    Args:
+        index: the block's number.
+        hidden, seen: [S, D], the block's input and what its self-attention sees.
+        features: [reference tokens, D], what this block saw in the reference pass.
+
+    Returns:
+        [S, D].
+    """
+    _, _, gate, shift_ff, scale_ff, gate_ff = _modulation_of(block, context)
+    attended = _attend_self(index, block.attn1, seen, context, extra, features)
+    hidden = _add_gated(hidden, attended, gate, context.tokens)
+    hidden = hidden + _attend_cross(index, block.attn2, block.norm2(hidden), context, extra)
+    normed = modulate(block.norm3, hidden, shift_ff, scale_ff, context.tokens)
+    return _add_gated(hidden, block.ffn(normed), gate_ff, context.tokens)
+
+
+def modulate(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor, tokens: Segments) -> Tensor:
+    """Norm [S, D] in float32, then scale and shift each sample by its own row of [N, D]."""
+    pieces = zip(tokens.split(x), shift, scale, strict=True)
+    return torch.cat([torch.addcmul(b, norm(piece.float()), 1 + a).to(x.dtype) for piece, b, a in pieces])
+
+
+def _add_gated(x: Tensor, update: Tensor, gate: Tensor, tokens: Segments) -> Tensor:
+    pieces = zip(tokens.split(x), tokens.split(update), gate, strict=True)
+    return torch.cat([torch.addcmul(piece.float(), u.float(), g).to(x.dtype) for piece, u, g in pieces])
+
+
+def _modulation_of(block: Any, context: PackContext) -> tuple[Tensor, ...]:
+    """Give shift, scale and gate of attention, then of the feed-forward: six of [N, D], float32."""
+    return (block.scale_shift_table + context.modulation.float()).unbind(1)
+
+
+def _attend_self(
+    index: int,
+    attention: Any,
+    seen: Tensor,
+    context: PackContext,
+    extra: AdapterPass | None,
+    features: Tensor | None,
+) -> Tensor:
+    query, key = attention.norm_q(attention.to_q(seen)), attention.norm_k(attention.to_k(seen))
+    rotated = rotate(query, context), rotate(key, context)
+    out = _attend(*rotated, attention.to_v(seen), context.tokens, context.tokens, context)
+    layer = extra.adapter.find_ref_layer(index) if extra else None
+    if extra and extra.reference and layer and features is not None:
+        with _adapter_precision(seen):
+            ref_key, ref_value = layer(features)
+        ref_key, ref_value = attention.norm_k(ref_key.to(seen.dtype)), ref_value.to(seen.dtype)
+        # The reference has no position: query and key stay as they are before RoPE.
+        found = _attend(query, ref_key, ref_value, context.tokens, extra.reference, context)
+        out = out + extra.ref_scale * found
+    return attention.to_out[0](out)
+
+
+def _attend_cross(
+    index: int, attention: Any, normed: Tensor, context: PackContext, extra: AdapterPass | None
+) -> Tensor:
+    query = attention.norm_q(attention.to_q(normed))
+    key, value = attention.norm_k(attention.to_k(context.text)), attention.to_v(context.text)
+    out = _attend(query, key, value, context.text_queries, context.text_keys, context)
+    layer = extra.adapter.find_id_layer(index) if extra else None
+    if extra and layer and extra.id_tokens is not None:
+        with _adapter_precision(normed):
+            id_key, id_value = layer(extra.id_tokens)
+        id_key, id_value = id_key.to(normed.dtype), id_value.to(normed.dtype)
+        if layer.key_norm == "block":
+            id_key = attention.norm_k(id_key)
+        segments = Segments((id_key.shape[1],) * len(id_key))
+        id_key, id_value = id_key.flatten(0, 1), id_value.flatten(0, 1)
+        out = out + extra.id_scale * _attend(query, id_key, id_value, context.tokens, segments, context)
+    return attention.to_out[0](out)
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, queries: Segments, keys: Segments, context: PackContext
+) -> Tensor:
+    """Attend inside each sample; [S, D] in and out."""
+    query, key, value = (t.unflatten(-1, (context.num_heads, -1)) for t in (query, key, value))
+    return attend_segments(query, key, value, queries, keys, context.backend).flatten(1)
+
+
+def rotate(x: Tensor, context: PackContext) -> Tensor:
+    """Apply RoPE in float32 to adjacent pairs of each head; [S, D] in and out."""
+    cosine, sine = context.rotation
+    first, second = x.float().unflatten(-1, (context.num_heads, -1, 2)).unbind(-1)
+    rotated = torch.stack((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
+    return rotated.flatten(1).to(x.dtype)
+
+
+def _adapter_precision(like: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Let float32 adapter weights compute in the base's half precision."""
+    if like.dtype in (torch.float16, torch.bfloat16):
+        return torch.autocast(like.device.type, like.dtype)
+    return contextlib.nullcontext()

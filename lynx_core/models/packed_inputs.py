@@ -1,0 +1,105 @@
+"""The samples of a pack, and how latents become tokens and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+from .segments import Segments
+
+TEXT_LENGTH = 512
+"""Prompts are padded to this with zeros and attended in full, as in inference."""
+
+PatchSize = tuple[int, int, int]
+"""Latent frames, rows and columns of one token."""
+
+
+@dataclass(frozen=True)
+class PackedInputs:
+    """The samples of a pack.
+
+    Raises:
+        ValueError: when the fields do not describe the same number of samples, or references
+            come without the text of the reference pass.
+    """
+
+    latents: Sequence[Tensor]
+    """[16, frames, height, width] of each sample: noisy, in model space."""
+    timesteps: Tensor
+    """[samples], 0 to 1000."""
+    texts: Sequence[Tensor]
+    """[at most 512, text_dim] of each sample, not padded."""
+    embeddings: Tensor | None = None
+    """[samples, 512]; zeros are the null identity. None: no identity at all."""
+    reference_latents: Sequence[Tensor | None] | None = None
+    """[16, 1, height, width] of each sample, None for a sample without a reference."""
+    reference_text: Tensor | None = None
+    """[at most 512, text_dim]: REFERENCE_PROMPT, encoded."""
+
+    def __post_init__(self) -> None:
+        counts = {
+            name: len(value)
+            for name in ("latents", "timesteps", "texts", "embeddings", "reference_latents")
+            if (value := getattr(self, name)) is not None
+        }
+        if len(set(counts.values())) != 1 or not self.latents:
+            raise ValueError(f"a pack needs one entry for each sample in every field, got {counts}")
+        if self.reference_latents is not None and self.reference_text is None:
+            raise ValueError(
+                "reference_latents need reference_text, the encoded prompt of the reference pass"
+            )
+
+
+def count_patches(latent: Tensor, patch_size: PatchSize) -> int:
+    """Count the tokens of a latent [channels, frames, height, width].
+
+    Raises:
+        ValueError: when a side is not a whole number of patches.
+    """
+    count = 1
+    for size, patch in zip(latent.shape[1:], patch_size, strict=True):
+        if size % patch or not size:
+            raise ValueError(
+                f"a latent of {list(latent.shape)} cannot be cut into patches of {list(patch_size)}; "
+                "width and height in pixels must be multiples of 16"
+            )
+        count *= size // patch
+    return count
+
+
+def cut_patches(latents: Sequence[Tensor], patch_size: PatchSize) -> Tensor:
+    """Lay the patches of all samples in one sequence, [tokens, channels * patch volume]."""
+    pt, ph, pw = patch_size
+    pattern = "c (t pt) (h ph) (w pw) -> (t h w) (c pt ph pw)"
+    return torch.cat([rearrange(latent, pattern, pt=pt, ph=ph, pw=pw) for latent in latents])
+
+
+def join_patches(
+    patches: Tensor, tokens: Segments, like: Sequence[Tensor], patch_size: PatchSize
+) -> list[Tensor]:
+    """Turn a sequence of predicted patches into one latent for each sample, shaped as in `like`.
+
+    The model's head puts the channels last in a patch: [tokens, patch volume * channels].
+    """
+    pt, ph, pw = patch_size
+    pattern = "(t h w) (pt ph pw c) -> c (t pt) (h ph) (w pw)"
+    return [
+        rearrange(piece, pattern, pt=pt, ph=ph, pw=pw, h=latent.shape[2] // ph, w=latent.shape[3] // pw)
+        for piece, latent in zip(tokens.split(patches), like, strict=True)
+    ]
+
+
+def pad_text(text: Tensor) -> Tensor:
+    """Pad [length, text_dim] with zeros to TEXT_LENGTH tokens.
+
+    Raises:
+        ValueError: when it is longer.
+    """
+    if len(text) > TEXT_LENGTH:
+        raise ValueError(f"a text has {len(text)} tokens, more than {TEXT_LENGTH}; shorten the caption")
+    return F.pad(text, (0, 0, 0, TEXT_LENGTH - len(text)))

@@ -1,0 +1,263 @@
+"""Wan's transformer over a pack: the tokens of many videos and images in one sequence.
+
+NaViT's "Patch n' Pack" (arXiv 2307.06304), as Lynx trains (paper section 3.4). The sub-modules
+are those of diffusers' WanTransformer3DModel, the forward is ours: attention stays inside each
+sample, positions start from zero in each, and timestep, text, identity and reference belong to
+each.
+
+Shapes: N samples, S tokens of the pack, D model dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from .adapter_modules import AdapterModules
+from .frozen_base import BlockOffload, WanTransformer, freeze, load_transformer
+from .packed_block import AdapterPass, PackContext, finish_block, modulate, see_block_input
+from .packed_inputs import TEXT_LENGTH, PackedInputs, count_patches, cut_patches, join_patches, pad_text
+from .segment_attention import Backend
+from .segments import Segments
+
+__all__ = ["PackedInputs", "PackedWan", "RecordedReferences", "load_transformer"]
+
+
+class RecordedReferences(NamedTuple):
+    """What the blocks' self-attention saw in a reference pass."""
+
+    features: dict[int, Tensor]
+    """Block number to [reference tokens of all samples, D]."""
+    segments: Segments
+    """Reference tokens of each sample; 0 for one without a reference."""
+
+
+class PackedWan(nn.Module):
+    """A frozen Wan base that predicts the velocities of a pack.
+
+    Args:
+        transformer: a text-to-video Wan; it is frozen here.
+        backend: from `choose_backend`.
+        gradient_checkpointing: keep only each block's input, compute the rest again.
+        offload: fetches blocks from the CPU; without it they lie where the transformer is.
+            Wants gradient checkpointing, and PackedWan not to be moved afterwards.
+
+    Raises:
+        ValueError: when the base is of another kind, or its position tables were rounded.
+    """
+
+    def __init__(
+        self,
+        transformer: WanTransformer,
+        backend: Backend = "loop",
+        gradient_checkpointing: bool = False,
+        offload: BlockOffload | None = None,
+    ) -> None:
+        super().__init__()
+        _check_base(transformer)
+        self.transformer = freeze(transformer)
+        self.config: Any = transformer.config
+        self.backend: Backend = backend
+        self.gradient_checkpointing = gradient_checkpointing
+        self.offload = offload
+
+    @property
+    def dim(self) -> int:
+        """Width of the hidden states."""
+        return self.config.num_attention_heads * self.config.attention_head_dim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the hidden states are kept in; quantised weights are dequantised to it."""
+        return self.transformer.patch_embedding.weight.dtype
+
+    def check_adapter(self, adapter: AdapterModules) -> None:
+        """Check that an adapter was made for a base of this width and depth.
+
+        Raises:
+            ValueError: when it was not.
+        """
+        for part in (adapter.configs.id, adapter.configs.ref):
+            if part and (part.dim != self.dim or part.blocks[-1] >= self.config.num_layers):
+                raise ValueError(
+                    f"wrong base for this adapter: the adapter is for width {part.dim} and at least "
+                    f"{part.blocks[-1] + 1} blocks, the base has width {self.dim} and {self.config.num_layers} "
+                    "blocks; use the base that the adapter was made for"
+                )
+
+    def forward(
+        self,
+        inputs: PackedInputs,
+        adapter: AdapterModules | None = None,
+        id_scale: float = 1.0,
+        ref_scale: float = 1.0,
+        recorded: RecordedReferences | None = None,
+    ) -> list[Tensor]:
+        """Predict the velocity of each sample of a pack.
+
+        Args:
+            adapter: inputs that it has no part for are not used.
+            recorded: from `record_features`, instead of a reference pass here.
+
+        Returns:
+            [16, frames, height, width] for each sample, in the base's dtype.
+        """
+        time, context = self._prepare(inputs.latents, inputs.timesteps, inputs.texts)
+        extra, reference_walk = self._prepare_adapter(inputs, adapter, id_scale, ref_scale, recorded)
+        hidden = self._embed(inputs.latents)
+        for index in range(self.config.num_layers):
+            features = next(reference_walk, None)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(
+                    self._run_block,
+                    *(index, hidden, context, extra, features),
+                    use_reentrant=False,
+                    preserve_rng_state=False,  # nothing in a block is random
+                )
+            else:
+                hidden = self._run_block(index, hidden, context, extra, features)
+        return self._predict(hidden, time, context.tokens, inputs.latents)
+
+    def record_features(self, latents: Sequence[Tensor | None], text: Tensor) -> RecordedReferences:
+        """Run the reference pass: timestep 0, no adapter, no gradient.
+
+        Args:
+            latents: [16, 1, height, width] of each sample's face, None where there is none.
+            text: [at most 512, text_dim], REFERENCE_PROMPT encoded.
+        """
+        walk = self._walk_reference(latents, text, self.config.num_layers)
+        return RecordedReferences(dict(enumerate(walk)), self._reference_segments(latents))
+
+    def _reference_segments(self, latents: Sequence[Tensor | None]) -> Segments:
+        patch_size = self.config.patch_size
+        return Segments(
+            tuple(0 if latent is None else count_patches(latent, patch_size) for latent in latents)
+        )
+
+    @torch.no_grad()
+    def _walk_reference(
+        self, latents: Sequence[Tensor | None], text: Tensor, num_blocks: int
+    ) -> Iterator[Tensor]:
+        """Give what the self-attention of each of the first blocks sees, [tokens, D].
+
+        A generator, so that it walks beside the pass it is for, and offloaded blocks are
+        fetched once for both.
+        """
+        present = [latent for latent in latents if latent is not None]
+        if not present:
+            return
+        timesteps = torch.zeros(len(present), device=text.device)
+        _, context = self._prepare(present, timesteps, [text])
+        # All samples have the same text, so it need not be there once for each.
+        context = context._replace(text_queries=Segments((context.tokens.total,)))
+        hidden = self._embed(present)
+        for index in range(num_blocks):
+            block = self._fetch(index)
+            seen = see_block_input(block, hidden, context)
+            yield seen
+            if index + 1 < num_blocks:
+                hidden = finish_block(index, block, hidden, seen, context)
+
+    def _prepare(
+        self, latents: Sequence[Tensor], timesteps: Tensor, texts: Sequence[Tensor]
+    ) -> tuple[Tensor, PackContext]:
+        """Compute what no block changes: the timesteps' embedding [N, D] and the context."""
+        tokens = Segments(tuple(count_patches(latent, self.config.patch_size) for latent in latents))
+        embedder = self.transformer.condition_embedder
+        time_dtype = embedder.time_embedder.linear_1.weight.dtype
+        time = embedder.time_embedder(embedder.timesteps_proj(timesteps).to(time_dtype)).to(self.dtype)
+        padded = torch.stack([pad_text(text.to(self.dtype)) for text in texts])
+        context = PackContext(
+            tokens=tokens,
+            rotation=self._place(latents),
+            modulation=embedder.time_proj(embedder.act_fn(time)).unflatten(1, (6, -1)),
+            text=embedder.text_embedder(padded).flatten(0, 1),
+            text_queries=tokens,
+            text_keys=Segments((TEXT_LENGTH,) * len(texts)),
+            num_heads=self.config.num_attention_heads,
+            backend=self.backend,
+        )
+        return time, context
+
+    def _prepare_adapter(
+        self,
+        inputs: PackedInputs,
+        adapter: AdapterModules | None,
+        id_scale: float,
+        ref_scale: float,
+        recorded: RecordedReferences | None,
+    ) -> tuple[AdapterPass | None, Iterator[Tensor | None]]:
+        """Give what the adapter adds, and the reference features block by block."""
+        if adapter is None:
+            return None, iter(())
+        self.check_adapter(adapter)
+        id_tokens = None
+        if adapter.resampler is not None and inputs.embeddings is not None:
+            id_tokens = adapter.resampler(inputs.embeddings.float())
+        ref = adapter.configs.ref
+        reference: Segments | None = None
+        walk: Iterator[Tensor | None] = iter(())
+        if ref and recorded:
+            reference = recorded.segments
+            walk = (recorded.features.get(index) for index in range(self.config.num_layers))
+        elif ref and inputs.reference_latents is not None:
+            assert inputs.reference_text is not None  # PackedInputs refuses references without it
+            reference = self._reference_segments(inputs.reference_latents)
+            walk = self._walk_reference(inputs.reference_latents, inputs.reference_text, ref.blocks[-1] + 1)
+        return AdapterPass(adapter, id_tokens, reference, id_scale, ref_scale), walk
+
+    def _embed(self, latents: Sequence[Tensor]) -> Tensor:
+        # The patches do not overlap, so their convolution is one matrix product for the pack.
+        embedding = self.transformer.patch_embedding
+        patches = cut_patches(latents, self.config.patch_size).to(self.dtype)
+        return F.linear(patches, embedding.weight.flatten(1), embedding.bias)
+
+    def _place(self, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Look up cosine and sine of every token's position, which starts from zero in each sample."""
+        tables = [self.transformer.rope(latent[None]) for latent in latents]
+        # diffusers repeats each angle for both numbers of a pair; one is enough here.
+        cosine, sine = (torch.cat([table[i][0, ..., ::2] for table in tables]) for i in (0, 1))
+        return cosine, sine
+
+    def _fetch(self, index: int) -> Any:
+        return self.offload.fetch(index) if self.offload else self.transformer.blocks[index]
+
+    def _run_block(
+        self,
+        index: int,
+        hidden: Tensor,
+        context: PackContext,
+        extra: AdapterPass | None,
+        features: Tensor | None,
+    ) -> Tensor:
+        block = self._fetch(index)
+        seen = see_block_input(block, hidden, context)
+        return finish_block(index, block, hidden, seen, context, extra, features)
+
+    def _predict(
+        self, hidden: Tensor, time: Tensor, tokens: Segments, latents: Sequence[Tensor]
+    ) -> list[Tensor]:
+        shift, scale = (self.transformer.scale_shift_table + time[:, None].float()).unbind(1)
+        out = self.transformer.proj_out(modulate(self.transformer.norm_out, hidden, shift, scale, tokens))
+        return join_patches(out, tokens, latents, self.config.patch_size)
+
+
+def _check_base(transformer: WanTransformer) -> None:
+    config = transformer.config
+    takes_image = config.image_dim is not None or config.added_kv_proj_dim is not None
+    if takes_image or config.in_channels != config.out_channels:
+        raise ValueError(
+            f"this base takes an image beside its prompt (in_channels {config.in_channels}, image_dim "
+            f"{config.image_dim}); Lynx adapters are trained on a text-to-video Wan"
+        )
+    dtype = transformer.rope.freqs_cos.dtype
+    if dtype != torch.float32:
+        raise ValueError(
+            f"the position tables of this base were cast to {dtype}, which blurs positions; load it with "
+            "load_transformer instead of casting it"
+        )
