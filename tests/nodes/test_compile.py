@@ -72,7 +72,7 @@ def test_same_numbers_and_no_recompilation(
     assert list_leftovers(base) == []
 
 
-@pytest.mark.parametrize("keys", KEYS)
+@pytest.mark.parametrize("keys", [["diffusion_model.blocks.0", "diffusion_model.blocks.2"]])
 def test_a_window_that_opens_and_closes_while_sampling(
     bench: WanBench,
     base: Any,
@@ -83,7 +83,7 @@ def test_a_window_that_opens_and_closes_while_sampling(
 ) -> None:
     """Compiled code must not remember whether an identity was there when it was captured."""
     on = bench.apply(base, prompt, negative, **identity, id_start=0.3, ref_end=0.5)
-    compiled = compile_model(on.model, KEYS[keys], CountingBackend())
+    compiled = compile_model(on.model, keys, CountingBackend())
     sampling = base.get_model_object("model_sampling")
     for percent in (0.1, 0.4, 0.9, 0.1):
         sigma = float(sampling.percent_to_sigma(percent))
@@ -96,7 +96,7 @@ def test_another_identity_on_a_compiled_model(
     bench: WanBench, base: Any, full: Any, on: Applied, prompt: Conditioning, negative: Conditioning
 ) -> None:
     backend = CountingBackend()
-    compiled = compile_model(on.model, KEYS["each block"], backend)
+    compiled = compile_model(on.model, ["diffusion_model.blocks.1"], backend)
     bench.predict(compiled, [on.positive])
     count = backend.compilations
     other = bench.apply(
@@ -116,7 +116,7 @@ def test_compiled_before_apply_with_aot_autograd(
     bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning, identity: dict[str, Any]
 ) -> None:
     """aot_eager traces through functionalisation, as inductor does before it writes code."""
-    compiled = compile_model(base, ["diffusion_model.blocks.0", "diffusion_model.blocks.3"], "aot_eager")
+    compiled = compile_model(base, ["diffusion_model.blocks.3"], "aot_eager")
     on = bench.apply(compiled, prompt, negative, **identity)
     plain = bench.apply(base, prompt, negative, **identity)
     (got,), (expected,) = (bench.predict(x.model, [x.positive]) for x in (on, plain))
