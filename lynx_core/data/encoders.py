@@ -1,0 +1,298 @@
+"""The frozen networks that turn pixels and captions into what the backbone takes.
+
+Each is opened when it is first used, so a run whose cache is complete never loads them: fingerprints
+come from the files on disk. Text goes through the encoder as in inference (at most 512 tokens, padding
+cut off again); latents are the mean of the VAE's posterior in model space, as ComfyUI's encode gives
+it, rounded to float16 (half the disk; relative error under 5e-4, below bfloat16 arithmetic).
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..faces.analyzer import FaceAnalyzer
+from ..faces.crops import crop_aligned, crop_face
+from ..faces.detection import find_pack_folder
+from ..faces.embedding import FACEXLIB_EMBEDDER
+from ..faces.errors import FaceError
+from .errors import DataError, MediaError, first_line
+from .hashing import hash_file, hash_files, hash_values
+
+MAX_TEXT_TOKENS = 512
+
+
+class VideoEncoder(Protocol):
+    """Pixels to latents."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for encoders that give equal latents."""
+        ...
+
+    def encode(self, pixels_CTHW: Tensor) -> Tensor:
+        """[3, T, H, W] float32, -1 to 1 -> [16, t, h, w] float16 on the CPU, model space."""
+        ...
+
+    def release(self) -> None:
+        """Free the memory; the next use opens it again."""
+        ...
+
+
+class TextEncoder(Protocol):
+    """Captions to text tokens."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for encoders that give equal tokens."""
+        ...
+
+    def encode(self, caption: str) -> Tensor:
+        """The real tokens only, [tokens, text_dim] on the CPU, at most 512."""
+        ...
+
+    def release(self) -> None:
+        """Free the memory; the next use opens it again."""
+        ...
+
+
+class FaceEncoder(Protocol):
+    """Photos to crops, and crops to identities."""
+
+    @property
+    def crop_fingerprint(self) -> str:
+        """Equal for encoders that give equal crops."""
+        ...
+
+    @property
+    def embed_fingerprint(self) -> str:
+        """Equal for encoders that give equal embeddings of equal crops."""
+        ...
+
+    def crop(self, photo: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """[H, W, 3] uint8 RGB -> ID crop [112, 112, 3] and reference crop [256, 256, 3], uint8 RGB.
+
+        Raises:
+            MediaError: when there is no face; `path` is for the message.
+        """
+        ...
+
+    def embed(self, id_crop: np.ndarray) -> Tensor:
+        """[112, 112, 3] uint8 RGB -> unit embedding [512] float32 on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """All that a data set needs; `faces` is None where no adapter takes an identity or a reference."""
+
+    video: VideoEncoder
+    text: TextEncoder
+    faces: FaceEncoder | None
+
+    def fingerprint(self) -> str:
+        """Equal for encoders that give equal samples."""
+        faces = [self.faces.crop_fingerprint, self.faces.embed_fingerprint] if self.faces else None
+        return hash_values([self.video.fingerprint, self.text.fingerprint, faces])
+
+
+class WanVideoEncoder:
+    """Wan's VAE through diffusers' `AutoencoderKLWan`.
+
+    Args:
+        folder: of `config.json` and the weights, as `vae` of Wan2.1-T2V-14B-Diffusers.
+        device: where it runs.
+        dtype: float32 as diffusers advises; half precision overflows on some frames.
+    """
+
+    def __init__(
+        self, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.folder = _check_folder(folder, "the VAE")
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._vae: Any = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Over the files and the precision."""
+        return hash_values(["wan vae", str(self.dtype), _hash_folder(self.folder)])
+
+    def encode(self, pixels_CTHW: Tensor) -> Tensor:
+        """As `VideoEncoder.encode`.
+
+        Raises:
+            DataError: when the files do not open.
+        """
+        if self._vae is None:
+            diffusers = _import("diffusers", "the VAE")
+            vae = _load(diffusers.AutoencoderKLWan, self.folder, torch_dtype=self.dtype)
+            self._vae = vae.to(self.device).eval().requires_grad_(False)
+        vae = self._vae
+        mean, std = (
+            torch.tensor(values, device=self.device).view(-1, 1, 1, 1)
+            for values in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        with torch.no_grad():
+            posterior = vae.encode(pixels_CTHW[None].to(self.device, self.dtype)).latent_dist
+        return ((posterior.mode()[0].float() - mean) / std).to("cpu", torch.float16)
+
+    def release(self) -> None:
+        """Free the memory; the next use opens it again."""
+        self._vae = None
+
+
+class UMT5TextEncoder:
+    """Wan's text encoder through transformers' `UMT5EncoderModel`.
+
+    Args:
+        folder: of the weights, as `text_encoder` of Wan2.1-T2V-14B-Diffusers.
+        tokenizer_folder: as `tokenizer` of the same.
+        device: where it runs.
+        dtype: of the network and of what it gives.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer_folder: Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        self.folder = _check_folder(folder, "the text encoder")
+        self.tokenizer_folder = _check_folder(tokenizer_folder, "the tokenizer")
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._model: Any = None
+        self._tokenizer: Any = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Over the files and the precision."""
+        files = [_hash_folder(self.folder), _hash_folder(self.tokenizer_folder)]
+        return hash_values(["umt5", str(self.dtype), *files])
+
+    def encode(self, caption: str) -> Tensor:
+        """As `TextEncoder.encode`.
+
+        Raises:
+            DataError: when the files do not open.
+        """
+        if self._model is None:
+            transformers = _import("transformers", "the text encoder")
+            self._tokenizer = _load(transformers.AutoTokenizer, self.tokenizer_folder)
+            model = _load(transformers.UMT5EncoderModel, self.folder, dtype=self.dtype)
+            self._model = model.to(self.device).eval().requires_grad_(False)
+        tokens = self._tokenizer(
+            clean_caption(caption), truncation=True, max_length=MAX_TEXT_TOKENS, return_tensors="pt"
+        )
+        ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
+        with torch.no_grad():
+            hidden = self._model(ids, mask).last_hidden_state[0]
+        return hidden.to("cpu", self.dtype)
+
+    def release(self) -> None:
+        """Free the memory; the next use opens it again."""
+        self._model = self._tokenizer = None
+
+
+class AnalyzerFaceEncoder:
+    """The face models of the nodes: the same crops and embeddings as in inference.
+
+    Args:
+        analyzer: detector and embedder.
+        order: which face of a photo, one of `FACE_ORDERS`.
+        aligned: the references are square aligned crops already; no detector runs.
+    """
+
+    def __init__(self, analyzer: FaceAnalyzer, order: str = "largest", *, aligned: bool = False) -> None:
+        self.analyzer = analyzer
+        self.order = order
+        self.aligned = aligned
+
+    @property
+    def embedder_name(self) -> str:
+        """Canonical name, which the trained adapter carries."""
+        return self.analyzer.embedder.name
+
+    @cached_property
+    def crop_fingerprint(self) -> str:
+        """Over the detector's files and the choice of the face."""
+        return hash_values(["aligned"] if self.aligned else ["detected", self.order, self._hash_pack()])
+
+    @cached_property
+    def embed_fingerprint(self) -> str:
+        """Over the embedder's file."""
+        path = self.analyzer.encoder_path
+        return hash_values([FACEXLIB_EMBEDDER, hash_file(path)] if path else ["pack", self._hash_pack()])
+
+    def crop(self, photo: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """As `FaceEncoder.crop`.
+
+        Raises:
+            MediaError: when there is no face in the photo.
+            FaceError: when the detector's own files are missing or damaged.
+        """
+        if not self.aligned:
+            self.analyzer.detector.load()
+        try:
+            if self.aligned:
+                found = crop_aligned(photo)
+            else:
+                found, _ = crop_face(photo, self.analyzer.detector, self.order, 0)
+        except FaceError as error:
+            raise MediaError(path, "no face", first_line(error)) from error
+        return found.id_crop, found.reference_crop
+
+    def embed(self, id_crop: np.ndarray) -> Tensor:
+        """As `FaceEncoder.embed`."""
+        return self.analyzer.embedder.embed([id_crop])[0]
+
+    def _hash_pack(self) -> str:
+        detector = self.analyzer.detector
+        return hash_files(find_pack_folder(detector.root, detector.pack).glob("*.onnx"))
+
+
+def clean_caption(caption: str) -> str:
+    """HTML entities and runs of white space resolved, as Wan's own pipelines do."""
+    return " ".join(html.unescape(html.unescape(caption)).split())
+
+
+def _check_folder(folder: Path, name: str) -> Path:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(
+            f"{name} is not at {folder}; name the folder of its config.json and weights, as in "
+            "Wan-AI/Wan2.1-T2V-14B-Diffusers"
+        )
+    return folder
+
+
+def _hash_folder(folder: Path) -> str:
+    return hash_files(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _import(package: str, name: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise DataError(
+            f"{name} needs the package {package}: python -m pip install 'comfyui-lynx[train]'"
+        ) from error
+
+
+def _load(model_class: Any, folder: Path, **options: Any) -> Any:
+    try:
+        return model_class.from_pretrained(str(folder), local_files_only=True, **options)
+    except Exception as error:  # diffusers, transformers and safetensors each have errors of their own
+        raise DataError(
+            f"{folder} does not open as {model_class.__name__} ({first_line(error)}); fetch the folder again"
+        ) from error

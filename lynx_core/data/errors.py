@@ -1,0 +1,25 @@
+"""What can be wrong with data: one sample, which is set aside, or the run's own files, which stop it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class DataError(ValueError):
+    """Data that a run cannot go on with: the message names the thing, the value seen and the way out."""
+
+
+class MediaError(DataError):
+    """One file that cannot be used. The sample is set aside and counted; the run goes on."""
+
+    def __init__(self, path: Path | str, reason: str, detail: str) -> None:
+        super().__init__(f"{path}: {reason} ({detail})")
+        self.path = Path(path)
+        self.reason = reason
+        """In few words, without figures, so that equal reasons are counted together."""
+        self.detail = detail
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, for a message that has to stay short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
