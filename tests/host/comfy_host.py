@@ -79,6 +79,8 @@ class ComfyHost:
         base_dir: becomes the server's base directory (`models/`, `input/`, `output/`, ...).
         packs: folder name under `custom_nodes` -> folder; see `default_packs`.
         extra_args: further command line arguments of `main.py`.
+        num_threads: of the server's tensor operations. More than one makes the small stand-in models
+            up to ten times slower on a busy machine.
 
     Raises:
         HostError: on entry, when the server dies or does not answer within `start_timeout_s`.
@@ -90,12 +92,14 @@ class ComfyHost:
         base_dir: Path,
         packs: Mapping[str, Path] | None = None,
         extra_args: Sequence[str] = ("--cpu",),
+        num_threads: int = 1,
         start_timeout_s: float = 180,
     ) -> None:
         self.comfyui_dir = Path(comfyui_dir).resolve()
         self.base_dir = Path(base_dir).resolve()
         self.packs = dict(default_packs() if packs is None else packs)
         self.extra_args = tuple(extra_args)
+        self.num_threads = num_threads
         self.start_timeout_s = start_timeout_s
         self.log_path = self.base_dir / "server.log"
         self.port = 0
@@ -117,7 +121,12 @@ class ComfyHost:
         command += ["--database-url", f"sqlite:///{self.base_dir / 'user' / 'comfyui.db'}", *self.extra_args]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                command, cwd=self.comfyui_dir, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=self.comfyui_dir,
+                env=os.environ | {"OMP_NUM_THREADS": str(self.num_threads)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         try:
             self._wait_until_ready()
