@@ -1,0 +1,222 @@
+"""What an artist sees: the real editor in headless Chromium opens, shows and runs every workflow.
+
+Screenshots for the README are written to `docs/images` only when LYNX_SCREENSHOTS=1 is set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_host import PACK_NAME, REPO_DIR, ComfyHost, list_files
+from standin_installation import write_photo
+from video import read_video
+
+playwright_api = pytest.importorskip("playwright.sync_api")
+
+pytestmark = [pytest.mark.host, pytest.mark.browser]
+
+WORKFLOWS = sorted(path.stem for path in (REPO_DIR / "workflows").glob("*.json"))
+KEEP_SCREENSHOTS = os.environ.get("LYNX_SCREENSHOTS") == "1"
+IMAGES_DIR = REPO_DIR / "docs" / "images"
+WIDTH, HEIGHT, NUM_FRAMES, NUM_STEPS = 96, 64, 5, 2
+
+SHRINK = """([width, height, length, steps]) => {
+  const wanted = {width, height, length, steps, step: steps / 2};
+  for (const node of window.app.graph._nodes)
+    for (const widget of node.widgets ?? [])
+      if (widget.name in wanted && node.type !== "MarkdownNote") widget.value = wanted[widget.name];
+}"""
+
+SUMMARISE = """() => ({
+  types: window.app.graph._nodes.map(node => node.type),
+  links: Object.keys(window.app.graph.serialize().links).length,
+  tooSmall: window.app.graph._nodes.filter(node => {
+    const [width, height] = node.computeSize();
+    return width > node.size[0] + 1 || height > node.size[1] + 1;
+  }).map(node => node.type),
+  faulty: window.app.graph._nodes.filter(node => node.has_errors).map(node => node.type),
+  missing: window.app.graph._nodes.filter(node => !(node.type in LiteGraph.registered_node_types)
+    ).map(node => node.type),
+  unknownValues: window.app.graph._nodes.flatMap(node => (node.widgets ?? []).filter(widget => {
+    const values = widget.options?.values;
+    return Array.isArray(values) && !values.includes(widget.value);
+  }).map(widget => `${node.type}.${widget.name}: ${widget.value}`)),
+})"""
+
+FIT = """() => {
+  const canvas = window.app.canvas, boxes = window.app.graph._groups.map(group => [...group.pos, ...group.size]);
+  const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]));
+  const right = Math.max(...boxes.map(b => b[0] + b[2])), bottom = Math.max(...boxes.map(b => b[1] + b[3]));
+  const width = canvas.canvas.clientWidth, height = canvas.canvas.clientHeight;
+  const scale = Math.min((width - 90) / (right - left), (height - 130) / (bottom - top));
+  canvas.ds.scale = scale;
+  canvas.ds.offset[0] = 75 / scale - left;
+  canvas.ds.offset[1] = 90 / scale - top;
+  canvas.setDirty(true, true);
+  return (bottom - top) * scale + 110;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.fail("no Chromium: install it (apt-get install chromium), or set CHROMIUM to its path")
+    with playwright_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def host(comfy_host: ComfyHost, tmp_path_factory: pytest.TempPathFactory) -> ComfyHost:
+    """The host, with a real photo under the name that the workflows carry."""
+    comfy_host.upload_image(write_photo(tmp_path_factory.mktemp("photo") / "example.png"))
+    return comfy_host
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": 2600, "height": 1400})
+    page.complaints = []
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("console", lambda message: page.complaints.append(f"{message.text} {message.location.get('url')}")
+            if message.type == "error" else None)  # fmt: skip
+    yield page
+    page.close()
+
+
+def open_workflow(page: Any, host: ComfyHost, name: str) -> dict[str, Any]:
+    """Open a template by its address, as the template browser does, and return the file's content."""
+    workflow = json.loads((REPO_DIR / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    page.goto(f"{host.url}/?template={name}&source={PACK_NAME}")
+    page.wait_for_function(
+        "count => window.app?.graph?._nodes.length === count", arg=len(workflow["nodes"]), timeout=90_000
+    )
+    page.wait_for_timeout(500)
+    return workflow
+
+
+def find_complaints_of_pack(page: Any) -> list[str]:
+    return [text for text in page.complaints if PACK_NAME in text or "lynx" in text.lower()]
+
+
+def keep_screenshot(page: Any, name: str) -> None:
+    """A picture of the whole graph, text drawn at every zoom."""
+    if not KEEP_SCREENSHOTS:
+        return
+    page.evaluate("() => window.app.ui.settings.setSettingValue('LiteGraph.Canvas.MinFontSizeForLOD', 0)")
+    page.evaluate("() => window.app.ui.settings.setSettingValue('LiteGraph.Canvas.ShowMinimap', false)")
+    page.evaluate("() => window.app.ui.settings.setSettingValue('Comfy.Minimap.Visible', false)")
+    height = page.evaluate(FIT)
+    page.wait_for_timeout(1500)
+    IMAGES_DIR.mkdir(parents=True, exist_ok=True)
+    clip = {"x": 0, "y": 0, "width": 2600, "height": min(1400, height)}
+    page.screenshot(path=IMAGES_DIR / f"{name}.png", clip=clip)
+
+
+def wait_for_queued_prompt(page: Any, host: ComfyHost) -> dict[str, dict[str, Any]]:
+    """Press Run, and wait until the server has done what was queued."""
+    with page.expect_response(lambda response: response.url.endswith("/prompt")
+                              and response.request.method == "POST") as queued:  # fmt: skip
+        page.get_by_test_id("queue-button").click()
+    answer = queued.value.json()
+    assert queued.value.ok, answer
+    return host.wait(answer["prompt_id"])
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_workflow_opens_from_the_templates_and_runs(
+    page: Any, host: ComfyHost, name: str, tmp_path: Path
+) -> None:
+    workflow = open_workflow(page, host, name)
+    seen = page.evaluate(SUMMARISE)
+    assert sorted(seen["types"]) == sorted(node["type"] for node in workflow["nodes"])
+    assert seen["links"] == len(workflow["links"])
+    assert seen["missing"] == [] and seen["faulty"] == [] and seen["unknownValues"] == []
+    assert seen["tooSmall"] == [], "nodes that would grow over their neighbours"
+    assert page.locator("[role=dialog]").count() == 0, page.locator("[role=dialog]").all_inner_texts()
+
+    page.evaluate(SHRINK, [WIDTH, HEIGHT, NUM_FRAMES, NUM_STEPS])
+    (file,) = list_files(wait_for_queued_prompt(page, host), ".mp4")
+    video = read_video(host.fetch(file, tmp_path))
+    assert video.frames.shape == (NUM_FRAMES, HEIGHT, WIDTH, 3)
+
+    assert page.locator("[role=dialog]").count() == 0, page.locator("[role=dialog]").all_inner_texts()
+    assert find_complaints_of_pack(page) == []
+    keep_screenshot(page, name)
+
+
+def test_template_browser_lists_the_workflows_with_thumbnails(page: Any, host: ComfyHost) -> None:
+    assert sorted(host.get("/workflow_templates").json()[PACK_NAME]) == WORKFLOWS
+    page.goto(host.url)
+    page.wait_for_function("() => window.app?.graph && window.app.extensionManager", timeout=90_000)
+    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_text(PACK_NAME, exact=True).first.click()
+    for name in WORKFLOWS:
+        picture = page.locator(f"img[src*='{PACK_NAME}/{name}.jpg']").first
+        picture.wait_for(timeout=30_000)
+        page.wait_for_function("image => image.naturalWidth > 0", arg=picture.element_handle())
+    if KEEP_SCREENSHOTS:
+        page.set_viewport_size({"width": 1600, "height": 900})
+        page.wait_for_timeout(1000)
+        IMAGES_DIR.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=IMAGES_DIR / "template_browser.png")
+
+
+READ_WIDGETS = """() => Object.fromEntries(window.app.graph._nodes.find(node => node.type === "LynxApply")
+  .widgets.map(widget => [widget.name, widget.value]))"""
+SET_WIDGET = """([name, value]) => {
+  const node = window.app.graph._nodes.find(node => node.type === "LynxApply");
+  const widget = node.widgets.find(widget => widget.name === name);
+  widget.value = value;
+  widget.callback?.(value, window.app.canvas, node);
+}"""
+
+
+def test_a_preset_shows_its_values_and_an_edit_makes_it_custom(page: Any, host: ComfyHost) -> None:
+    definition = host.object_info()["LynxApply"]["input"]["required"]["preset"][1]
+    presets = definition["lynx_presets"]
+    assert set(presets) == set(definition["options"]) - {"custom"}
+    open_workflow(page, host, "lynx_full")
+    for preset in ("reference overpowers", "more motion"):
+        page.evaluate(SET_WIDGET, ["preset", preset])
+        shown = page.evaluate(READ_WIDGETS)
+        assert shown["preset"] == preset
+        assert {name: shown[name] for name in presets[preset]} == presets[preset]
+
+    page.evaluate(SET_WIDGET, ["ref_strength", 0.33])
+    shown = page.evaluate(READ_WIDGETS)
+    assert shown["preset"] == "custom" and shown["ref_strength"] == 0.33
+    assert shown["ref_start"] == presets["more motion"]["ref_start"]
+
+    page.evaluate(SET_WIDGET, ["preset", "as published"])
+    page.evaluate(SET_WIDGET, ["preset", "custom"])
+    assert page.evaluate(READ_WIDGETS)["ref_strength"] == 1.0, "custom keeps what is there"
+    assert find_complaints_of_pack(page) == []
+
+
+def test_help_panel_shows_the_page_of_a_node(page: Any, host: ComfyHost) -> None:
+    for node_id in sorted(name for name in host.object_info() if name.startswith("Lynx")):
+        text = (REPO_DIR / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
+        assert host.get(f"/extensions/{PACK_NAME}/docs/{node_id}.md").text == text
+    open_workflow(page, host, "lynx_full")
+    page.evaluate("""() => {
+      const node = window.app.graph._nodes.find(node => node.type === "LynxApply");
+      window.app.canvas.selectItems([node]);
+    }""")
+    page.get_by_test_id("info-button").first.click()
+    page.get_by_text("It does nothing:").wait_for(timeout=20_000)
+    assert page.get_by_text("nobody", exact=False).count() > 0
+    if KEEP_SCREENSHOTS:
+        page.set_viewport_size({"width": 1600, "height": 900})
+        page.wait_for_timeout(1000)
+        page.screenshot(path=IMAGES_DIR / "help_panel.png")
