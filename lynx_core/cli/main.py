@@ -7,16 +7,16 @@ import sys
 from collections.abc import Sequence
 
 from ..formats.errors import AdapterError
-from . import convert, doctor, download
+from . import convert, doctor, download, train
 from .hub_files import DownloadError
 
-_VERBS = (download, convert, doctor)
+_VERBS = (download, convert, doctor, train)
 _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; gives the exit code: 0, 1 after an error, 2 for wrong arguments, 130 when interrupted."""
-    parser = argparse.ArgumentParser(prog="comfy-lynx", description="Lynx for ComfyUI: files and checks.")
+    parser = argparse.ArgumentParser(prog="comfy-lynx", description="Lynx for ComfyUI: files, checks, training.")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in _VERBS:
         verb.add_parser(verbs).set_defaults(run=verb.run)

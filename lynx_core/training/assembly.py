@@ -1,0 +1,195 @@
+"""Puts together what a run needs: the base, the adapter, the samples."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..data.catalogue import OnCount
+from ..data.encoders import AnalyzerFaceEncoder, Encoders, UMT5TextEncoder, WanVideoEncoder
+from ..data.hashing import hash_file, hash_files
+from ..data.manifest import read_manifest
+from ..data.prepare import QUARANTINE_NAME
+from ..data.source import SampleSource
+from ..faces.analyzer import FaceAnalyzer
+from ..formats.adapter import Adapter, open_adapter
+from ..formats.layouts import PartKind
+from ..models.adapter_modules import AdapterModules, configure_variant
+from ..models.adapter_modules import Variant as NamedVariant
+from ..models.frozen_base import BlockOffload, load_transformer, quantise_base
+from ..models.packed_wan import PackedWan
+from ..models.segment_attention import choose_backend
+from .configuration import (
+    AdapterSettings,
+    BaseConfig,
+    ConfigurationError,
+    DataConfig,
+    TrainingConfig,
+    Variant,
+)
+from .curriculum import SampleTable
+from .distributed import ShardedBlocks, Workers
+from .packing import fit_to_budget
+from .randomness import derive_seed
+
+_logger = logging.getLogger(__name__)
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_VARIANTS: dict[Variant, NamedVariant] = {
+    "full": "full",
+    "id_only": "id only",
+    "ref_only": "ref only",
+    "lite": "lite",
+}
+
+
+def open_base(config: BaseConfig, workers: Workers, shard: bool) -> PackedWan:
+    """Load the frozen base and put it where it will run.
+
+    Raises:
+        BaseModelError: when there is no usable base.
+    """
+    dtype = _DTYPES[config.dtype]
+    transformer = load_transformer(config.transformer, dtype)
+    quantise_base(transformer, "as loaded" if config.quantisation == "none" else config.quantisation)
+    backend = choose_backend(workers.device, dtype, config.attention)
+    blocks: BlockOffload | None = None
+    if shard and workers.world_size > 1:
+        blocks = ShardedBlocks(transformer, workers.device, workers.rank, workers.world_size)
+    elif config.offload_blocks:
+        blocks = BlockOffload(transformer, workers.device)
+    else:
+        transformer.to(workers.device)
+    return PackedWan(transformer, backend, config.gradient_checkpointing, blocks)
+
+
+def hash_base(path: Path) -> str:
+    """Fingerprint of the base's files."""
+    if path.is_file():
+        return hash_file(path)
+    folder = path / "transformer" if (path / "transformer").is_dir() else path
+    return hash_files(file for file in folder.iterdir() if file.is_file())
+
+
+def make_adapter(
+    settings: AdapterSettings, base: PackedWan, seed: int, embedder: str, note: Callable[[str], None]
+) -> AdapterModules:
+    """Make the adapter that is trained, in float32 on the CPU.
+
+    Args:
+        embedder: of the samples; a new adapter is for it, another must be for it already.
+        note: takes what a user should know.
+
+    Raises:
+        ConfigurationError: when `init` has not the parts of the variant, or is for another embedder.
+        AdapterError: when a file is no adapter or resampler.
+        ValueError: when the adapter does not fit the base.
+    """
+    if settings.init:
+        adapter = _continue_adapter(settings, embedder)
+    else:
+        adapter = _start_adapter(settings, base, seed, embedder, note)
+    base.check_adapter(adapter)
+    if settings.lora_rank:
+        adapter.add_low_rank(settings.lora_rank, settings.lora_alpha, derive_seed(seed, "low rank"))
+    return adapter
+
+
+def _continue_adapter(settings: AdapterSettings, embedder: str) -> AdapterModules:
+    opened = open_adapter(*settings.init)
+    wanted: list[PartKind] = [
+        *(("resampler", "id") if settings.has_id else ()),
+        *(("ref",) if settings.has_ref else ()),
+    ]
+    missing = [kind for kind in wanted if kind not in opened.parts]
+    if missing:
+        raise ConfigurationError(
+            f'adapter.variant = "{settings.variant}" needs {" and ".join(missing)}, and adapter.init '
+            f"({opened.name}) has {', '.join(opened.parts)}; add the missing files, or choose another variant"
+        )
+    if settings.has_id and opened.embedder != embedder:
+        raise ConfigurationError(
+            f"adapter.init ({opened.name}) is for the embedder {opened.embedder}, the samples are embedded by "
+            f"{embedder}; set data.face_encoder and data.face_pack to the adapter's"
+        )
+    return AdapterModules.from_adapter(Adapter(opened.name, [opened.parts[kind] for kind in wanted]))
+
+
+def _start_adapter(
+    settings: AdapterSettings, base: PackedWan, seed: int, embedder: str, note: Callable[[str], None]
+) -> AdapterModules:
+    configs = configure_variant(
+        _VARIANTS[settings.variant],
+        base.dim,
+        base.config.num_layers,
+        lite_token_dim=settings.lite_token_dim,
+        resampler_dim=settings.resampler_dim,
+        resampler_depth=settings.resampler_depth,
+        resampler_heads=settings.resampler_heads,
+    )
+    adapter = AdapterModules.create(configs, derive_seed(seed, "adapter"), embedder=embedder)
+    if settings.resampler_init is not None:
+        start = adapter.init_resampler_from(settings.resampler_init)
+        left = f"; not from it: {', '.join(start.left_out)}" if start.left_out else ""
+        note(f"the resampler starts from {settings.resampler_init}{left}")
+        if start.embedder != embedder:
+            note(f"it was trained on {start.embedder}, here it learns {embedder}, as the paper's did")
+    elif settings.has_id:
+        note(
+            "the resampler starts from random weights; from InstantID's (adapter.resampler_init) it learns faster"
+        )
+    return adapter
+
+
+def open_source(
+    config: TrainingConfig, manifest: Path, device: torch.device, on_count: OnCount | None = None
+) -> SampleSource:
+    """Open the samples of a manifest.
+
+    Raises:
+        DataError: when no usable sample is left, or an encoder is not there.
+    """
+    data = config.data
+    rows = read_manifest(manifest, data.min_face_similarity)
+    encoders = make_encoders(data, device)
+    quarantine = config.run.output / f"{manifest.stem}-{QUARANTINE_NAME}"
+    return SampleSource(
+        rows,
+        encoders,
+        config.decoding,
+        cache_dir=data.cache,
+        quarantine_path=quarantine,
+        on_count=on_count,
+    )
+
+
+def make_encoders(data: DataConfig, device: torch.device) -> Encoders:
+    """Name the frozen encoders; each is opened when first used."""
+    return Encoders(
+        WanVideoEncoder(data.vae, device),
+        UMT5TextEncoder(data.text_encoder, data.tokenizer, device),
+        AnalyzerFaceEncoder(make_analyzer(data), aligned=data.faces_aligned),
+    )
+
+
+def make_analyzer(data: DataConfig) -> FaceAnalyzer:
+    """Name the face models."""
+    # Without a folder the configuration makes sure that neither detector nor pack is asked for.
+    return FaceAnalyzer(data.face_models or Path(), data.face_pack, data.face_provider, data.face_encoder)
+
+
+def make_table(source: SampleSource, config: TrainingConfig) -> SampleTable:
+    """What planning needs of the samples, trimmed to the budget as configured.
+
+    Raises:
+        PackingError: for over-long samples that the configuration does not allow.
+    """
+    fitted = fit_to_budget(source.shapes(), config.packing, source.ids)
+    source.trim(fitted.trimmed)
+    if fitted.trimmed:
+        _logger.info("%d samples are trimmed to %d tokens", len(fitted.trimmed), config.packing.budget)
+    frames = [fitted.trimmed.get(index, shape[0]) for index, shape in enumerate(source.shapes())]
+    return SampleTable.make(source.ids, source.kinds, fitted.lengths, frames)

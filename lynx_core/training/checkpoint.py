@@ -1,0 +1,227 @@
+"""Checkpoints that a kill at any moment cannot spoil.
+
+A checkpoint is a folder. It is written under a hidden name, each file synced; then a manifest of
+sizes and hashes, synced; then the folder is renamed. What bears its final name was complete, and the
+manifest shows when it is no longer. The newest complete one is loaded, others are named and passed.
+
+    checkpoints/step-00001000/
+        weights.safetensors   trained weights, float32, by parameter name
+        mean.safetensors      their running mean, if one is kept
+        optimizer.pt          what the optimiser keeps, by parameter name
+        state.json            step, place in the data, counts, configuration, fingerprints, versions
+        complete.json         bytes and sha256 of each of these
+
+Kept are the newest `keep_last` and those whose step is a multiple of `keep_every`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .optimizer import OptimizerState
+
+CHECKPOINTS_FOLDER = "checkpoints"
+STATE_FORMAT = 1
+_WEIGHTS, _MEAN, _OPTIMIZER, _STATE = "weights.safetensors", "mean.safetensors", "optimizer.pt", "state.json"
+_COMPLETE = "complete.json"
+_NAME = re.compile(r"step-(\d{8})")
+_CHUNK_BYTES = 1 << 22
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or taken up; says what was seen and the way out."""
+
+
+@dataclass(frozen=True)
+class CheckpointContents:
+    """Everything a run needs to go on."""
+
+    state: Mapping[str, Any]
+    """Plain values, among them `step`."""
+    weights: Mapping[str, Tensor]
+    optimizer: OptimizerState
+    mean: Mapping[str, Tensor] | None
+
+
+class CheckpointFolder:
+    """The checkpoints of one run; only its main process writes.
+
+    Args:
+        output: the run's folder.
+        keep_last, keep_every: what is kept, see the module.
+    """
+
+    def __init__(self, output: Path, keep_last: int, keep_every: int) -> None:
+        self.root = Path(output) / CHECKPOINTS_FOLDER
+        self.keep_last, self.keep_every = keep_last, keep_every
+
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints that bear their final name, rising."""
+        names = (_NAME.fullmatch(path.name) for path in self.root.glob("step-*"))
+        return sorted(int(name[1]) for name in names if name)
+
+    def path_of(self, step: int) -> Path:
+        return self.root / f"step-{step:08d}"
+
+    def save(self, contents: CheckpointContents) -> Path:
+        """Write a checkpoint, then remove those that are no longer kept.
+
+        Raises:
+            CheckpointError: when the disk is full or refuses; older checkpoints stay.
+        """
+        step = int(contents.state["step"])
+        final = self.path_of(step)
+        aside = self.root / f".{final.name}.part"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.clean()
+            aside.mkdir()
+            _write_files(aside, contents)
+            if final.exists():  # one that was found damaged
+                final.replace(self.root / f".{final.name}.old")
+            aside.replace(final)
+            _sync_folder(self.root)
+            self._remove_old()
+            self.clean()
+        except OSError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            kept = self.steps()
+            older = f"the checkpoint of step {kept[-1]} is untouched" if kept else "there is no older one"
+            raise CheckpointError(
+                f"the checkpoint of step {step} could not be written to {self.root}: "
+                f"{error.strerror or error}; {older}. Make room and run the same command again, it goes on from there"
+            ) from error
+        return final
+
+    def clean(self) -> None:
+        """Remove what a kill left half-written or half-removed."""
+        for path in self.root.glob(".step-*"):
+            shutil.rmtree(path)
+
+    def find_newest(self, note: Callable[[str], None]) -> Path | None:
+        """Give the newest complete checkpoint; each damaged one that is passed over is noted."""
+        for step in reversed(self.steps()):
+            problem = find_damage(self.path_of(step))
+            if problem is None:
+                return self.path_of(step)
+            note(f"checkpoint {self.path_of(step)} is passed over: {problem}")
+        return None
+
+    def _remove_old(self) -> None:
+        steps = self.steps()
+        for step in steps[: -self.keep_last]:
+            if not self.keep_every or step % self.keep_every:
+                path = self.path_of(step)
+                # Renamed first: half-removed, it must not look like a checkpoint.
+                path.replace(self.root / f".{path.name}.old")
+
+
+def find_damage(path: Path) -> str | None:
+    """Compare a checkpoint with its manifest; tells the first difference, None when there is none."""
+    try:
+        listed = json.loads((path / _COMPLETE).read_text())["files"]
+    except FileNotFoundError:
+        return f"it has no {_COMPLETE}, so it was never completed"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"its {_COMPLETE} cannot be read ({error})"
+    for name, entry in listed.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != entry["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}"
+        if _hash_file(file) != entry["sha256"]:
+            return f"{name} has another content than was written"
+    return None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The plain values of a checkpoint.
+
+    Raises:
+        CheckpointError: when it is of another format.
+    """
+    state = json.loads((path / _STATE).read_text())
+    if state.get("format") != STATE_FORMAT:
+        raise CheckpointError(
+            f"{path} has format {state.get('format')!r}, this version reads {STATE_FORMAT}; go on with the "
+            "version that wrote it"
+        )
+    return state
+
+
+def read_checkpoint(path: Path) -> CheckpointContents:
+    """Read a checkpoint to the CPU."""
+    mean = path / _MEAN
+    return CheckpointContents(
+        state=read_state(path),
+        weights=_read_tensors(path / _WEIGHTS),
+        optimizer=_read_optimizer(path / _OPTIMIZER),
+        mean=_read_tensors(mean) if mean.is_file() else None,
+    )
+
+
+def _write_files(folder: Path, contents: CheckpointContents) -> None:
+    save_file(dict(contents.weights), folder / _WEIGHTS)
+    if contents.mean is not None:
+        save_file(dict(contents.mean), folder / _MEAN)
+    # Through an open file: torch's own writer reports a full disk as a RuntimeError without its cause.
+    with (folder / _OPTIMIZER).open("wb") as raw:
+        torch.save(contents.optimizer, raw)
+    (folder / _STATE).write_text(json.dumps({"format": STATE_FORMAT, **contents.state}, indent=1))
+    files = sorted(folder.iterdir())
+    for file in files:
+        _sync_file(file)
+    listed = {file.name: {"bytes": file.stat().st_size, "sha256": _hash_file(file)} for file in files}
+    (folder / _COMPLETE).write_text(json.dumps({"files": listed}, indent=1))
+    _sync_file(folder / _COMPLETE)
+    _sync_folder(folder)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _read_optimizer(path: Path) -> OptimizerState:
+    # Importing torchao registers its 8-bit tensors as safe to load.
+    with contextlib.suppress(ImportError):
+        import torchao.optim  # noqa: F401
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name != "posix":  # Windows cannot open a folder
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

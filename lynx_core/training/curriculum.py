@@ -1,0 +1,186 @@
+"""The order of things: which stage a step belongs to, and which pack comes next.
+
+The stage is a pure function of the step. The packs of a stage run epoch after epoch; each epoch's plan
+is a pure function of (seed, stage, epoch, lengths), so three numbers say where a run stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.sampling import plan_epoch_items
+from .configuration import ConfigurationError, StageConfig, StageKind
+from .packing import PackingConfig, PackPlan, plan_epoch
+from .randomness import DrawKey, derive_seed
+
+
+@dataclass(frozen=True)
+class StagePlace:
+    """A step's place in the curriculum."""
+
+    index: int
+    step: int
+    """Of the stage, from 0."""
+
+
+def find_stage(step: int, stages: Sequence[StageConfig]) -> StagePlace | None:
+    """Stage of a step (from 0), or None when all stages are done."""
+    for index, stage in enumerate(stages):
+        if step < stage.steps:
+            return StagePlace(index, step)
+        step -= stage.steps
+    return None
+
+
+def select_samples(kind: StageKind, latent_frames: np.ndarray) -> np.ndarray:
+    """Which samples a stage uses, [samples] bool: images have one latent frame, videos more."""
+    if kind in ("mixed", "first_frames"):
+        return np.ones(len(latent_frames), dtype=bool)
+    return latent_frames == 1 if kind == "images" else latent_frames > 1
+
+
+@dataclass(frozen=True, eq=False)
+class SampleTable:
+    """What planning needs to know of all samples, one entry a sample."""
+
+    ids: Sequence[str]
+    kinds: Sequence[str]
+    lengths: np.ndarray
+    """Tokens, int64, at most the budget."""
+    latent_frames: np.ndarray
+    """int64."""
+
+    @classmethod
+    def make(
+        cls, ids: Sequence[str], kinds: Sequence[str], lengths: npt.ArrayLike, latent_frames: npt.ArrayLike
+    ) -> SampleTable:
+        """Make a table from plain sequences."""
+        return cls(ids, kinds, np.asarray(lengths, dtype=np.int64), np.asarray(latent_frames, dtype=np.int64))
+
+    def stage_lengths(self, kind: StageKind) -> np.ndarray:
+        """Tokens of each sample as a stage uses it."""
+        return self.lengths // self.latent_frames if kind == "first_frames" else self.lengths
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """The next pack: all that has to be stored to go on."""
+
+    stage: int = 0
+    epoch: int = 0
+    index: int = 0
+    """Of the pack in its epoch, counted for each process."""
+
+
+@dataclass(frozen=True)
+class PackOrder:
+    """One pack to run: indices of samples, and the key of what chance decides for each."""
+
+    samples: tuple[int, ...]
+    keys: tuple[DrawKey, ...]
+    index: int
+    """Of the pack in its epoch."""
+
+
+class PackStream:
+    """The packs of one process, one after the other, through stages and epochs.
+
+    Args:
+        kind_weights: how often each kind of pair is drawn; None takes each sample once an epoch.
+
+    Raises:
+        ConfigurationError: when a stage has no sample.
+    """
+
+    def __init__(
+        self,
+        table: SampleTable,
+        stages: Sequence[StageConfig],
+        packing: PackingConfig,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        kind_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self.table, self.stages, self.packing = table, stages, packing
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.kind_weights = kind_weights
+        self.cursor = Cursor()
+        self._eligible = [select_samples(stage.kind, table.latent_frames) for stage in stages]
+        for stage, eligible in zip(stages, self._eligible, strict=True):
+            if not eligible.any():
+                raise ConfigurationError(
+                    f"stage {stage.name} wants {stage.kind}, and none of the {len(table.ids)} samples is one; "
+                    "add some, or change the stage's kind"
+                )
+        self._plans: dict[tuple[int, int], _Epoch] = {}
+
+    def enter_stage(self, stage: int) -> None:
+        """Go to the start of a stage, unless it is the present one."""
+        if stage != self.cursor.stage:
+            self.cursor = Cursor(stage)
+
+    def next_pack(self) -> PackOrder:
+        """Give the next pack of this process and move on."""
+        epoch = self._plan(self.cursor.stage, self.cursor.epoch)
+        if self.cursor.index >= len(epoch.plan):
+            self.cursor = Cursor(self.cursor.stage, self.cursor.epoch + 1)
+            epoch = self._plan(self.cursor.stage, self.cursor.epoch)
+        order = self._order(epoch, self.cursor)
+        self.cursor = Cursor(self.cursor.stage, self.cursor.epoch, self.cursor.index + 1)
+        return order
+
+    def plan(self, stage: int, epoch: int) -> PackPlan:
+        """The plan of an epoch of a stage."""
+        return self._plan(stage, epoch).plan
+
+    def _plan(self, stage: int, epoch: int) -> _Epoch:
+        if (stage, epoch) not in self._plans:
+            seed = derive_seed(self.seed, "plan", self.stages[stage].name)
+            items = plan_epoch_items(
+                self.table.kinds, self.kind_weights, seed=seed, epoch=epoch, eligible=self._eligible[stage]
+            )
+            plan = plan_epoch(
+                self.table.stage_lengths(self.stages[stage].kind),
+                self.packing,
+                seed=seed,
+                epoch=epoch,
+                world_size=self.world_size,
+                items=items,
+            )
+            # One epoch is kept: of a million samples a plan is 20 MB.
+            self._plans = {(stage, epoch): _Epoch(plan, count_repeats(plan.samples))}
+        return self._plans[stage, epoch]
+
+    def _order(self, epoch: _Epoch, cursor: Cursor) -> PackOrder:
+        number = epoch.plan.schedule[cursor.index, self.rank]
+        places = slice(epoch.plan.starts[number], epoch.plan.starts[number + 1])
+        samples = tuple(int(index) for index in epoch.plan.samples[places])
+        stage = self.stages[cursor.stage].name
+        repeats = (int(repeat) for repeat in epoch.repeats[places])
+        keys = tuple(
+            DrawKey(self.seed, stage, cursor.epoch, self.table.ids[index], repeat)
+            for index, repeat in zip(samples, repeats, strict=True)
+        )
+        return PackOrder(samples, keys, cursor.index)
+
+
+@dataclass(frozen=True, eq=False)
+class _Epoch:
+    plan: PackPlan
+    repeats: np.ndarray
+
+
+def count_repeats(samples: np.ndarray) -> np.ndarray:
+    """For each entry, how many entries before it are equal; int64."""
+    order = np.argsort(samples, kind="stable")
+    ordered = samples[order]
+    is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    starts = np.flatnonzero(is_first)
+    repeats = np.empty(len(samples), dtype=np.int64)
+    repeats[order] = np.arange(len(samples)) - starts[np.cumsum(is_first) - 1]
+    return repeats

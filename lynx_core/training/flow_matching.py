@@ -1,0 +1,92 @@
+"""Flow matching, as Wan was trained: x_t = (1 - t) x0 + t noise, target = noise - x0.
+
+The loss of a step is a weighted sum over all its samples divided by the weight of all of them: of
+every pack, of every accumulated pack, of every process. A mean of means would weigh a sample by
+the company it is packed with (transformers issue 34191). "token" weighs a sample by its number of
+tokens, so one clip of 33,600 counts 21 times an image of 1,600; "sample" weighs all alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .configuration import LossMean, ObjectiveConfig
+from .randomness import DrawKey
+
+TIMESTEP_SCALE = 1000.0
+"""Wan's timestep embedding takes 1000 t."""
+
+
+@dataclass(frozen=True)
+class SampleDraw:
+    """What chance decides for one showing of a sample."""
+
+    t: float
+    """Share of noise, 0 to 1."""
+    noise: Tensor
+    """Of the latents' shape, float32, CPU."""
+    null_text: bool
+    null_id: bool
+    null_reference: bool
+
+
+def draw_sample(shape: torch.Size, config: ObjectiveConfig, key: DrawKey) -> SampleDraw:
+    """Draw noise, timestep and dropout: a pure function of the arguments."""
+    noise = torch.randn(shape, generator=key.generator("noise"))
+    text, identity, only_id, only_reference = torch.rand(4, generator=key.generator("dropout")).tolist()
+    both = identity < config.drop_identity
+    return SampleDraw(
+        t=draw_timestep(config, key.generator("timestep")),
+        noise=noise,
+        null_text=text < config.drop_text,
+        null_id=both or only_id < config.drop_id,
+        null_reference=both or only_reference < config.drop_reference,
+    )
+
+
+def draw_timestep(config: ObjectiveConfig, generator: torch.Generator) -> float:
+    """Draw one t in (0, 1) from the configured distribution."""
+    if config.timesteps == "logit_normal":
+        normal = torch.randn((), generator=generator, dtype=torch.float64)
+        return torch.sigmoid(config.logit_mean + config.logit_std * normal).item()
+    uniform = torch.rand((), generator=generator, dtype=torch.float64).item()
+    return shift_timestep(uniform, config.shift) if config.timesteps == "shifted" else uniform
+
+
+def shift_timestep(t: float, shift: float) -> float:
+    """Move t towards noise: s t / (1 + (s - 1) t), as in SD3 (arXiv 2403.03206, equation 23)."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def add_noise(x0: Tensor, noise: Tensor, t: float) -> Tensor:
+    """The noisy latent x_t."""
+    return (1 - t) * x0 + t * noise
+
+
+def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
+    """What the model is to predict."""
+    return noise - x0
+
+
+def weigh_sample(num_tokens: int, mean: LossMean) -> float:
+    """Weight of a sample's mean squared error in the loss."""
+    return float(num_tokens) if mean == "token" else 1.0
+
+
+def sample_losses(velocities: list[Tensor], targets: list[Tensor]) -> Tensor:
+    """Mean squared error of each sample, [N], float32."""
+    pairs = zip(velocities, targets, strict=True)
+    return torch.stack([(velocity.float() - target).square().mean() for velocity, target in pairs])
+
+
+def weighted_share(losses: Tensor, weights: Tensor, total_weight: float) -> Tensor:
+    """A pack's share of the loss of a step; the shares of all packs add up to it.
+
+    Args:
+        losses, weights: [N] of this pack.
+        total_weight: of all samples of the step, over all packs and processes.
+    """
+    return (losses * weights).sum() / total_weight

@@ -1,0 +1,181 @@
+"""What a run shows: a line of figures, and the same figures to the trackers.
+
+The loss is also shown by quarter of the timestep distribution: at little noise it is several times
+that at much noise, so the mean alone mostly tells which timesteps chance had drawn.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from .configuration import ObjectiveConfig, TrainingConfig
+from .configuration_file import as_plain
+from .distributed import Workers
+from .flow_matching import shift_timestep
+from .step import StepOutcome
+
+NUM_QUANTILES = 4
+_GB = 1e9
+
+_logger = logging.getLogger(__name__)
+
+
+def timestep_quantile(t: float, config: ObjectiveConfig) -> float:
+    """Share of the timestep distribution below t, 0 to 1."""
+    if config.timesteps == "shifted":
+        return shift_timestep(t, 1 / config.shift)
+    if config.timesteps == "uniform":
+        return t
+    if not 0 < t < 1:
+        return float(t >= 1)
+    normal = (math.log(t / (1 - t)) - config.logit_mean) / config.logit_std
+    return 0.5 * (1 + math.erf(normal / math.sqrt(2)))
+
+
+@dataclass
+class _Window:
+    """What has gathered since the last line."""
+
+    start: float
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+    num_tokens: int = 0
+    num_samples: int = 0
+    fill: float = 0.0
+    quantile_loss: list[float] = field(default_factory=lambda: [0.0] * NUM_QUANTILES)
+    quantile_weight: list[float] = field(default_factory=lambda: [0.0] * NUM_QUANTILES)
+
+
+class Progress:
+    """Gathers outcomes and shows them every `run.log_every` steps; all processes must call it alike."""
+
+    def __init__(self, config: TrainingConfig, workers: Workers) -> None:
+        self.config = config
+        self.workers = workers
+        self._bar = None
+        self._window = _Window(time.monotonic())
+
+    def start(self, step: int) -> None:
+        """Open the trackers and, at a terminal, the bar."""
+        if self.config.run.trackers:
+            flat = _flatten(as_plain(self.config))
+            self.workers.accelerator.init_trackers("lynx", flat)
+        if self.workers.is_main and sys.stderr.isatty():
+            from tqdm import tqdm  # type: ignore[import-untyped]
+
+            self._bar = tqdm(total=self.config.total_steps, initial=step, unit="step", dynamic_ncols=True)
+        self._window = _Window(time.monotonic())
+
+    def add(self, step: int, stage: str, outcome: StepOutcome, learning_rate: float) -> None:
+        """Take the outcome of a step (counted from 1 here) and show figures when they are due."""
+        window = self._window
+        window.steps += 1
+        window.num_tokens += outcome.num_tokens
+        window.num_samples += outcome.num_samples
+        window.fill += outcome.fill
+        if not outcome.is_skipped:
+            window.losses.append(outcome.loss)
+            for sample in outcome.samples:
+                place = timestep_quantile(sample.t, self.config.objective)
+                quantile = min(int(place * NUM_QUANTILES), NUM_QUANTILES - 1)
+                window.quantile_loss[quantile] += sample.loss * sample.weight
+                window.quantile_weight[quantile] += sample.weight
+        if self._bar is not None:
+            self._bar.update(1)
+        if step % self.config.run.log_every == 0 or step == self.config.total_steps:
+            self._show(step, stage, outcome, learning_rate)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Give figures to the trackers."""
+        if self.config.run.trackers:
+            self.workers.accelerator.log(dict(values), step=step)
+
+    def note(self, text: str) -> None:
+        """Print a line, once for all processes."""
+        if self.workers.is_main:
+            if self._bar is not None:
+                self._bar.write(text, file=sys.stderr)
+            else:
+                print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _show(self, step: int, stage: str, outcome: StepOutcome, learning_rate: float) -> None:
+        window = self._window
+        seconds = max(time.monotonic() - window.start, 1e-9)
+        left = (self.config.total_steps - step) * seconds / window.steps
+        figures = {
+            "loss": sum(window.losses) / len(window.losses) if window.losses else math.nan,
+            "grad_norm": outcome.grad_norm,
+            "learning_rate": learning_rate,
+            "tokens_per_second": window.num_tokens / seconds,
+            "samples_per_step": window.num_samples / window.steps,
+            "fill": window.fill / window.steps,
+            "memory_gb": measure_memory(self.workers.device) / _GB,
+        }
+        quantiles = self._quantile_losses()
+        named = {f"loss_by_timestep/q{number + 1}": loss for number, loss in enumerate(quantiles)}
+        known = {name: loss for name, loss in named.items() if math.isfinite(loss)}
+        self.log({**figures, **known}, step)
+        shown = "/".join("-" if math.isnan(loss) else f"{loss:.3f}" for loss in quantiles)
+        self.note(
+            f"step {step}/{self.config.total_steps} {stage}: loss {figures['loss']:.4f} (by timestep {shown}), "
+            f"grad {outcome.grad_norm:.3g}, {figures['tokens_per_second']:.0f} tokens/s, fill {figures['fill']:.0%}, "
+            f"{figures['memory_gb']:.1f} GB, {format_duration(left)} left"
+        )
+        self._window = _Window(time.monotonic())
+
+    def _quantile_losses(self) -> list[float]:
+        own = torch.tensor(
+            [self._window.quantile_loss, self._window.quantile_weight],
+            dtype=torch.float64,
+            device=self.workers.device,
+        )
+        losses, weights = self.workers.add_up(own).tolist()
+        return [loss / weight if weight else math.nan for loss, weight in zip(losses, weights, strict=True)]
+
+
+def measure_memory(device: torch.device) -> int:
+    """The most bytes held so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def format_duration(seconds: float) -> str:
+    """As 3d04h, 2h05m or 45s."""
+    minutes, whole_seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02d}h"
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{whole_seconds:02d}s" if minutes else f"{whole_seconds}s"
+
+
+def _flatten(values: object, prefix: str = "") -> dict[str, int | float | str | bool]:
+    if isinstance(values, Mapping):
+        pairs = [(str(key), value) for key, value in values.items()]
+    elif isinstance(values, list):
+        pairs = [(str(number), value) for number, value in enumerate(values)]
+    else:
+        return {prefix: values if isinstance(values, int | float | str | bool) else str(values)}
+    flat: dict[str, int | float | str | bool] = {}
+    for key, value in pairs:
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else key)
+    return flat

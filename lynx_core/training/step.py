@@ -1,0 +1,132 @@
+"""One step: all packs forward and backward, gradients added up, weights moved.
+
+A loss or gradient that is not finite, on any process, makes all of them leave the weights as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..data.sample import Nulls
+from ..models.adapter_modules import AdapterConfigs
+from .configuration import TrainingConfig
+from .distributed import Workers
+from .flow_matching import sample_losses, weigh_sample, weighted_share
+from .optimizer import (
+    NamedParameters,
+    WeightMean,
+    clip_gradients,
+    learning_rate_at,
+    set_learning_rate,
+)
+from .pack_batch import make_batch
+from .step_feed import LoadedPack, LoadedStep
+
+
+@dataclass(frozen=True)
+class SampleLoss:
+    """What one sample of this process gave."""
+
+    sample_id: str
+    t: float
+    loss: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step did; all but `samples` is the same on every process."""
+
+    loss: float
+    grad_norm: float
+    is_skipped: bool
+    num_tokens: int
+    num_samples: int
+    fill: float
+    """Tokens over budget of all its packs, 0 to 1."""
+    is_stop_wanted: bool
+    samples: tuple[SampleLoss, ...]
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """Runs steps on what is trained."""
+
+    config: TrainingConfig
+    workers: Workers
+    model: nn.Module
+    """AdapterForward, wrapped by the workers."""
+    parameters: NamedParameters
+    optimizer: torch.optim.Optimizer
+    mean: WeightMean | None
+    nulls: Nulls
+    parts: AdapterConfigs
+
+    def run(self, step: int, loaded: LoadedStep, stop_wanted: bool = False) -> StepOutcome:
+        """Run a step.
+
+        Args:
+            step: from 0; gives the learning rate.
+            stop_wanted: whether this process was asked to stop; any makes all of them know.
+        """
+        totals = self._add_up_totals(loaded.packs, stop_wanted)
+        total_weight, num_tokens, num_samples, stops = totals
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.workers.device)
+        seen: list[SampleLoss] = []
+        for number, pack in enumerate(loaded.packs, start=1):
+            with self.workers.accumulate(self.model, is_last=number == len(loaded.packs)):
+                share, losses = self._run_pack(pack, total_weight)
+            loss += share
+            seen += losses
+        loss_value = float(self.workers.add_up(loss))
+        grad_norm = clip_gradients(self.parameters, self.config.optimizer.max_grad_norm)
+        is_finite = math.isfinite(loss_value) and math.isfinite(grad_norm)
+        if is_finite:
+            set_learning_rate(self.optimizer, learning_rate_at(step, self.config.optimizer))
+            self.optimizer.step()
+            if self.mean is not None:
+                self.mean.update()
+        budget = self.config.packing.budget * len(loaded.packs) * self.workers.world_size
+        return StepOutcome(
+            loss=loss_value,
+            grad_norm=grad_norm,
+            is_skipped=not is_finite,
+            num_tokens=int(num_tokens),
+            num_samples=int(num_samples),
+            fill=num_tokens / budget,
+            is_stop_wanted=stops > 0,
+            samples=tuple(seen),
+        )
+
+    def _add_up_totals(self, packs: Sequence[LoadedPack], stop_wanted: bool) -> list[float]:
+        samples = [sample for pack in packs for sample in pack.samples]
+        mean = self.config.objective.loss_mean
+        own = [
+            sum(weigh_sample(sample.num_tokens, mean) for sample in samples),
+            sum(sample.num_tokens for sample in samples),
+            len(samples),
+            stop_wanted,
+        ]
+        # On the device, since NCCL adds nothing up on the CPU.
+        return self.workers.add_up(
+            torch.tensor(own, dtype=torch.float64, device=self.workers.device)
+        ).tolist()
+
+    def _run_pack(self, pack: LoadedPack, total_weight: float) -> tuple[torch.Tensor, list[SampleLoss]]:
+        """Forward and backward of one pack; its share of the loss, detached."""
+        batch = make_batch(
+            pack.samples, pack.keys, self.nulls, self.config.objective, self.parts, self.workers.device
+        )
+        losses = sample_losses(self.model(batch.inputs), batch.targets)
+        share = weighted_share(losses, batch.weights, total_weight)
+        # DDP and FSDP give the mean over processes, the loss is a sum over them.
+        (share * self.workers.world_size).backward()
+        values = zip(pack.samples, batch.times, losses.detach().tolist(), batch.weights.tolist(), strict=True)
+        seen = [SampleLoss(sample.id, t, loss, weight) for sample, t, loss, weight in values]
+        return share.detach(), seen

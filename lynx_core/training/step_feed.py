@@ -1,0 +1,93 @@
+"""Reads the packs of the next step while the present one computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ..data.sample import Sample
+from .configuration import StageConfig
+from .curriculum import Cursor, PackOrder, PackStream, find_stage
+from .randomness import DrawKey
+
+
+class PackReader(Protocol):
+    """What the feed needs of a data set; a SampleSource gives it."""
+
+    def load_pack(self, indices: Sequence[int]) -> list[Sample]: ...
+
+
+@dataclass(frozen=True)
+class LoadedPack:
+    """The samples of a pack, and the key of what chance decides for each."""
+
+    samples: tuple[Sample, ...]
+    keys: tuple[DrawKey, ...]
+
+
+@dataclass(frozen=True)
+class LoadedStep:
+    """What one process runs in one step."""
+
+    stage: StageConfig
+    packs: tuple[LoadedPack, ...]
+    cursor: Cursor
+    """Where the data stand after this step."""
+
+
+class StepFeed:
+    """Gives the steps of one process in order, one ahead."""
+
+    def __init__(
+        self, stream: PackStream, reader: PackReader, stages: Sequence[StageConfig], accumulation: int
+    ) -> None:
+        self.stream, self.reader, self.stages = stream, reader, stages
+        self.accumulation = accumulation
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="step feed")
+        self._ahead: tuple[int, Future[LoadedStep]] | None = None
+
+    def take(self, step: int) -> LoadedStep:
+        """Give the packs of a step and begin with those of the next."""
+        expected, future = self._ahead or (step, self._thread.submit(self._load, step))
+        if expected != step:
+            raise AssertionError(f"steps are taken in order: {expected} is next, not {step}")
+        loaded = future.result()
+        self._ahead = None
+        if find_stage(step + 1, self.stages) is not None:
+            self._ahead = step + 1, self._thread.submit(self._load, step + 1)
+        return loaded
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def _load(self, step: int) -> LoadedStep:
+        place = find_stage(step, self.stages)
+        assert place is not None  # the loop ends with the last stage
+        self.stream.enter_stage(place.index)
+        stage = self.stages[place.index]
+        packs = tuple(self._load_pack(stage) for _ in range(self.accumulation))
+        return LoadedStep(stage, packs, self.stream.cursor)
+
+    def _load_pack(self, stage: StageConfig) -> LoadedPack:
+        order = self.stream.next_pack()
+        samples = self.reader.load_pack(order.samples)
+        if stage.kind == "first_frames":
+            samples = [sample.keep_frames(1) for sample in samples]
+        return LoadedPack(tuple(samples), match_keys(samples, order))
+
+
+def match_keys(samples: Sequence[Sample], order: PackOrder) -> tuple[DrawKey, ...]:
+    """Give each sample its planned key; one that replaces a damaged sample gets one of its own."""
+    planned: dict[str, list[DrawKey]] = {}
+    for key in order.keys:
+        planned.setdefault(key.sample_id, []).append(key)
+    keys = []
+    for sample in samples:
+        waiting = planned.get(sample.id)
+        if waiting:
+            keys.append(waiting.pop(0))
+        else:
+            keys.append(replace(order.keys[0], sample_id=sample.id, repeat=-1 - order.index))
+    return tuple(keys)

@@ -1,0 +1,146 @@
+"""Held-out loss, and short videos with their likeness, on a schedule.
+
+The people are in no training pair, and noise and timesteps are the same each time, so two figures of one
+run can be compared. The videos take the triple guidance of inference; its three predictions are
+one pack of three samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..data.sample import Nulls, Sample
+from ..data.source import SampleSource
+from ..evaluation.face_similarity import measure_similarity
+from ..formats.embedders import EMBEDDING_DIM
+from ..models.adapter_modules import AdapterConfigs
+from ..models.packed_wan import PackedInputs
+from .assembly import make_analyzer, open_source
+from .configuration import TrainingConfig
+from .distributed import Workers
+from .flow_matching import TIMESTEP_SCALE, sample_losses, shift_timestep
+from .pack_batch import make_batch
+from .randomness import DrawKey, make_generator
+from .video_output import LatentDecoder, write_video
+
+VALIDATION_FOLDER = "validation"
+NUM_DRAWS = 4
+"""Timesteps at which each held-out sample is looked at."""
+
+
+class Validation:
+    """Validates on held-out pairs.
+
+    Every process does the same, since divided weights need all of them; the main one writes.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        workers: Workers,
+        model: nn.Module,
+        parts: AdapterConfigs,
+        nulls: Nulls,
+    ) -> None:
+        self.config, self.workers, self.model = config, workers, model
+        self.parts, self.nulls = parts, nulls
+        self._source: SampleSource | None = None
+        self._decoder = LatentDecoder(config.data.vae, workers.device)
+
+    @torch.no_grad()
+    def run(self, step: int) -> dict[str, float]:
+        """Compute the figures, by name, and write the videos.
+
+        Raises:
+            DataError: when no held-out pair can be read.
+        """
+        samples = self._load_samples()
+        figures = {"loss": self._measure_loss(samples)}
+        scores = []
+        for sample in samples[: self.config.validation.video_samples]:
+            latents = self.sample_video(sample)
+            if self.workers.is_main:
+                scores.append(self._write(sample, latents, step))
+        found = [score for score in scores if score is not None]
+        if found:
+            figures["face_similarity"] = sum(found) / len(found)
+        return figures
+
+    def _load_samples(self) -> list[Sample]:
+        manifest = self.config.data.validation_manifest
+        assert manifest is not None  # the configuration makes sure
+        if self._source is None:
+            self._source = open_source(self.config, manifest, self.workers.device)
+        count = min(self.config.validation.num_samples, len(self._source))
+        return self._source.load_pack(range(count))
+
+    def _measure_loss(self, samples: list[Sample]) -> float:
+        """Mean over samples and fixed draws; nothing is dropped."""
+        objective = replace(
+            self.config.objective, drop_text=0.0, drop_identity=0.0, drop_id=0.0, drop_reference=0.0
+        )
+        losses = []
+        for sample in samples:
+            for draw in range(NUM_DRAWS):
+                key = DrawKey(self.config.run.seed, "validation", 0, sample.id, draw)
+                batch = make_batch([sample], [key], self.nulls, objective, self.parts, self.workers.device)
+                losses.append(sample_losses(self.model(batch.inputs), batch.targets))
+        return float(torch.cat(losses).mean())
+
+    @torch.no_grad()
+    def sample_video(self, sample: Sample) -> Tensor:
+        """Sample latents of a pair's shape from noise: Euler steps with triple guidance.
+
+        Returns:
+            [16, frames, height, width], float32.
+        """
+        config, device = self.config.validation, self.workers.device
+        generator = make_generator(self.config.run.seed, "validation video", sample.id)
+        x = torch.randn(sample.latents.shape, generator=generator).to(device)
+        times = [shift_timestep(1 - i / config.video_steps, config.shift) for i in range(config.video_steps)]
+        for t, next_t in zip(times, [*times[1:], 0.0], strict=True):
+            null, identity, prompt = self._predict(x, t, sample)
+            velocity = (
+                null + config.identity_guidance * (identity - null) + config.guidance * (prompt - identity)
+            )
+            x = x + (next_t - t) * velocity
+        return x
+
+    def _predict(self, x: Tensor, t: float, sample: Sample) -> list[Tensor]:
+        """Velocities: nothing given, identity given, identity and prompt given."""
+        device = self.workers.device
+        null_id = torch.zeros(EMBEDDING_DIM)
+        embedding = null_id if sample.embedding is None else sample.embedding
+        grey = self.nulls.grey_reference
+        reference = grey if sample.reference_latents is None else sample.reference_latents
+        empty = self.nulls.empty_text
+        inputs = PackedInputs(
+            latents=[x, x, x],
+            timesteps=torch.full((3,), t * TIMESTEP_SCALE, device=device),
+            texts=[text.to(device) for text in (empty, empty, sample.text)],
+            embeddings=torch.stack([null_id, embedding, embedding]).to(device) if self.parts.id else None,
+            reference_latents=[r.to(device) for r in (grey, reference, reference)]
+            if self.parts.ref
+            else None,
+            reference_text=self.nulls.reference_text.to(device) if self.parts.ref else None,
+        )
+        return [velocity.float() for velocity in self.model(inputs)]
+
+    def _write(self, sample: Sample, latents: Tensor, step: int) -> float | None:
+        """Write the video; give its likeness where a detector is configured."""
+        frames = self._decoder.decode(latents)
+        folder = self.config.run.output / VALIDATION_FOLDER
+        write_video(frames, folder / f"step-{step:08d}-{_safe_name(sample.id)}.mp4", self._fps())
+        if sample.embedding is None or self.config.data.face_models is None:
+            return None
+        return measure_similarity(frames, sample.embedding, make_analyzer(self.config.data)).mean_all
+
+    def _fps(self) -> float:
+        return self.config.decoding.fps or 16.0
+
+
+def _safe_name(sample_id: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in sample_id)[:80]

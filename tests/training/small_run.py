@@ -1,0 +1,202 @@
+"""A whole training set-up in small: a folder of media, encoders, a base, and the configuration file.
+
+Everything is real code on small random weights: diffusers' Wan and VAE, transformers' UMT5, the nodes'
+ArcFace. The folder can be used by other processes, so that a run can be killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from small_encoders import save_small_models
+from small_media import write_image, write_rows, write_video
+from torch import Tensor
+
+from lynx_core.training.configuration import TrainingConfig
+from lynx_core.training.configuration_file import parse_configuration
+
+REPO_DIR = Path(__file__).resolve().parents[2]
+TEXT_DIM = 16
+KINDS = ("single-scene", "multi-scene", "augmented")
+
+
+def save_small_base(folder: Path, num_layers: int = 2) -> None:
+    """A diffusers folder of a Wan of width 32."""
+    from diffusers import WanTransformer3DModel
+
+    torch.manual_seed(5)
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        text_dim=TEXT_DIM,
+        freq_dim=32,
+        ffn_dim=48,
+        num_layers=num_layers,
+    )
+    with torch.no_grad():
+        for parameter in transformer.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    transformer.save_pretrained(folder)
+
+
+def save_small_dataset(folder: Path, num_each: int = 5) -> None:
+    """`train.jsonl` of images and clips of several sizes, and `heldout.jsonl` of two more people."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = ((48, 32), (32, 32), (32, 48))
+    rows: list[dict[str, Any]] = []
+    for number in range(num_each):
+        for sort in ("image", "clip"):
+            name = f"{sort}{number}"
+            size = sizes[number % len(sizes)]
+            if sort == "image":
+                target = write_image(folder / f"{name}.png", size, seed=number)
+            else:
+                target = write_video(folder / f"{name}.mp4", 5 + 4 * (number % 2), size, seed=number)
+            write_image(folder / f"face_{name}.png", (112, 112), seed=100 + number)
+            rows.append(
+                {
+                    "id": name,
+                    "target": target.name,
+                    "references": [f"face_{name}.png"],
+                    "caption": f"a man {'abcd'[number % 4]}",
+                    "kind": KINDS[number % len(KINDS)],
+                }
+            )
+    write_rows(folder / "train.jsonl", rows[:-2])
+    write_rows(folder / "heldout.jsonl", rows[-2:])
+
+
+def save_small_world(root: Path) -> None:
+    """All files of a run below one folder."""
+    save_small_models(root / "models")
+    save_small_base(root / "base")
+    save_small_dataset(root / "data")
+
+
+def plain_configuration(root: Path, output: Path) -> dict[str, Any]:
+    """A configuration of four steps on images and four on videos."""
+    models = root / "models"
+    return {
+        "base": {"transformer": str(root / "base"), "dtype": "fp32", "attention": "loop"},
+        "adapter": {"resampler_dim": 64, "resampler_depth": 1, "resampler_heads": 1, "lite_token_dim": 24},
+        "data": {
+            "manifest": str(root / "data" / "train.jsonl"),
+            "validation_manifest": str(root / "data" / "heldout.jsonl"),
+            "vae": str(models / "vae"),
+            "text_encoder": str(models / "text_encoder"),
+            "tokenizer": str(models / "tokenizer"),
+            "face_encoder": str(models / "arcface.pth"),
+            "faces_aligned": True,
+            "cache": str(root / "cache"),
+        },
+        "packing": {"budget": 24, "model_dim": 32},
+        "stages": [
+            {"name": "images", "kind": "images", "steps": 4},
+            {"name": "videos", "kind": "videos", "steps": 4},
+        ],
+        "optimizer": {"learning_rate": 1e-3, "ema_decay": 0.9},
+        "run": {
+            "output": str(output),
+            "checkpoint_every": 1,
+            "log_every": 4,
+            "trackers": [],
+            "export_dtype": "fp32",
+            "device": "cpu",
+        },
+    }
+
+
+def make_configuration(root: Path, output: Path, **changes: Mapping[str, Any]) -> TrainingConfig:
+    """The configuration with some keys of sections changed."""
+    values = plain_configuration(root, output)
+    for section, keys in changes.items():
+        values[section] = {**values.get(section, {}), **keys} if isinstance(keys, Mapping) else keys
+    return parse_configuration(values)
+
+
+def write_configuration(root: Path, output: Path, path: Path) -> Path:
+    """The configuration as a TOML file."""
+    lines: list[str] = []
+    for section, keys in plain_configuration(root, output).items():
+        for table in keys if isinstance(keys, list) else [keys]:
+            lines.append(f"[[{section}]]" if isinstance(keys, list) else f"[{section}]")
+            lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def start_training(config: Path, *arguments: str, num_processes: int = 1) -> list[subprocess.Popen[str]]:
+    """Start `comfy-lynx train` in processes of their own, on one thread each."""
+    port = _free_port()
+    processes = []
+    for rank in range(num_processes):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        if num_processes > 1:
+            environment |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(num_processes),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "ACCELERATE_USE_CPU": "true",
+            }
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "lynx_core.cli.main", "train", str(config), *arguments],
+                cwd=REPO_DIR,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    return processes
+
+
+def finish(processes: list[subprocess.Popen[str]], timeout: float = 120) -> list[str]:
+    """Wait for processes; gives what each printed."""
+    return [process.communicate(timeout=timeout)[0] for process in processes]
+
+
+def kill(processes: list[subprocess.Popen[str]]) -> None:
+    """End processes as `kill -9` does."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+    for process in processes:
+        process.communicate()
+
+
+def read_result(output: Path) -> dict[str, Tensor]:
+    """All tensors that a finished run leaves: the exported adapter, and its newest checkpoint."""
+    checkpoint = sorted((output / "checkpoints").glob("step-*"))[-1]
+    tensors = {f"adapter {k}": v for k, v in load_file(output / "adapter.safetensors").items()}
+    for name in ("weights", "mean"):
+        tensors |= {f"{name} {k}": v for k, v in load_file(checkpoint / f"{name}.safetensors").items()}
+    optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    return tensors | {
+        f"optimizer {name} {key}": value for name, state in optimizer.items() for key, value in state.items()
+    }
+
+
+def assert_same_bits(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+    """Compare to the bit."""
+    assert a.keys() == b.keys()
+    differing = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not differing, f"{len(differing)} of {len(a)} tensors differ, as {differing[0]}"
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
