@@ -48,7 +48,7 @@ def clean_clone(model: Any) -> Any:
     clone.wrappers = comfy.patcher_extension.WrappersMP.init_wrappers()
     clone.callbacks = comfy.patcher_extension.CallbacksMP.init_callbacks()
     clone.object_patches = {
-        name: patch for name, patch in clone.object_patches.items() if not name.startswith("diffusion_model.")
+        name: patch for name, patch in clone.object_patches.items() if name.split(".")[0] != "diffusion_model"
     }
     return clone
 

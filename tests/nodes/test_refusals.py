@@ -28,37 +28,18 @@ def apply(bench: WanBench, prompt: Conditioning, negative: Conditioning) -> Call
     return lambda model, **inputs: bench.apply(model, prompt, negative, **inputs)
 
 
-def make_wan(bench: WanBench, dim: int, num_blocks: int, name: str) -> Any:
-    """Load a Wan of another size, made from the stand-in's tensors, through the host's loader."""
-    import comfy.sd
-    from safetensors.torch import load_file
-
-    tensors = {}
-    folder = bench.comfy.base_dir / "models" / "diffusion_models"
-    for key, tensor in load_file(str(folder / T2V)).items():
-        if key.startswith("blocks.") and int(key.split(".")[1]) >= num_blocks:
-            continue
-        sizes = [{256: dim, 6 * 256: 6 * dim}.get(size, size) for size in tensor.shape]
-        if key.startswith("time_embedding.0.weight"):
-            sizes[1] = 256
-        tensors[key] = torch.zeros(sizes, dtype=torch.float16)
-    path = bench.comfy.base_dir / "models" / "diffusion_models" / name
-    save_file(tensors, str(path))
-    return comfy.sd.load_diffusion_model(str(path))
-
-
 # --- base models ---------------------------------------------------------------------------
 
 
 def test_base_of_another_width(bench: WanBench, apply: Any, identity: Inputs, full: Any) -> None:
-    small = make_wan(bench, 128, 4, "wan2.1_t2v_1.3B.safetensors")
+    small = bench.make_base(128, 4, "wan2.1_t2v_1.3B.safetensors")
     way_out = ["lynx_full", "dim 256", "wan2.1_t2v_1.3B.safetensors", "dim 128", "dim 5120"]
     assert_refused(way_out, lambda: apply(small, **identity))
     assert_refused(way_out, lambda: bench.make_reference(small, full))
 
 
 def test_base_with_too_few_blocks(bench: WanBench, apply: Any, identity: Inputs) -> None:
-    short = make_wan(bench, 256, 2, "wan_two_blocks.safetensors")
+    short = bench.make_base(256, 2, "wan_two_blocks.safetensors")
     assert_refused(
         ["lynx_full", "block 3", "wan_two_blocks.safetensors", "2 blocks", "Load the base model"],
         lambda: apply(short, **identity),

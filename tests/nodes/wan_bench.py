@@ -6,11 +6,13 @@ stand-in weights in float32, so that two ways to one result can be compared to r
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from in_process import InProcessComfy
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 T2V = "wan2.1_t2v_14B_fp8_e4m3fn.safetensors"
@@ -56,6 +58,22 @@ class WanBench:
 
         path = self.comfy.base_dir / "models" / "diffusion_models" / name
         return comfy.sd.load_diffusion_model(str(path), model_options={"dtype": dtype})
+
+    def make_base(self, dim: int, num_blocks: int, name: str) -> Any:
+        """Write a T2V model of another size, and load it as a user does; `dim` is a multiple of 128."""
+        folder = self.comfy.base_dir / "models" / "diffusion_models"
+        tensors = {}
+        for key, tensor in load_file(str(folder / T2V)).items():
+            if key.startswith("blocks.") and int(key.split(".")[1]) >= num_blocks:
+                continue
+            sizes = [{256: dim, 6 * 256: 6 * dim}.get(size, size) for size in tensor.shape]
+            if key == "time_embedding.0.weight":
+                sizes[1] = 256
+            noise = seeded(*sizes, seed=zlib.crc32(key.encode()))
+            is_norm = "norm" in key and key.endswith("weight")
+            tensors[key] = 1 + 0.3 * noise if is_norm else noise * tensor.float().std()
+        save_file(tensors, str(folder / name))
+        return self.load_base(name)
 
     def load_lora(self, model: Any, strength: float = 1.0) -> Any:
         """Put the stand-in LoRA on q, k, v and o of every attention."""
