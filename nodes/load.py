@@ -19,6 +19,7 @@ from .model_files import (
     list_adapters,
     list_detector_packs,
     list_encoders,
+    shorten_paths,
 )
 from .notes import show_note
 
@@ -82,7 +83,7 @@ class LynxLoadAdapter(io.ComfyNode):
                 "Lynx Load Adapter: nothing is chosen. Choose an adapter, or the files of its parts."
             )
         opened = open_adapter(*(find_adapter(name) for name in names))
-        show_note(cls, opened.summary())
+        show_note(cls, shorten_paths(opened.summary()))
         return io.NodeOutput(opened)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 
 import folder_paths
@@ -54,6 +55,13 @@ def find_adapter(name: str) -> Path:
         f"The Lynx adapter {name!r} is not there: put it into {Path(folders[-1]) / name}"
         + (f", or fetch it with '{download_command(name)}'." if name in PUBLISHED_ADAPTERS else ".")
     )
+
+
+def shorten_paths(text: str) -> str:
+    """Name files below models/lynx as the loaders' lists do, without the folder itself."""
+    for folder in folder_paths.get_folder_paths(LYNX_FOLDER):
+        text = text.replace(f"{Path(folder)}{os.sep}", "")
+    return text
 
 
 def list_detector_packs() -> list[str]:

@@ -58,7 +58,7 @@ NODE_TYPES: dict[str, NodeType] = {
         widgets="adapter:COMBO resampler:COMBO id_layers:COMBO ref_layers:COMBO",
         outputs="adapter:LYNX_ADAPTER",
         width=420,
-        picture_height=90,
+        picture_height=130,
     ),
     "LynxLoadFaceAnalyzer": NodeType(
         widgets="detector_pack:COMBO encoder:COMBO provider:COMBO",

@@ -54,12 +54,12 @@ FIT = """() => {
   const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]));
   const right = Math.max(...boxes.map(b => b[0] + b[2])), bottom = Math.max(...boxes.map(b => b[1] + b[3]));
   const width = canvas.canvas.clientWidth, height = canvas.canvas.clientHeight;
-  const scale = Math.min((width - 90) / (right - left), (height - 130) / (bottom - top));
+  const scale = Math.min((width - 90) / (right - left), (height - 160) / (bottom - top));
   canvas.ds.scale = scale;
   canvas.ds.offset[0] = 75 / scale - left;
-  canvas.ds.offset[1] = 90 / scale - top;
+  canvas.ds.offset[1] = 120 / scale - top;
   canvas.setDirty(true, true);
-  return (bottom - top) * scale + 110;
+  return (bottom - top) * scale + 140;
 }"""
 
 
@@ -145,6 +145,8 @@ def test_workflow_opens_from_the_templates_and_runs(
     assert seen["tooSmall"] == [], "nodes that would grow over their neighbours"
     assert page.locator("[role=dialog]").count() == 0, page.locator("[role=dialog]").all_inner_texts()
 
+    if KEEP_SCREENSHOTS:
+        host.free_memory()  # every node runs and shows what it has to show
     page.evaluate(SHRINK, [WIDTH, HEIGHT, NUM_FRAMES, NUM_STEPS])
     (file,) = list_files(wait_for_queued_prompt(page, host), ".mp4")
     video = read_video(host.fetch(file, tmp_path))
@@ -159,15 +161,16 @@ def test_template_browser_lists_the_workflows_with_thumbnails(page: Any, host: C
     assert sorted(host.get("/workflow_templates").json()[PACK_NAME]) == WORKFLOWS
     page.goto(host.url)
     page.wait_for_function("() => window.app?.graph && window.app.extensionManager", timeout=90_000)
-    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_text(PACK_NAME, exact=True).first.click()
+    with page.expect_response(f"**/{PACK_NAME}/{WORKFLOWS[0]}.jpg") as answer:
+        page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        page.get_by_text(PACK_NAME, exact=True).first.click()
+    assert answer.value.headers["content-type"] == "image/jpeg"
     for name in WORKFLOWS:
-        picture = page.locator(f"img[src*='{PACK_NAME}/{name}.jpg']").first
-        picture.wait_for(timeout=30_000)
-        page.wait_for_function("image => image.naturalWidth > 0", arg=picture.element_handle())
+        page.get_by_text(name, exact=True).first.wait_for(timeout=30_000)
+        assert host.get(f"/api/workflow_templates/{PACK_NAME}/{name}.jpg").content[:2] == b"\xff\xd8"
     if KEEP_SCREENSHOTS:
-        page.set_viewport_size({"width": 1600, "height": 900})
-        page.wait_for_timeout(1000)
+        page.set_viewport_size({"width": 1600, "height": 1100})
+        page.wait_for_timeout(1500)
         IMAGES_DIR.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=IMAGES_DIR / "template_browser.png")
 
