@@ -101,7 +101,7 @@ def probe_media(path: Path) -> ImageInfo | VideoInfo:
 
 
 def _probe_image(path: Path) -> ImageInfo | None:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
@@ -110,10 +110,12 @@ def _probe_image(path: Path) -> ImageInfo | None:
                 return None
             swaps = image.getexif().get(ImageOps.ExifTags.Base.Orientation, 1) >= 5
             width_px, height_px = image.size[::-1] if swaps else image.size
-    except Image.DecompressionBombError as error:
-        raise MediaError(path, "too large", first_line(error)) from error
-    except (OSError, SyntaxError, ValueError, TypeError):
+        with Image.open(path) as image:
+            image.verify()  # PNG's checksums, which decoding does not look at
+    except UnidentifiedImageError:
         return None
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        raise MediaError(path, "does not decode", first_line(error)) from error
     return ImageInfo(width_px, height_px)
 
 
@@ -239,7 +241,7 @@ def _decode_image(path: Path, plan: ClipPlan, height_px: int, width_px: int) -> 
     if photo.shape[:2] != (plan.source_height_px, plan.source_width_px):
         raise MediaError(path, "changed", f"it now has {photo.shape[1]}x{photo.shape[0]} px")
     resized = Image.fromarray(photo).resize((width_px, height_px), Image.Resampling.LANCZOS)
-    return np.asarray(resized)
+    return np.array(resized)
 
 
 def decode_photo(path: Path) -> np.ndarray:

@@ -1,0 +1,56 @@
+"""Small real media files, and manifests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def write_video(
+    path: Path,
+    num_frames: int = 9,
+    size: tuple[int, int] = (64, 48),
+    fps: int = 16,
+    codec: str = "libx264",
+    rotation: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """A video of (width, height) whose grey level is 8 times the frame's number, red in the upper left."""
+    import av
+
+    width, height = size
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        for number in range(num_frames):
+            pixels = np.full((height, width, 3), 8 * number % 256, dtype=np.uint8)
+            pixels[: height // 3, : width // 3] = (255, 0, 0)
+            pixels[-4:, -4:] = seed % 256
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def write_image(path: Path, size: tuple[int, int] = (64, 48), seed: int = 0, **options: Any) -> Path:
+    """A picture of (width, height): random blocks of 8 px."""
+    width, height = size
+    blocks = np.random.default_rng(seed).integers(
+        0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8
+    )
+    pixels = blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def write_rows(path: Path, rows: list[Any]) -> Path:
+    """A JSONL manifest; text goes in as it is."""
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+    return path
