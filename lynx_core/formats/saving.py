@@ -37,7 +37,7 @@ def save_single_file(
     if path.exists() and not overwrite:
         raise AdapterError(f"{path} is already there; choose another name, or allow it with overwrite.")
     infos = {name: tensor_info(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    metadata = single_file.make_metadata({**configs}, embedder)
+    metadata = single_file.make_metadata({str(kind): config for kind, config in configs.items()}, embedder)
 
     def read(name: str) -> Tensor:
         return tensors[name].detach().cpu()

@@ -200,14 +200,6 @@ class AdapterModules(nn.Module):
         state = {**self.state_dict(), **merged}
         return {name: state[name].detach() for name in self.stored_dtypes}
 
-    def load_canonical_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load weights by canonical name into a plain adapter.
-
-        Raises:
-            RuntimeError: when names or shapes differ.
-        """
-        self.load_state_dict(state)
-
     def save(
         self,
         path: Path | str,

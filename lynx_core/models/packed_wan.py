@@ -174,7 +174,7 @@ class PackedWan(nn.Module):
         padded = torch.stack([pad_text(text.to(self.dtype)) for text in texts])
         context = PackContext(
             tokens=tokens,
-            rotation=self._place(latents),
+            rotation=self.place_tokens(latents),
             modulation=embedder.time_proj(embedder.act_fn(time)).unflatten(1, (6, -1)),
             text=embedder.text_embedder(padded).flatten(0, 1),
             text_queries=tokens,
@@ -217,7 +217,7 @@ class PackedWan(nn.Module):
         patches = cut_patches(latents, self.config.patch_size).to(self.dtype)
         return F.linear(patches, embedding.weight.flatten(1), embedding.bias)
 
-    def _place(self, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def place_tokens(self, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Look up cosine and sine of every token's position, which starts from zero in each sample."""
         tables = [self.transformer.rope(latent[None]) for latent in latents]
         # diffusers repeats each angle for both numbers of a pair; one is enough here.
