@@ -11,6 +11,12 @@ from wan_bench import Conditioning, WanBench, list_leftovers, max_error
 OFF = {"id_strength": 0.0, "ref_strength": 0.0}
 
 
+@pytest.fixture(scope="session")
+def base(bench: WanBench) -> Any:
+    """A model of this file's own: the host itself leaves a `forward` behind where an object patch has been."""
+    return bench.load_base()
+
+
 def interrupt() -> None:
     """Press the host's Cancel button."""
     import comfy.model_management
