@@ -32,7 +32,7 @@ class NodeType:
     outputs: str = ""
     width: int = 320
     picture_height: int = 0
-    """Room for what the node shows below its widgets: a picture, a video, the text of its run."""
+    """Room below the widgets: for a picture, a video, the text of a run, the badge of Nodes 2.0."""
     newer_widgets: int = 0
     """Widgets that newer hosts add at the end; they keep their defaults."""
 

@@ -64,6 +64,7 @@ NODE_TYPES: dict[str, NodeType] = {
         widgets="detector_pack:COMBO encoder:COMBO provider:COMBO",
         outputs="face_analyzer:LYNX_FACE_ANALYZER",
         width=340,
+        picture_height=24,
     ),
     "LynxCropFace": NodeType(
         "image:IMAGE face_analyzer:LYNX_FACE_ANALYZER?",
@@ -76,6 +77,7 @@ NODE_TYPES: dict[str, NodeType] = {
         "face_analyzer:LYNX_FACE_ANALYZER face:LYNX_FACE face_2:LYNX_FACE? face_3:LYNX_FACE? face_4:LYNX_FACE?",
         outputs="id:LYNX_ID",
         width=260,
+        picture_height=24,
     ),
     "LynxEncodeReference": NodeType(
         "adapter:LYNX_ADAPTER face:LYNX_FACE model:MODEL clip:CLIP vae:VAE",

@@ -1,10 +1,12 @@
 """What an artist sees: the real editor in headless Chromium opens, shows and runs every workflow.
 
-Screenshots for the README are written to `docs/images` only when LYNX_SCREENSHOTS=1 is set.
+Screenshots for the README are written to `docs/images` only when LYNX_SCREENSHOTS=1 is set; run this
+file alone for that, because the stand-in detector is then pointed at another photo.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -12,9 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from comfy_host import PACK_NAME, REPO_DIR, ComfyHost, list_files
-from standin_installation import write_photo
+from PIL import Image
+from standin_faces import face_from_landmarks, write_detector_pack
+from standin_installation import DETECTOR_PACKS, write_photo
 from video import read_video
 
 playwright_api = pytest.importorskip("playwright.sync_api")
@@ -25,6 +30,9 @@ WORKFLOWS = sorted(path.stem for path in (REPO_DIR / "workflows").glob("*.json")
 KEEP_SCREENSHOTS = os.environ.get("LYNX_SCREENSHOTS") == "1"
 IMAGES_DIR = REPO_DIR / "docs" / "images"
 WIDTH, HEIGHT, NUM_FRAMES, NUM_STEPS = 96, 64, 5, 2
+
+PORTRAIT_LANDMARKS = np.array([[202, 101], [248, 103], [226, 126], [204, 142], [243, 143]], dtype=np.float32)
+"""Measured by eye in scikit-image's portrait of an astronaut (NASA, public domain)."""
 
 SHRINK = """([width, height, length, steps]) => {
   const wanted = {width, height, length, steps, step: steps / 2};
@@ -79,8 +87,27 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def host(comfy_host: ComfyHost, tmp_path_factory: pytest.TempPathFactory) -> ComfyHost:
     """The host, with a real photo under the name that the workflows carry."""
-    comfy_host.upload_image(write_photo(tmp_path_factory.mktemp("photo") / "example.png"))
+    photo = tmp_path_factory.mktemp("photo") / "example.png"
+    if KEEP_SCREENSHOTS:
+        write_portrait(photo, comfy_host.base_dir / "models" / "insightface")
+    else:
+        write_photo(photo)
+    comfy_host.upload_image(photo)
     return comfy_host
+
+
+def write_portrait(path: Path, insightface_dir: Path) -> None:
+    """Write a portrait that may be shown in public, and point the stand-in detector at its face."""
+    from skimage.data import astronaut
+
+    portrait = astronaut()
+    Image.fromarray(portrait).save(path)
+    for pack in DETECTOR_PACKS:
+        for detector in (insightface_dir / "models" / pack).glob("det_*.onnx"):
+            detector.unlink()  # it is a link to a file that other servers use
+        write_detector_pack(
+            insightface_dir, pack, [face_from_landmarks(PORTRAIT_LANDMARKS)], portrait.shape[:2]
+        )
 
 
 @pytest.fixture
@@ -109,18 +136,24 @@ def find_complaints_of_pack(page: Any) -> list[str]:
     return [text for text in page.complaints if PACK_NAME in text or "lynx" in text.lower()]
 
 
-def keep_screenshot(page: Any, name: str) -> None:
-    """A picture of the whole graph, text drawn at every zoom."""
+def keep_graph(page: Any, name: str) -> None:
+    """Keep a picture of the whole graph, text drawn at every zoom."""
     if not KEEP_SCREENSHOTS:
         return
-    page.evaluate("() => window.app.ui.settings.setSettingValue('LiteGraph.Canvas.MinFontSizeForLOD', 0)")
-    page.evaluate("() => window.app.ui.settings.setSettingValue('LiteGraph.Canvas.ShowMinimap', false)")
-    page.evaluate("() => window.app.ui.settings.setSettingValue('Comfy.Minimap.Visible', false)")
+    for setting, value in (("LiteGraph.Canvas.MinFontSizeForLOD", 0), ("Comfy.Minimap.Visible", False)):
+        page.evaluate(
+            "([name, value]) => window.app.ui.settings.setSettingValue(name, value)", [setting, value]
+        )
     height = page.evaluate(FIT)
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(8000)  # the message about the finished job goes away
+    keep_screenshot(page, name, {"x": 0, "y": 0, "width": 2600, "height": min(1400, height)})
+
+
+def keep_screenshot(page: Any, name: str, clip: dict[str, float] | None = None) -> None:
+    """Keep a picture as a PNG of 256 colours: a third of the size."""
     IMAGES_DIR.mkdir(parents=True, exist_ok=True)
-    clip = {"x": 0, "y": 0, "width": 2600, "height": min(1400, height)}
-    page.screenshot(path=IMAGES_DIR / f"{name}.png", clip=clip)
+    picture = Image.open(io.BytesIO(page.screenshot(clip=clip)))
+    picture.convert("RGB").quantize(256).save(IMAGES_DIR / f"{name}.png", optimize=True)
 
 
 def wait_for_queued_prompt(page: Any, host: ComfyHost) -> dict[str, dict[str, Any]]:
@@ -154,7 +187,7 @@ def test_workflow_opens_from_the_templates_and_runs(
 
     assert page.locator("[role=dialog]").count() == 0, page.locator("[role=dialog]").all_inner_texts()
     assert find_complaints_of_pack(page) == []
-    keep_screenshot(page, name)
+    keep_graph(page, name)
 
 
 def test_template_browser_lists_the_workflows_with_thumbnails(page: Any, host: ComfyHost) -> None:
@@ -171,8 +204,7 @@ def test_template_browser_lists_the_workflows_with_thumbnails(page: Any, host: C
     if KEEP_SCREENSHOTS:
         page.set_viewport_size({"width": 1600, "height": 1100})
         page.wait_for_timeout(1500)
-        IMAGES_DIR.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=IMAGES_DIR / "template_browser.png")
+        keep_screenshot(page, "template_browser")
 
 
 READ_WIDGETS = """() => Object.fromEntries(window.app.graph._nodes.find(node => node.type === "LynxApply")
@@ -222,4 +254,4 @@ def test_help_panel_shows_the_page_of_a_node(page: Any, host: ComfyHost) -> None
     if KEEP_SCREENSHOTS:
         page.set_viewport_size({"width": 1600, "height": 900})
         page.wait_for_timeout(1000)
-        page.screenshot(path=IMAGES_DIR / "help_panel.png")
+        keep_screenshot(page, "help_panel")
