@@ -84,7 +84,7 @@ def quantise_base(transformer: WanTransformer, precision: BasePrecision) -> None
     """
     if precision == "as loaded":
         return
-    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_  # type: ignore[import-untyped]
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
     quantize_(transformer.blocks, Int8WeightOnlyConfig() if precision == "int8" else Float8WeightOnlyConfig())
     freeze(transformer)
@@ -181,7 +181,7 @@ def _read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
 
 
 def _build_transformer(weights: Mapping[str, Tensor], dtype: torch.dtype, path: Path) -> WanTransformer:
-    from accelerate import init_empty_weights  # type: ignore[import-untyped]
+    from accelerate import init_empty_weights
     from diffusers import WanTransformer3DModel
 
     try:
