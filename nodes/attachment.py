@@ -98,7 +98,7 @@ class AttentionTap:
             summed = x[here]
             chosen = self.choose_terms(terms)
             for term in chosen:
-                skipped = term.skip_frames * call.tokens_per_frame
+                skipped = min(term.skip_frames * call.tokens_per_frame, x.shape[1])
                 residual = self.attend(query[here, skipped:], term)
                 if skipped:
                     residual = F.pad(residual, (0, 0, skipped, 0))

@@ -76,6 +76,22 @@ def test_reference_of_another_base(bench: WanBench, apply: Any, identity: Inputs
     apply(other, **{**identity, "reference": None})
 
 
+def test_conditionings_of_another_expert(
+    bench: WanBench, base: Any, full: Any, identity: Inputs, prompt: Conditioning, negative: Conditioning
+) -> None:
+    """Wan 2.2 with the wires crossed: one expert's MODEL with the other's positive and negative."""
+    expert = bench.load_base(OTHER_T2V)
+    ours = bench.apply(base, prompt, negative, **identity)
+    inputs = {"adapter": full, "id": bench.make_id(), "reference": bench.make_reference(expert, full)}
+    theirs = bench.apply(expert, prompt, negative, **inputs)
+    for mine, other in ((ours, theirs), (theirs, ours)):
+        assert_refused(
+            [T2V, OTHER_T2V, "same Lynx Apply"],
+            lambda mine=mine, other=other: bench.sample(mine.model, other.positive, other.negative),
+        )
+        assert bench.sample(mine.model, mine.positive, mine.negative, steps=1).isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_reference_of_the_same_base_in_another_precision(
     bench: WanBench, apply: Any, identity: Inputs, dtype: torch.dtype
