@@ -129,8 +129,6 @@ def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise MediaError(path, "does not decode", "its codec is not known to FFmpeg")
-            # Refuse damaged data rather than let FFmpeg paint over it.
-            stream.codec_context.options = {"err_detect": "explode"}
             yield container, stream
     except (av.FFmpegError, OSError) as error:
         raise MediaError(path, "does not decode", first_line(error)) from error

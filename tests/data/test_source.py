@@ -96,6 +96,13 @@ def test_equal_names_do_not_collide(open_source: OpenSource, folder: Path, rows:
     assert not torch.equal(source.load(2).latents, source.load(3).latents)
 
 
+def test_one_file_decoded_in_two_ways_does_not_collide(open_source: OpenSource, folder: Path) -> None:
+    for max_frames, fps in ((5, 16.0), (1, 16.0), (5, 32.0)):
+        config = DecodingConfig(max_px=64 * 64, max_frames=max_frames, fps=fps)
+        cached = open_source(decoding=config, cache_dir=folder / "cache").load(0)
+        assert torch.equal(cached.latents, open_source(decoding=config).load(0).latents)
+
+
 def test_references_are_averaged(open_source: OpenSource, rows: list[Row]) -> None:
     alone = [open_source().load(index) for index in (0, 1)]
     rows[0]["references"] = ["face_a.png", "face_b.png"]
