@@ -66,7 +66,7 @@ LITE = """The lite adapter knows only **who** it is (ID, every 2nd block). No re
 
 Made for 121 frames at 24 fps.
 
-It holds less of the face than lynx_full and leaves the prompt more freedom. Too weak? Use **lynx_full**, or raise `id_strength` to 1.3.
+Not like the person? Look at the crops, then raise `id_strength` to 1.3, or use **lynx_full**: it holds more of the face.
 
 Full reference layers go with it: choose them as `ref_layers` in Lynx Load Adapter, and add Lynx Encode Reference."""
 
