@@ -134,11 +134,9 @@ class LynxApply(io.ComfyNode):
         applied = apply_identity(
             model, positive, negative, adapter, id, reference, settings, vace_reference_frames
         )
+        parts = (("ID", settings.id, id), ("reference", settings.ref, reference))
         show_note(
-            cls,
-            "\n".join(
-                describe_part(name, part) for name, part in (("ID", settings.id), ("reference", settings.ref))
-            ),
+            cls, "\n".join(describe_part(name, part) for name, part, given in parts if given is not None)
         )
         return io.NodeOutput(applied.model, applied.positive, applied.negative, applied.middle)
 

@@ -153,7 +153,9 @@ def keep_screenshot(page: Any, name: str, clip: dict[str, float] | None = None) 
     """Keep a picture as a PNG of 256 colours: a third of the size."""
     IMAGES_DIR.mkdir(parents=True, exist_ok=True)
     picture = Image.open(io.BytesIO(page.screenshot(clip=clip)))
-    picture.convert("RGB").quantize(256).save(IMAGES_DIR / f"{name}.png", optimize=True)
+    picture.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE).save(
+        IMAGES_DIR / f"{name}.png", optimize=True
+    )
 
 
 def wait_for_queued_prompt(page: Any, host: ComfyHost) -> dict[str, dict[str, Any]]:
