@@ -16,7 +16,6 @@ Kept are the newest `keep_last` and those whose step is a multiple of `keep_ever
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -29,9 +28,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ..formats.safetensors_file import tensor_info, write_safetensors
 from .optimizer import OptimizerState
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -97,13 +96,13 @@ class CheckpointFolder:
             _sync_folder(self.root)
             self._remove_old()
             self.clean()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
             shutil.rmtree(aside, ignore_errors=True)
             kept = self.steps()
             older = f"the checkpoint of step {kept[-1]} is untouched" if kept else "there is no older one"
             raise CheckpointError(
                 f"the checkpoint of step {step} could not be written to {self.root}: "
-                f"{error.strerror or error}; {older}. Make room and run the same command again, it goes on from there"
+                f"{getattr(error, 'strerror', None) or error}; {older}. Make room and run the same command again, it goes on from there"
             ) from error
         return final
 
@@ -176,10 +175,9 @@ def read_checkpoint(path: Path) -> CheckpointContents:
 
 
 def _write_files(folder: Path, contents: CheckpointContents) -> None:
-    save_file(dict(contents.weights), folder / _WEIGHTS)
+    _write_tensors(folder / _WEIGHTS, contents.weights)
     if contents.mean is not None:
-        save_file(dict(contents.mean), folder / _MEAN)
-    # Through an open file: torch's own writer reports a full disk as a RuntimeError without its cause.
+        _write_tensors(folder / _MEAN, contents.mean)
     with (folder / _OPTIMIZER).open("wb") as raw:
         torch.save(contents.optimizer, raw)
     (folder / _STATE).write_text(json.dumps({"format": STATE_FORMAT, **contents.state}, indent=1))
@@ -192,15 +190,19 @@ def _write_files(folder: Path, contents: CheckpointContents) -> None:
     _sync_folder(folder)
 
 
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    infos = {name: tensor_info(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    with path.open("wb") as raw:
+        write_safetensors(raw, infos, tensors.__getitem__, {})
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _read_optimizer(path: Path) -> OptimizerState:
-    # Importing torchao registers its 8-bit tensors as safe to load.
-    with contextlib.suppress(ImportError):
-        import torchao.optim  # noqa: F401
+    # torchao's 8-bit tensors are safe to load once torchao.optim is imported, as its optimiser has done.
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

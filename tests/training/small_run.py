@@ -7,11 +7,12 @@ ArcFace. The folder can be used by other processes, so that a run can be killed.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,16 @@ from lynx_core.training.configuration_file import parse_configuration
 
 REPO_DIR = Path(__file__).resolve().parents[2]
 TEXT_DIM = 16
+PRELOADED = [
+    "lynx_core.training.loop",
+    "accelerate",
+    "diffusers.models.transformers.transformer_wan",
+    "diffusers.models.autoencoders.autoencoder_kl_wan",
+    "transformers.models.umt5.modeling_umt5",
+    "av",
+]
+"""What a run imports, 10 s of it."""
+
 KINDS = ("single-scene", "multi-scene", "augmented")
 
 
@@ -49,7 +60,7 @@ def save_small_base(folder: Path, num_layers: int = 2) -> None:
     transformer.save_pretrained(folder)
 
 
-def save_small_dataset(folder: Path, num_each: int = 5) -> None:
+def save_small_dataset(folder: Path, num_each: int = 7) -> None:
     """`train.jsonl` of images and clips of several sizes, and `heldout.jsonl` of two more people."""
     folder.mkdir(parents=True, exist_ok=True)
     sizes = ((48, 32), (32, 32), (32, 48))
@@ -99,7 +110,7 @@ def plain_configuration(root: Path, output: Path) -> dict[str, Any]:
             "faces_aligned": True,
             "cache": str(root / "cache"),
         },
-        "packing": {"budget": 24, "model_dim": 32},
+        "packing": {"budget": 18, "model_dim": 32},
         "stages": [
             {"name": "images", "kind": "images", "steps": 4},
             {"name": "videos", "kind": "videos", "steps": 4},
@@ -135,14 +146,25 @@ def write_configuration(root: Path, output: Path, path: Path) -> Path:
     return path
 
 
-def start_training(config: Path, *arguments: str, num_processes: int = 1) -> list[subprocess.Popen[str]]:
-    """Start `comfy-lynx train` in processes of their own, on one thread each."""
-    port = _free_port()
-    processes = []
-    for rank in range(num_processes):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        if num_processes > 1:
-            environment |= {
+class Run:
+    """`train` in processes of its own, on one thread each, which can be killed.
+
+    They are forked from a server that has imported everything once, so that each starts in a moment.
+
+    Args:
+        values: of `plain_configuration`.
+        plant: name of a function of this module that is called in each process first.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Any], num_processes: int = 1, plant: str = "", argument: Any = None
+    ) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        port = _free_port()
+        self.processes = []
+        for rank in range(num_processes):
+            environment = {
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(num_processes),
@@ -150,31 +172,106 @@ def start_training(config: Path, *arguments: str, num_processes: int = 1) -> lis
                 "MASTER_PORT": str(port),
                 "ACCELERATE_USE_CPU": "true",
             }
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "lynx_core.cli.main", "train", str(config), *arguments],
-                cwd=REPO_DIR,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
+            process = context.Process(
+                target=_run_in_child,
+                args=(dict(values), environment if num_processes > 1 else {}, plant, argument),
+                daemon=True,
             )
-        )
-    return processes
+            process.start()
+            self.processes.append(process)
+
+    def kill(self) -> None:
+        """End all processes as `kill -9` does."""
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join()
+
+    def interrupt(self) -> None:
+        """Send Ctrl-C to the first process only."""
+        pid = self.processes[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGINT)
+
+    def join(self, timeout: float = 120) -> list[int | None]:
+        """Wait; gives the exit codes, negative for a signal."""
+        for process in self.processes:
+            process.join(timeout)
+            if process.is_alive():
+                self.kill()
+                raise AssertionError(f"a process was still running after {timeout} s")
+        return [process.exitcode for process in self.processes]
+
+    def wait_for_step(self, output: Path, step: int, timeout: float = 60) -> None:
+        """Wait until a checkpoint of at least this step is there."""
+        end = time.monotonic() + timeout
+        while newest_step(output) < step:
+            if time.monotonic() > end or not any(process.is_alive() for process in self.processes):
+                raise AssertionError(
+                    f"no checkpoint of step {step} in {timeout} s; {newest_step(output)} is there"
+                )
+            time.sleep(0.01)
 
 
-def finish(processes: list[subprocess.Popen[str]], timeout: float = 120) -> list[str]:
-    """Wait for processes; gives what each printed."""
-    return [process.communicate(timeout=timeout)[0] for process in processes]
+def _run_in_child(values: dict[str, Any], environment: dict[str, str], plant: str, argument: Any) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    if plant:
+        globals()[plant](argument)
+    from lynx_core.training.loop import train
+
+    result = train(parse_configuration(values))
+    sys.exit(0 if result.ended == "finished" else 130)
 
 
-def kill(processes: list[subprocess.Popen[str]]) -> None:
-    """End processes as `kill -9` does."""
-    for process in processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-    for process in processes:
-        process.communicate()
+def die_at_sync(number: int) -> None:
+    """Plant: the process kills itself at the n-th sync of a checkpoint's file or folder."""
+    from lynx_core.training import checkpoint
+
+    counts = [0]
+
+    def wrap(honest: Any) -> Any:
+        def sync(path: Path) -> None:
+            counts[0] += 1
+            if counts[0] == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            honest(path)
+
+        return sync
+
+    checkpoint._sync_file = wrap(checkpoint._sync_file)  # type: ignore[assignment]
+    checkpoint._sync_folder = wrap(checkpoint._sync_folder)  # type: ignore[assignment]
+
+
+def announce_steps(path: str) -> None:
+    """Plant: a file appears with the first step."""
+    from lynx_core.training.step import TrainingStep
+
+    honest = TrainingStep.run
+
+    def run(*arguments: Any) -> Any:
+        Path(path).touch()
+        return honest(*arguments)
+
+    TrainingStep.run = run  # type: ignore[method-assign]
+
+
+def unseed(_: None) -> None:
+    """Plant: what chance decides depends on the moment."""
+    from lynx_core.training import randomness
+
+    def generator(key: Any, purpose: str) -> torch.Generator:
+        generator = torch.Generator()
+        generator.seed()
+        return generator
+
+    randomness.DrawKey.generator = generator  # type: ignore[method-assign]
+
+
+def newest_step(output: Path) -> int:
+    """Step of the newest checkpoint, 0 when there is none."""
+    names = [path.name for path in (output / "checkpoints").glob("step-*")]
+    return max((int(name.split("-")[1]) for name in names), default=0)
 
 
 def read_result(output: Path) -> dict[str, Tensor]:

@@ -1,0 +1,97 @@
+"""The configuration refuses what it cannot read, by name, and takes what it wrote itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_run import plain_configuration, write_configuration
+
+from lynx_core.training.configuration import ConfigurationError
+from lynx_core.training.configuration_file import as_plain, parse_configuration, read_configuration
+
+CONFIGS_DIR = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture
+def values() -> dict[str, Any]:
+    return plain_configuration(Path("world"), Path("out"))
+
+
+def test_file_overrides_and_back(tmp_path: Path) -> None:
+    path = write_configuration(Path("world"), Path("out"), tmp_path / "run.toml")
+    config = read_configuration(
+        path,
+        ["optimizer.learning_rate=2e-5", "stages.1.steps = 9", "run.output=/other", "validation.every=0"],
+    )
+    assert config.optimizer.learning_rate == 2e-5
+    assert [stage.steps for stage in config.stages] == [4, 9]
+    assert config.run.output == Path("/other")
+    assert parse_configuration(as_plain(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("optimiser.kind", "optimizer"),
+        ("optimizer.learnig_rate", "optimizer.learning_rate"),
+        ("packing.budgett", "packing.budget"),
+        ("decoding.max_frame", "decoding.max_frames"),
+        ("stages.0.stepps", "stages.0.steps"),
+    ],
+)
+def test_unknown_key_is_refused_with_the_nearest(tmp_path: Path, key: str, near: str) -> None:
+    path = write_configuration(Path("world"), Path("out"), tmp_path / "run.toml")
+    with pytest.raises(
+        ConfigurationError, match=f"unknown key {key.split('=')[0].rsplit('.', 1)[0]}"
+    ) as caught:
+        read_configuration(path, [f"{key}=1"])
+    assert f"did you mean {near}?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.learning_rate=-1", "optimizer.learning_rate is more than 0, got -1"),
+        ("optimizer.learning_rate=fast", "optimizer.learning_rate is a number, got 'fast'"),
+        ("optimizer.accumulation=1.5", "optimizer.accumulation is a whole number"),
+        ("optimizer.kind=sgd", "one of adamw, adamw8bit_bitsandbytes"),
+        ("packing.budget=0", "budget is the tokens of a step"),
+        ("decoding.max_frames=80", "4k\\+1"),
+        ("adapter.lora_rank=8", "adapter.init"),
+        ("base.gradient_checkpointing=1", "true or false"),
+        ("data.faces_aligned=false", "data.face_models"),
+        ("stages.5.steps=1", "there are 2 entries"),
+        ("nonsense", "section.key=value"),
+        ("stages.1.name=images", "stages.name"),
+        ("objective.drop_text=1.5", "a share from 0 to 1"),
+    ],
+)
+def test_wrong_values_are_named(tmp_path: Path, override: str, message: str) -> None:
+    path = write_configuration(Path("world"), Path("out"), tmp_path / "run.toml")
+    with pytest.raises(ConfigurationError, match=message):
+        read_configuration(path, [override])
+
+
+def test_missing_key_is_named(values: dict[str, Any]) -> None:
+    del values["data"]["manifest"]
+    with pytest.raises(ConfigurationError, match=r"data\.manifest is missing"):
+        parse_configuration(values)
+
+
+def test_unreadable_file(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("[run\n")
+    with pytest.raises(ConfigurationError, match="is no TOML"):
+        read_configuration(tmp_path / "bad.toml")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_configuration(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS_DIR.glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_configurations_are_read(path: Path) -> None:
+    config = read_configuration(path)
+    assert config.total_steps > 0
+    head = path.read_text().split("\n\n")[0]
+    assert f"comfy-lynx train configs/{path.name}" in path.read_text()
+    assert head.startswith("#")
