@@ -90,22 +90,24 @@ class AttentionTap:
             )
             return x
         rows = len(x) // len(call.terms)
-        # One pass over memory for each sum: at the 14B's size a pass over a row is 0.1 % of a step.
-        out = torch.empty_like(x) if len(call.terms) > 1 else None
-        summed = x
+        if len(call.terms) == 1:
+            return self.sum_terms(x, query, call.terms[0], call.tokens_per_frame)
+        out = torch.empty_like(x)
         for index, terms in enumerate(call.terms):
             here = slice(index * rows, (index + 1) * rows)
-            summed = x[here]
-            chosen = self.choose_terms(terms)
-            for term in chosen:
-                skipped = min(term.skip_frames * call.tokens_per_frame, x.shape[1])
-                residual = self.attend(query[here, skipped:], term)
-                if skipped:
-                    residual = F.pad(residual, (0, 0, skipped, 0))
-                summed = torch.add(summed, residual, out=residual if out is None else out[here])
-            if out is not None and not chosen:
-                out[here] = summed
-        return summed if out is None else out
+            out[here] = self.sum_terms(x[here], query[here], terms, call.tokens_per_frame)
+        return out
+
+    def sum_terms(self, x: Tensor, query: Tensor, terms: list[Term], tokens_per_frame: int) -> Tensor:
+        """Add the attention of one conditioning's terms to its rows of the attention output."""
+        for term in self.choose_terms(terms):
+            skipped = min(term.skip_frames * tokens_per_frame, x.shape[1])
+            residual = self.attend(query[:, skipped:], term)
+            if skipped:
+                residual = F.pad(residual, (0, 0, skipped, 0))
+            # In place in the new tensor, never in `x`, which other nodes may hold.
+            x = residual.add_(x)
+        return x
 
     def attend(self, query: Tensor, term: Term) -> Tensor:
         baked = term.key_values.get_block(self.block)

@@ -64,6 +64,8 @@ class LynxCropFace(io.ComfyNode):
                 io.Image.Output(display_name="annotated", tooltip="The photo with the numbered faces."),
             ],
             hidden=[io.Hidden.unique_id],
+            # The preview shows whenever the node is in a queued graph, and the crop can be queued alone.
+            is_output_node=True,
         )
 
     @classmethod
