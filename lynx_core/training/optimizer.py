@@ -68,7 +68,10 @@ def learning_rate_at(step: int, config: OptimizerConfig) -> float:
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        if isinstance(group["lr"], Tensor):  # torchao compiles its step and wants a tensor
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
 
 
 def clip_gradients(parameters: NamedParameters, max_norm: float) -> float:

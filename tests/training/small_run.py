@@ -85,6 +85,7 @@ def save_small_dataset(folder: Path, num_each: int = 7) -> None:
             )
     write_rows(folder / "train.jsonl", rows[:-2])
     write_rows(folder / "heldout.jsonl", rows[-2:])
+    write_rows(folder / "images.jsonl", [row for row in rows if row["target"].endswith(".png")][:5])
 
 
 def save_small_world(root: Path) -> None:
@@ -171,6 +172,7 @@ class Run:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
                 "ACCELERATE_USE_CPU": "true",
+                "OMP_NUM_THREADS": "1",  # accelerate sets the threads by it
             }
             process = context.Process(
                 target=_run_in_child,

@@ -1,0 +1,223 @@
+"""A whole tiny run: two stages, what it leaves, and what it does when something is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_media import write_rows
+from small_run import make_configuration, plain_configuration, read_result
+
+from lynx_core.formats.adapter import open_adapter
+from lynx_core.models.frozen_base import hash_weights
+from lynx_core.training import step as step_module
+from lynx_core.training.assembly import open_source
+from lynx_core.training.checkpoint import CheckpointError, read_checkpoint
+from lynx_core.training.configuration import TrainingConfig
+from lynx_core.training.configuration_file import parse_configuration
+from lynx_core.training.distributed import AdapterForward, Workers
+from lynx_core.training.export import convert_to_release
+from lynx_core.training.loop import Trainer, TrainingError, TrainingResult, train
+from lynx_core.training.stop_signal import StopSignal
+
+
+def run_config(config: TrainingConfig) -> tuple[Trainer, TrainingResult]:
+    """Run a configuration and give the trainer as well."""
+    workers = Workers(config.distributed, config.run)
+    trainer = Trainer(config, workers, open_source(config, config.data.manifest, workers.device))
+    try:
+        trainer.resume(accept_changes=False)
+        return trainer, trainer.run(StopSignal())
+    finally:
+        trainer.close()
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
+    """A run of all eight steps with validation and TensorBoard."""
+    torch.set_num_threads(1)
+    output = tmp_path_factory.mktemp("finished") / "run"
+    run = {**plain_configuration(world, output)["run"], "trackers": ["tensorboard"]}
+    validation = {"every": 4, "num_samples": 2, "video_samples": 1, "video_steps": 2}
+    config = make_configuration(world, output, run=run, validation=validation)
+    trainer, result = run_config(config)
+    assert result == TrainingResult("finished", 8, output / "adapter.safetensors")
+    yield trainer
+
+
+def test_trained_adapter_opens_and_converts(finished: Trainer, tmp_path: Path) -> None:
+    output = finished.config.run.output
+    adapter = open_adapter(output / "adapter.safetensors")
+    assert set(adapter.parts) == {"resampler", "id", "ref"}
+    # What was exported is the running mean, in the weights' own order of names.
+    mean = read_result(output)
+    layer = adapter.read_ref_layer(1)
+    assert torch.equal(layer.to_v_ref.weight, mean["mean ref.1.to_v_ref.weight"])
+    assert not torch.equal(layer.to_v_ref.weight, mean["weights ref.1.to_v_ref.weight"])
+    assert layer.to_v_ref.weight.any(), "values start at zero and must have moved"
+    files = convert_to_release(output / "adapter.safetensors", tmp_path / "release")
+    assert {file.name for file in files} == {
+        "resampler.safetensors",
+        "ip_layers.safetensors",
+        "ref_layers.safetensors",
+    }
+    assert open_adapter(tmp_path / "release").id == adapter.id
+
+
+def test_base_is_untouched(finished: Trainer, world: Path) -> None:
+    from diffusers import WanTransformer3DModel
+
+    model = finished.model
+    assert isinstance(model, AdapterForward)
+    trained_on = model._hidden_base[0].transformer
+    assert hash_weights(trained_on) == hash_weights(WanTransformer3DModel.from_pretrained(world / "base"))
+
+
+def test_figures_reach_tensorboard_and_videos_are_written(finished: Trainer) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output = finished.config.run.output
+    events = EventAccumulator(str(next((output / "logs").rglob("events.out.tfevents.*")).parent))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"loss", "fill", "tokens_per_second", "validation/loss", "loss_by_timestep/q3"} <= tags
+    names = sorted(path.name for path in (output / "validation").iterdir())
+    assert [name[:13] for name in names] == ["step-00000004", "step-00000008"]
+    assert all((output / "validation" / name).stat().st_size > 500 for name in names)
+
+
+def test_validation_is_repeatable_and_changes_nothing(finished: Trainer) -> None:
+    before = {name: parameter.clone() for name, parameter in finished.parameters.items()}
+    first, again = (finished.validation.run(8) for _ in range(2))
+    assert first == again and 0 < first["loss"] < 10
+    assert all(torch.equal(before[name], p) for name, p in finished.parameters.items())
+
+
+def test_low_rank_trains_the_updates_only(finished: Trainer, world: Path, tmp_path: Path) -> None:
+    start = finished.config.run.output / "adapter.safetensors"
+    settings = {"init": [str(start)], "lora_rank": 2, "variant": "id_only"}
+    config = make_configuration(world, tmp_path / "run", adapter=settings)
+    trainer, _ = run_config(config)
+    assert trainer.parameters and all(".lora_" in name for name in trainer.parameters)
+    before, after = load_file(start), load_file(tmp_path / "run" / "adapter.safetensors")
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in after if name.startswith("id.") and name.endswith("_ip.weight")}
+    assert not any(name.startswith("ref.") for name in after)
+
+
+@pytest.mark.parametrize("kind", ["adamw8bit_torchao", "adamw8bit_bitsandbytes"])
+def test_eight_bit_optimizers_go_on_exactly(world: Path, tmp_path: Path, kind: str) -> None:
+    pytest.importorskip(kind.split("_")[1])
+    results = []
+    for name, stops in (("straight", [3]), ("resumed", [2, 3])):
+        for steps in stops:
+            stage = [{"name": "images", "kind": "images", "steps": steps}]
+            config = make_configuration(world, tmp_path / name, stages=stage, optimizer={"kind": kind})
+            with torch.compiler.set_stance(
+                "force_eager"
+            ):  # torchao would compile its step, which takes a minute
+                trainer, _ = run_config(config)
+        results.append(load_file(tmp_path / name / "adapter.safetensors"))
+    assert any(
+        value.dtype == torch.uint8 or type(value).__name__ == "OptimState8bit"
+        for state in trainer.optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    ), "the small model must have weights that are large enough for 8 bits"
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def _spoil_losses(monkeypatch: pytest.MonkeyPatch, bad_steps: set[int]) -> None:
+    """Make the loss of some steps not finite; each step of the configuration runs one pack."""
+    honest = step_module.sample_losses
+    calls = iter(range(100))
+
+    def losses(*arguments: Any) -> torch.Tensor:
+        factor = float("nan") if next(calls) in bad_steps else 1.0
+        return honest(*arguments) * factor
+
+    monkeypatch.setattr(step_module, "sample_losses", losses)
+
+
+def test_step_without_finite_loss_is_skipped(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _spoil_losses(monkeypatch, {2})
+    trainer, result = run_config(make_configuration(world, tmp_path / "run"))
+    assert result.ended == "finished" and trainer.skipped_total == 1 and trainer.skipped_in_row == 0
+    printed = capsys.readouterr().err
+    assert "step 3 skipped: loss nan" in printed and "samples without a finite loss: " in printed
+    assert all(parameter.isfinite().all() for parameter in trainer.parameters.values())
+    steps = {int(state["step"]) for state in trainer.optimizer.state.values()}
+    assert steps == {7}, "the optimiser must not have seen the skipped step"
+
+
+def test_run_stops_after_the_stated_number_of_skipped_steps(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _spoil_losses(monkeypatch, set(range(3, 100)))
+    run = {**plain_configuration(world, tmp_path / "run")["run"], "max_skipped_in_row": 3}
+    with pytest.raises(
+        TrainingError, match="3 steps in a row had no finite loss or gradient, the last was step 6"
+    ):
+        run_config(make_configuration(world, tmp_path / "run", run=run))
+
+
+def _stop_early(world: Path, output: Path, **changes: Any) -> None:
+    stage = [{"name": "images", "kind": "images", "steps": 2}]
+    run_config(make_configuration(world, output, stages=stage, **changes))
+
+
+def test_changed_data_are_noticed(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _stop_early(world, tmp_path / "run")
+    rows = [json.loads(line) for line in (world / "data" / "train.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["target"] = str(world / "data" / row["target"])
+        row["references"] = [str(world / "data" / name) for name in row["references"]]
+    changed = write_rows(tmp_path / "fewer.jsonl", rows[1:])
+    values = plain_configuration(world, tmp_path / "run")
+    values["data"]["manifest"] = str(changed)
+    config = parse_configuration(values)
+    with pytest.raises(CheckpointError, match="rows or files of the data set") as caught:
+        train(config)
+    assert "--accept-changes" in str(caught.value) and "12 then, 11 now" in str(caught.value)
+    assert train(config, accept_changes=True).step == 8
+    assert "accepted change: rows or files of the data set" in capsys.readouterr().err
+
+
+def test_changed_base_and_adapter_are_noticed(world: Path, tmp_path: Path) -> None:
+    _stop_early(world, tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"holds another adapter: .* restore the sections \[adapter\]"):
+        train(make_configuration(world, tmp_path / "run", adapter={"variant": "ref_only"}))
+    state = tmp_path / "run" / "checkpoints" / "step-00000002"
+    contents = read_checkpoint(state)
+    identity = {**contents.state["identity"], "base": "another"}
+    config = make_configuration(world, tmp_path / "run")
+    workers = Workers(config.distributed, config.run)
+    trainer = Trainer(config, workers, open_source(config, config.data.manifest, workers.device))
+    trainer.checkpoints.save(replace(contents, state={**contents.state, "identity": identity}))
+    with pytest.raises(CheckpointError, match="the base's files"):
+        trainer.resume(accept_changes=False)
+    trainer.close()
+
+
+def test_damaged_sample_is_replaced_and_counted(world: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (world / "data" / "train.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["target"] = str(world / "data" / row["target"])
+        row["references"] = [str(world / "data" / name) for name in row["references"]]
+    broken = tmp_path / "broken.mp4"
+    raw = Path(rows[1]["target"]).read_bytes()
+    broken.write_bytes(raw[:200])
+    rows[1]["target"] = str(broken)
+    values = plain_configuration(world, tmp_path / "run")
+    values["data"]["manifest"] = str(write_rows(tmp_path / "rows.jsonl", rows))
+    trainer, result = run_config(parse_configuration(values))
+    assert result.ended == "finished" and len(trainer.source.quarantine) == 1
+    assert trainer.source.quarantine.rejections[0].id == rows[1]["id"]
