@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import comfy.model_management
@@ -37,9 +38,18 @@ class ModelCall:
     terms: list[list[Term]]
     """Active terms of each conditioning in the batch, in order."""
 
+    frames: Sequence[int]
+    """Latent frames of the video that this call sees; a context window does not see all."""
+
     tokens_per_frame: int
     queries: dict[int, list[Tensor]] = field(default_factory=dict)
     """Queries seen since the last output projection, by the attention's id."""
+
+    def count_skipped_tokens(self, term: Term) -> int:
+        """Count the leading tokens that stay without a term."""
+        return self.tokens_per_frame * sum(
+            1 for _ in takewhile(lambda frame: frame < term.skip_frames, self.frames)
+        )
 
 
 class CallHolder:
@@ -91,17 +101,17 @@ class AttentionTap:
             return x
         rows = len(x) // len(call.terms)
         if len(call.terms) == 1:
-            return self.sum_terms(x, query, call.terms[0], call.tokens_per_frame)
+            return self.sum_terms(x, query, call.terms[0], call)
         out = torch.empty_like(x)
         for index, terms in enumerate(call.terms):
             here = slice(index * rows, (index + 1) * rows)
-            out[here] = self.sum_terms(x[here], query[here], terms, call.tokens_per_frame)
+            out[here] = self.sum_terms(x[here], query[here], terms, call)
         return out
 
-    def sum_terms(self, x: Tensor, query: Tensor, terms: list[Term], tokens_per_frame: int) -> Tensor:
+    def sum_terms(self, x: Tensor, query: Tensor, terms: list[Term], call: ModelCall) -> Tensor:
         """Add the attention of one conditioning's terms to its rows of the attention output."""
         for term in self.choose_terms(terms):
-            skipped = min(term.skip_frames * tokens_per_frame, x.shape[1])
+            skipped = call.count_skipped_tokens(term)
             residual = self.attend(query[:, skipped:], term)
             if skipped:
                 residual = F.pad(residual, (0, 0, skipped, 0))
@@ -178,13 +188,23 @@ def make_wrapper(base: BaseModel) -> Callable[..., Any]:
             known[key] = TappedModel(blocks)
         return known[key]
 
-    def apply_model(executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def apply_model(
+        executor: Any,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Tensor | None,
+        c_crossattn: Tensor | None,
+        control: Any,
+        transformer_options: dict[str, Any],
+        **kwargs: Any,
+    ) -> Tensor:
         rows: IdentityRows | None = kwargs.pop(COND_KEY, None)
+        args = (x, t, c_concat, c_crossattn, control, transformer_options)
         if rows is None:
-            return executor(x, t, *args, **kwargs)
+            return executor(*args, **kwargs)
         model = executor.class_obj
         check_rows_fit(rows, base)
-        call = start_call(model, x, t, rows)
+        call = start_call(model, x, t, rows, transformer_options.get("context_window"))
         leaves = []
         tapped = find_taps(model.diffusion_model.blocks)
         for tap in tapped.taps:
@@ -196,7 +216,7 @@ def make_wrapper(base: BaseModel) -> Callable[..., Any]:
         try:
             tapped.holder.call = call
             with swap_forwards(leaves):
-                return executor(x, t, *args, **kwargs)
+                return executor(*args, **kwargs)
         finally:
             tapped.holder.call = None
 
@@ -218,7 +238,11 @@ def check_rows_fit(rows: IdentityRows, base: BaseModel) -> None:
                 )
 
 
-def start_call(model: Any, x: Tensor, t: Tensor, rows: IdentityRows) -> ModelCall:
+def start_call(model: Any, x: Tensor, t: Tensor, rows: IdentityRows, window: Any) -> ModelCall:
+    """Work out which terms are open at this sigma, and which frames the call sees.
+
+    `window` is the host's context window, or None.
+    """
     sigma = float(t.max())
     patch_size = model.diffusion_model.patch_size
     height, width = (
@@ -231,7 +255,17 @@ def start_call(model: Any, x: Tensor, t: Tensor, rows: IdentityRows) -> ModelCal
         )
         return end <= sigma <= start
 
-    return ModelCall([[term for term in terms if is_open(term)] for terms in rows.terms], height * width)
+    return ModelCall(
+        terms=[[term for term in terms if is_open(term)] for terms in rows.terms],
+        frames=range(x.shape[2]) if window is None else list_frames(window),
+        tokens_per_frame=height * width,
+    )
+
+
+def list_frames(window: Any) -> list[int]:
+    """List the latent frames of a host context window; the host may put one from before it in front."""
+    anchor = getattr(window, "causal_anchor_index", None)
+    return [*([anchor] if anchor is not None and anchor >= 0 else []), *window.index_list]
 
 
 def attach(model: Any, base: BaseModel) -> Any:

@@ -47,6 +47,21 @@ def test_each_context_window_has_the_identity(
     )
 
 
+def test_only_the_first_window_has_reference_frames_at_its_start(
+    bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning, identity: dict[str, Any]
+) -> None:
+    skipping = bench.apply(base, prompt, negative, **identity, vace_reference_frames=1)
+    everywhere = bench.apply(base, prompt, negative, **identity)
+    x = seeded(1, 16, 4, 8, 8, seed=13)
+    (got,) = bench.predict(add_windows(bench, skipping.model), [skipping.positive], x=x)
+    first, second = (
+        predict_windows_by_hand(bench, on, on.positive, x)[:, :, part]
+        for on, part in ((skipping, slice(0, 2)), (everywhere, slice(2, 4)))
+    )
+    assert max_error(got, torch.cat([first, second], dim=2)) < 1e-5
+    assert max_error(got, predict_windows_by_hand(bench, skipping, skipping.positive, x)) > 1e-4
+
+
 @pytest.fixture(scope="module")
 def vace(bench: WanBench) -> Any:
     return bench.load_base(VACE)
