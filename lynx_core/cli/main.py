@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from ..formats.errors import AdapterError
-from . import convert, doctor, download, train
+from . import convert, doctor, download, prepare, train
 from .hub_files import DownloadError
 
-_VERBS = (download, convert, doctor, train)
+_VERBS = (download, convert, doctor, prepare, train)
 _INTERRUPTED = 130
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .training_arguments import add_config_arguments, run_configured
 
 if TYPE_CHECKING:
     from ..training.configuration import TrainingConfig
@@ -23,13 +22,7 @@ def add_parser(verbs: Any) -> argparse.ArgumentParser:
         "command goes on from the newest complete checkpoint. Ctrl-C saves and leaves. Several GPUs: "
         "torchrun --nproc-per-node 8 -m lynx_core.cli.main train CONFIG.",
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as those in configs/")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="SECTION.KEY=VALUE",
-        help="values that replace the file's, such as optimizer.learning_rate=2e-5",
-    )
+    add_config_arguments(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="only show plan, memory estimate and the first packs"
     )
@@ -42,49 +35,18 @@ def add_parser(verbs: Any) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..data.errors import DataError
-    from ..faces.errors import FaceError
-    from ..models.frozen_base import BaseModelError
-    from ..models.segment_attention import BackendError
-    from ..training.checkpoint import CheckpointError
-    from ..training.configuration import ConfigurationError
-    from ..training.configuration_file import read_configuration
-    from ..training.packing import PackingError
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    refusals = (
-        ConfigurationError,
-        DataError,
-        FaceError,
-        PackingError,
-        BaseModelError,
-        BackendError,
-        CheckpointError,
-    )
-    try:
-        config = read_configuration(arguments.config, arguments.overrides)
+    def act(config: TrainingConfig) -> int:
         if arguments.dry_run:
-            show_plan(config)
-            return 0
-        return _train(config, arguments.accept_changes)
-    except refusals as error:
-        print(f"comfy-lynx: {error}", file=sys.stderr)
-        return 1
+            return show_plan(config)
+        from ..training.loop import train
+
+        result = train(config, accept_changes=arguments.accept_changes)
+        return _STOPPED if result.ended == "stopped" else 0
+
+    return run_configured(arguments, act)
 
 
-def _train(config: TrainingConfig, accept_changes: bool) -> int:
-    from ..training.loop import TrainingError, train
-
-    try:
-        result = train(config, accept_changes=accept_changes)
-    except TrainingError as error:
-        print(f"comfy-lynx: {error}", file=sys.stderr)
-        return 1
-    return _STOPPED if result.ended == "stopped" else 0
-
-
-def show_plan(config: TrainingConfig) -> None:
+def show_plan(config: TrainingConfig) -> int:
     """Print what a run would do; opens the data set, loads no weights."""
     import os
 
@@ -119,3 +81,4 @@ def show_plan(config: TrainingConfig) -> None:
     print(
         f"a run would {f'go on after step {steps[-1]}' if steps else 'start at step 0'} in {config.run.output}"
     )
+    return 0

@@ -16,6 +16,9 @@ _PACKAGES = ("comfyui-lynx", "torch", "diffusers", "accelerate", "torchao", "bit
 _HARMLESS = ("run", "validation")
 """Sections that change nothing about what is learned (but for run.seed)."""
 
+_MOVING = ("packing", "data.kind_weights", "run.seed")
+"""Keys that decide which samples are in which pack."""
+
 
 @dataclass(frozen=True)
 class RunIdentity:
@@ -46,6 +49,38 @@ def check_identity(
         for key, value in now.data.items()
         if then["data"].get(key) != value
         for name in [_DATA_NAMES.get(key, key)]
+    ]
+    if then["base"] != now.base:
+        changes.append("the base's files")
+    if changes and not accept_changes:
+        raise CheckpointError(
+            f"since the checkpoint of step {state['step']} there have changed: {'; '.join(changes)}. Restore them "
+            "to go on exactly, or go on with them by --accept-changes, which starts a new epoch"
+        )
+    for change in changes:
+        note(f"accepted change: {change}")
+    if then["world_size"] != now.world_size:
+        note(
+            f"{then['world_size']} processes then, {now.world_size} now: a new epoch starts, not the exact place"
+        )
+    changed_keys = _changed_keys(state["config"], as_plain(config))
+    for key in changed_keys:
+        note(f"changed since the checkpoint: {key}")
+    return not changes and then["world_size"] == now.world_size and not _moves_packs(state, config, changed_keys)
+
+
+def _moves_packs(state: Mapping[str, Any], config: TrainingConfig, changed_keys: list[str]) -> bool:
+    """Whether the place in the data means another pack now; more or fewer steps do not change that."""
+    if any(key.startswith(_MOVING) for key in changed_keys):
+        return True
+    number = state["cursor"]["stage"]
+    if number >= len(config.stages):
+        return True
+    then, now = state["config"]["stages"][number], config.stages[number]
+    return (then["name"], then["kind"]) != (now.name, now.kind)
+
+
+_DATA_NAMES.get(key, key)]
     ]
     if then["base"] != now.base:
         changes.append("the base's files")

@@ -6,7 +6,6 @@ ArcFace. The folder can be used by other processes, so that a run can be killed.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -19,12 +18,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from small_encoders import save_small_models
-from small_media import write_image, write_rows, write_video
 from torch import Tensor
 
+# Started by itself, this file is no part of a pytest run, which knows these folders.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
+
+from small_encoders import save_small_models
+from small_media import write_image, write_rows, write_video
+
 from lynx_core.training.configuration import TrainingConfig
-from lynx_core.training.configuration_file import parse_configuration
+from lynx_core.training.configuration_file import as_plain, parse_configuration, read_configuration
 
 REPO_DIR = Path(__file__).resolve().parents[2]
 TEXT_DIM = 16
@@ -38,6 +42,8 @@ PRELOADED = [
 ]
 """What a run imports, 10 s of it."""
 
+MINI_CONFIG = REPO_DIR / "configs" / "mini_cpu.toml"
+_DATA_PATHS = ("manifest", "validation_manifest", "cache", "vae", "text_encoder", "tokenizer", "face_encoder")
 KINDS = ("single-scene", "multi-scene", "augmented")
 
 
@@ -96,36 +102,13 @@ def save_small_world(root: Path) -> None:
 
 
 def plain_configuration(root: Path, output: Path) -> dict[str, Any]:
-    """A configuration of four steps on images and four on videos."""
-    models = root / "models"
-    return {
-        "base": {"transformer": str(root / "base"), "dtype": "fp32", "attention": "loop"},
-        "adapter": {"resampler_dim": 64, "resampler_depth": 1, "resampler_heads": 1, "lite_token_dim": 24},
-        "data": {
-            "manifest": str(root / "data" / "train.jsonl"),
-            "validation_manifest": str(root / "data" / "heldout.jsonl"),
-            "vae": str(models / "vae"),
-            "text_encoder": str(models / "text_encoder"),
-            "tokenizer": str(models / "tokenizer"),
-            "face_encoder": str(models / "arcface.pth"),
-            "faces_aligned": True,
-            "cache": str(root / "cache"),
-        },
-        "packing": {"budget": 18, "model_dim": 32},
-        "stages": [
-            {"name": "images", "kind": "images", "steps": 4},
-            {"name": "videos", "kind": "videos", "steps": 4},
-        ],
-        "optimizer": {"learning_rate": 1e-3, "ema_decay": 0.9},
-        "run": {
-            "output": str(output),
-            "checkpoint_every": 1,
-            "log_every": 4,
-            "trackers": [],
-            "export_dtype": "fp32",
-            "device": "cpu",
-        },
-    }
+    """configs/mini_cpu.toml on other folders: four steps on images, and four on videos."""
+    values = as_plain(read_configuration(MINI_CONFIG))
+    for section, keys in (("base", ["transformer"]), ("data", _DATA_PATHS)):
+        for key in keys:
+            values[section][key] = str(root / Path(values[section][key]).relative_to("mini"))
+    values["run"]["output"] = str(output)
+    return values
 
 
 def make_configuration(root: Path, output: Path, **changes: Mapping[str, Any]) -> TrainingConfig:
@@ -134,17 +117,6 @@ def make_configuration(root: Path, output: Path, **changes: Mapping[str, Any]) -
     for section, keys in changes.items():
         values[section] = {**values.get(section, {}), **keys} if isinstance(keys, Mapping) else keys
     return parse_configuration(values)
-
-
-def write_configuration(root: Path, output: Path, path: Path) -> Path:
-    """The configuration as a TOML file."""
-    lines: list[str] = []
-    for section, keys in plain_configuration(root, output).items():
-        for table in keys if isinstance(keys, list) else [keys]:
-            lines.append(f"[[{section}]]" if isinstance(keys, list) else f"[{section}]")
-            lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
-    path.write_text("\n".join(lines) + "\n")
-    return path
 
 
 class Run:
@@ -299,3 +271,7 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+if __name__ == "__main__":
+    save_small_world(Path(sys.argv[1]))

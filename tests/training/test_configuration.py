@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_run import plain_configuration, write_configuration
+from small_run import MINI_CONFIG, plain_configuration
 
 from lynx_core.training.configuration import ConfigurationError
 from lynx_core.training.configuration_file import as_plain, parse_configuration, read_configuration
@@ -19,10 +19,9 @@ def values() -> dict[str, Any]:
     return plain_configuration(Path("world"), Path("out"))
 
 
-def test_file_overrides_and_back(tmp_path: Path) -> None:
-    path = write_configuration(Path("world"), Path("out"), tmp_path / "run.toml")
+def test_file_overrides_and_back() -> None:
     config = read_configuration(
-        path,
+        MINI_CONFIG,
         ["optimizer.learning_rate=2e-5", "stages.1.steps = 9", "run.output=/other", "validation.every=0"],
     )
     assert config.optimizer.learning_rate == 2e-5
@@ -41,12 +40,11 @@ def test_file_overrides_and_back(tmp_path: Path) -> None:
         ("stages.0.stepps", "stages.0.steps"),
     ],
 )
-def test_unknown_key_is_refused_with_the_nearest(tmp_path: Path, key: str, near: str) -> None:
-    path = write_configuration(Path("world"), Path("out"), tmp_path / "run.toml")
+def test_unknown_key_is_refused_with_the_nearest(key: str, near: str) -> None:
     with pytest.raises(
         ConfigurationError, match=f"unknown key {key.split('=')[0].rsplit('.', 1)[0]}"
     ) as caught:
-        read_configuration(path, [f"{key}=1"])
+        read_configuration(MINI_CONFIG, [f"{key}=1"])
     assert f"did you mean {near}?" in str(caught.value)
 
 
@@ -68,10 +66,9 @@ def test_unknown_key_is_refused_with_the_nearest(tmp_path: Path, key: str, near:
         ("objective.drop_text=1.5", "a share from 0 to 1"),
     ],
 )
-def test_wrong_values_are_named(tmp_path: Path, override: str, message: str) -> None:
-    path = write_configuration(Path("world"), Path("out"), tmp_path / "run.toml")
+def test_wrong_values_are_named(override: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        read_configuration(path, [override])
+        read_configuration(MINI_CONFIG, [override])
 
 
 def test_missing_key_is_named(values: dict[str, Any]) -> None:

@@ -1,0 +1,54 @@
+"""What `comfy-lynx prepare` and `comfy-lynx train` share: the configuration, and what they refuse."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..training.configuration import TrainingConfig
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add CONFIG and the overrides."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as those in configs/")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="SECTION.KEY=VALUE",
+        help="values that replace the file's, such as optimizer.learning_rate=2e-5",
+    )
+
+
+def run_configured(arguments: argparse.Namespace, action: Callable[[TrainingConfig], int]) -> int:
+    """Read the configuration and act on it; what cannot run is printed in one line, exit code 1."""
+    from ..data.errors import DataError
+    from ..faces.errors import FaceError
+    from ..models.frozen_base import BaseModelError
+    from ..models.segment_attention import BackendError
+    from ..training.checkpoint import CheckpointError
+    from ..training.configuration import ConfigurationError
+    from ..training.configuration_file import read_configuration
+    from ..training.loop import TrainingError
+    from ..training.packing import PackingError
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    refusals = (
+        ConfigurationError,
+        DataError,
+        FaceError,
+        PackingError,
+        BaseModelError,
+        BackendError,
+        CheckpointError,
+        TrainingError,
+    )
+    try:
+        return action(read_configuration(arguments.config, arguments.overrides))
+    except refusals as error:
+        print(f"comfy-lynx: {error}", file=sys.stderr)
+        return 1

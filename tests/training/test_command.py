@@ -1,0 +1,72 @@
+"""`comfy-lynx prepare` and `comfy-lynx train` as typed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from small_run import MINI_CONFIG
+
+from lynx_core.cli.main import main
+from lynx_core.formats.adapter import open_adapter
+
+
+@pytest.fixture
+def workplace(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with the miniature's files under `mini`."""
+    (tmp_path / "mini").symlink_to(world, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_command(verb: str, *arguments: str) -> int:
+    return main([verb, str(MINI_CONFIG), "run.output=run", *arguments])
+
+
+def test_dry_run_shows_plan_memory_and_packs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("train", "--dry-run") == 0
+    out = capsys.readouterr().out
+    for expected in (
+        "2 blocks of width 32",
+        "memory of each process, estimated: ",
+        "12 samples",
+        "stage images (images): 4 steps",
+        "stage videos (videos): 4 steps",
+        "pack 0: ",
+        "tokens of 18: image",
+        "start at step 0",
+    ):
+        assert expected in out
+    assert not (workplace / "run" / "checkpoints").exists()
+
+
+def test_prepare_train_and_go_on(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("prepare", "data.cache=cache") == 0
+    out = capsys.readouterr().out
+    assert "12 pairs ready, 0 set aside" in out and "2 pairs ready" in out
+    assert run_command("train", "data.cache=cache", "stages.1.steps=1") == 0
+    assert run_command("train", "data.cache=cache", "stages.1.steps=2") == 0
+    err = capsys.readouterr().err
+    assert "going on from run/checkpoints/step-00000005 after step 5" in err
+    assert "changed since the checkpoint: stages" in err
+    assert open_adapter(workplace / "run" / "adapter.safetensors").ref is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optimizer.lr=1"], "unknown key optimizer.lr; did you mean"),
+        (["base.transformer=nowhere"], "there is no base model at nowhere"),
+        (["data.manifest=none.jsonl"], "there is no manifest at none.jsonl"),
+        (["packing.budget=8"], "are longer than the budget of 8 tokens"),
+        (["stages.1.kind=first_frames", "data.vae=nowhere"], "the VAE is not at nowhere"),
+        (["run.trackers=['nonsense']"], "run.trackers"),
+    ],
+)
+def test_refusals_are_one_line(
+    workplace: Path, capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str
+) -> None:
+    assert run_command("train", *arguments) == 1
+    err = capsys.readouterr().err
+    assert message in err.splitlines()[-1] and err.splitlines()[-1].startswith("comfy-lynx: ")
