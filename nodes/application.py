@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 from ..lynx_core.formats.adapter import Adapter
-from ..lynx_core.models.baking import bake_identity
+from ..lynx_core.models.baking import KeyValues, bake_identity
 from .attachment import attach
 from .base_model import check_adapter_fits, describe_base
-from .identity import BakedPart, BaseModel, FaceID, Kind, Reference, Term, add_terms, register_part
+from .identity import BakedPart, BakedParts, BaseModel, FaceID, Kind, Reference, Term, add_terms
 from .presets import IdentitySettings, PartSettings
 
-BAKED_IDS_KEPT = 4
-_baked_ids: dict[tuple[str, ...], BakedPart] = {}
-"""The last baked IDs: changing a strength, or the second expert of Wan 2.2, bakes nothing again."""
+BAKING_BYTES = 1 << 30
+"""A resampler and one layer in float32, with room to work."""
+
+_baked_ids = BakedParts(most=4)
+"""Changing a strength, or the second expert of Wan 2.2, bakes nothing again."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +37,20 @@ class AppliedIdentity:
 
 def bake_id(adapter: Adapter, embedding: Tensor, dtype: torch.dtype) -> BakedPart:
     """Bake an embedding, or find it baked."""
+
+    def bake() -> KeyValues:
+        progress = comfy.utils.ProgressBar(len(adapter.id.blocks) if adapter.id else 0)
+
+        def on_block(_: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            progress.update(1)
+
+        device = comfy.model_management.get_torch_device()
+        comfy.model_management.free_memory(BAKING_BYTES, device)
+        return bake_identity(adapter, embedding, device, dtype, on_block)
+
     digest = hashlib.sha256(embedding.float().numpy().tobytes()).hexdigest()
-    key = (adapter.fingerprint, digest, str(dtype))
-    if key in _baked_ids:
-        _baked_ids[key] = _baked_ids.pop(key)
-        return _baked_ids[key]
-    assert adapter.id is not None
-    progress = comfy.utils.ProgressBar(len(adapter.id.blocks))
-
-    def on_block(_: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        progress.update(1)
-
-    device = comfy.model_management.get_torch_device()
-    part = register_part(bake_identity(adapter, embedding, device, dtype, on_block))
-    _baked_ids[key] = part
-    while len(_baked_ids) > BAKED_IDS_KEPT:
-        _baked_ids.pop(next(iter(_baked_ids)))
-    return part
+    return _baked_ids.find_or_bake((adapter.fingerprint, digest, str(dtype)), bake)
 
 
 def apply_identity(

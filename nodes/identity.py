@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -113,6 +114,22 @@ def register_part(key_values: KeyValues) -> BakedPart:
             offload_device=comfy.model_management.unet_offload_device(),
         ),
     )
+
+
+class BakedParts:
+    """The last baked parts, by what they depend on: nothing is baked twice, and memory stays bounded."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.parts: dict[tuple[str, ...], BakedPart] = {}
+
+    def find_or_bake(self, key: tuple[str, ...], bake: Callable[[], KeyValues]) -> BakedPart:
+        """Give the part of this key; the one that was asked for longest ago makes room for a new one."""
+        part = self.parts.pop(key, None) or register_part(bake())
+        self.parts[key] = part
+        while len(self.parts) > self.most:
+            self.parts.pop(next(iter(self.parts)))
+        return part
 
 
 def add_terms(conditioning: list[Any], terms: tuple[Term, ...], parts: list[BakedPart]) -> list[Any]:

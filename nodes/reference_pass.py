@@ -23,7 +23,7 @@ from ..lynx_core.models.baking import KeyValues, ReferenceBaker
 from ..lynx_core.models.ref_adapter import REFERENCE_FACE_PX, REFERENCE_PROMPT
 from .attachment import make_recorder
 from .base_model import check_adapter_fits, describe_base
-from .identity import BakedPart, Reference, register_part
+from .identity import BakedPart, BakedParts, Reference, register_part
 
 NULL_IMAGE_GREY = 0.5
 
@@ -85,32 +85,20 @@ def bake_features(model: Any, adapter: Adapter, conditioning: list[Any], latent:
     return baker.finish()
 
 
-_null_references: dict[tuple[str, ...], BakedPart] = {}
-"""The last null references, shared by every identity on the same adapter and base."""
-
-NULL_REFERENCES_KEPT = 2
-"""Wan 2.2 has two experts."""
+_null_references = BakedParts(most=2)
+"""Shared by every identity on the same adapter and base; Wan 2.2 has two experts."""
 
 
 def bake_null(
     model: Any, adapter: Adapter, conditioning: list[Any], latent: Tensor, checksum: str
 ) -> BakedPart:
+    """Bake the null reference, or find it baked."""
     inputs = hashlib.sha256()
     for tensor in (conditioning[0][0], latent):
         inputs.update(tensor.detach().cpu().float().numpy().tobytes())
-    key = (
-        adapter.fingerprint,
-        checksum,
-        str(model.patches_uuid),
-        str(model.model.get_dtype_inference()),
-        inputs.hexdigest(),
-    )
-    if key not in _null_references:
-        part = register_part(bake_features(model, adapter, conditioning, latent))
-        while len(_null_references) >= NULL_REFERENCES_KEPT:
-            _null_references.pop(next(iter(_null_references)))
-        _null_references[key] = part
-    return _null_references[key]
+    dtype = str(model.model.get_dtype_inference())
+    key = (adapter.fingerprint, checksum, str(model.patches_uuid), dtype, inputs.hexdigest())
+    return _null_references.find_or_bake(key, lambda: bake_features(model, adapter, conditioning, latent))
 
 
 def bake_reference(
