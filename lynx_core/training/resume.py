@@ -66,7 +66,9 @@ def check_identity(
     changed_keys = _changed_keys(state["config"], as_plain(config))
     for key in changed_keys:
         note(f"changed since the checkpoint: {key}")
-    return not changes and then["world_size"] == now.world_size and not _moves_packs(state, config, changed_keys)
+    return (
+        not changes and then["world_size"] == now.world_size and not _moves_packs(state, config, changed_keys)
+    )
 
 
 def _moves_packs(state: Mapping[str, Any], config: TrainingConfig, changed_keys: list[str]) -> bool:
@@ -78,28 +80,6 @@ def _moves_packs(state: Mapping[str, Any], config: TrainingConfig, changed_keys:
         return True
     then, now = state["config"]["stages"][number], config.stages[number]
     return (then["name"], then["kind"]) != (now.name, now.kind)
-
-
-_DATA_NAMES.get(key, key)]
-    ]
-    if then["base"] != now.base:
-        changes.append("the base's files")
-    if changes and not accept_changes:
-        raise CheckpointError(
-            f"since the checkpoint of step {state['step']} there have changed: {'; '.join(changes)}. Restore them "
-            "to go on exactly, or go on with them by --accept-changes, which starts a new epoch"
-        )
-    for change in changes:
-        note(f"accepted change: {change}")
-    if then["world_size"] != now.world_size:
-        note(
-            f"{then['world_size']} processes then, {now.world_size} now: a new epoch starts, not the exact place"
-        )
-    changed_keys = _changed_keys(state["config"], as_plain(config))
-    for key in changed_keys:
-        note(f"changed since the checkpoint: {key}")
-    moves_data = any(key.split(".")[0] in ("packing", "stages") or key == "run.seed" for key in changed_keys)
-    return not changes and then["world_size"] == now.world_size and not moves_data
 
 
 _DATA_NAMES = {
