@@ -67,17 +67,17 @@ def train(config: TrainingConfig, *, accept_changes: bool = False) -> TrainingRe
         TrainingError: when too many steps in a row had to be skipped.
     """
     workers = Workers(config.distributed, config.run)
-    trainer = None
+    source = open_source(config, config.data.manifest, workers.device)
+    trainer = Trainer(config, workers, source)
     try:
-        source = open_source(config, config.data.manifest, workers.device)
-        trainer = Trainer(config, workers, source)
         trainer.resume(accept_changes)
         with StopSignal() as signal:
-            return trainer.run(signal)
+            result = trainer.run(signal)
     finally:
-        if trainer is not None:
-            trainer.close()
-        workers.close()
+        trainer.close()
+    # Only after success: closing waits for the other processes, which an error here never reaches.
+    workers.close()
+    return result
 
 
 class Trainer:

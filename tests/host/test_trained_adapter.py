@@ -14,9 +14,8 @@ import pytest
 import torch
 from in_process import InProcessComfy
 
-TESTS_DIR = Path(__file__).resolve().parents[1]
-for folder in ("nodes", "data", "training"):
-    sys.path.insert(0, str(TESTS_DIR / folder))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "nodes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 
 from small_run import Run, plain_configuration, save_small_world
 from wan_bench import EMBEDDER, T2V, WanBench
@@ -44,7 +43,7 @@ def train_adapter(comfy: InProcessComfy, root: Path) -> Path:
     values["optimizer"] |= {"learning_rate": 1e-2, "ema_decay": 0.0}
     for stage in values["stages"]:
         stage["steps"] = 2
-    run = Run(values)
+    run = Run(values, 1, "slow_down", 0.3)
     run.wait_for_step(root / "run", 1)
     run.kill()
     assert Run(values).join() == [0]

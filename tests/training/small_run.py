@@ -218,13 +218,27 @@ def die_at_sync(number: int) -> None:
 
 
 def announce_steps(path: str) -> None:
-    """Plant: a file appears with the first step."""
+    """Plant: a file appears with the first step of the first process."""
     from lynx_core.training.step import TrainingStep
 
     honest = TrainingStep.run
 
     def run(*arguments: Any) -> Any:
-        Path(path).touch()
+        if os.environ["RANK"] == "0":
+            Path(path).touch()
+        return honest(*arguments)
+
+    TrainingStep.run = run  # type: ignore[method-assign]
+
+
+def slow_down(seconds: float) -> None:
+    """Plant: each step takes longer, so that a run is still there to be killed."""
+    from lynx_core.training.step import TrainingStep
+
+    honest = TrainingStep.run
+
+    def run(*arguments: Any) -> Any:
+        time.sleep(seconds)
         return honest(*arguments)
 
     TrainingStep.run = run  # type: ignore[method-assign]

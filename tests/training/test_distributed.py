@@ -45,7 +45,7 @@ def test_divided_base_gives_what_a_whole_one_gives(
 def test_fsdp2_goes_on_exactly(world: Path, tmp_path: Path) -> None:
     values = plain_configuration(world, tmp_path / "run")
     values["distributed"] = {"sharding": "fsdp2"}
-    run = Run(values, 2)
+    run = Run(values, 2, "slow_down", 0.08)
     run.wait_for_step(tmp_path / "run", 3)
     run.kill()
     assert Run(values, 2).join() == [0, 0]

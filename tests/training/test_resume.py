@@ -39,9 +39,9 @@ def test_killed_at_random_moments(world: Path, tmp_path: Path, straight, num_pro
     values = plain_configuration(world, tmp_path / "run")
     waits = random.Random(num_processes)
     for step in (2, 5):  # in the stage of images, and in that of videos
-        run = Run(values, num_processes)
+        run = Run(values, num_processes, "slow_down", 0.08)
         run.wait_for_step(tmp_path / "run", step)
-        run.processes[0].join(waits.uniform(0, 0.2))
+        run.processes[0].join(waits.uniform(0, 0.15))
         run.kill()
         assert run.processes[0].exitcode == SIGKILLED, "it must not have finished before"
     assert newest_step(tmp_path / "run") >= 5
