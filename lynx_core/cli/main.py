@@ -16,7 +16,9 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; gives the exit code: 0, 1 after an error, 2 for wrong arguments, 130 when interrupted."""
-    parser = argparse.ArgumentParser(prog="comfy-lynx", description="Lynx for ComfyUI: files, checks, training.")
+    parser = argparse.ArgumentParser(
+        prog="comfy-lynx", description="Lynx for ComfyUI: files, checks, training."
+    )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in _VERBS:
         verb.add_parser(verbs).set_defaults(run=verb.run)

@@ -84,15 +84,17 @@ def make_adapter(
         note: takes what a user should know.
 
     Raises:
-        ConfigurationError: when `init` has not the parts of the variant, or is for another embedder.
+        ConfigurationError: when `init` has not the parts of the variant, or is for another embedder or base.
         AdapterError: when a file is no adapter or resampler.
-        ValueError: when the adapter does not fit the base.
     """
     if settings.init:
         adapter = _continue_adapter(settings, embedder)
     else:
         adapter = _start_adapter(settings, base, seed, embedder, note)
-    base.check_adapter(adapter)
+    try:
+        base.check_adapter(adapter)
+    except ValueError as error:
+        raise ConfigurationError(f"adapter.init and base.transformer: {error}") from error
     if settings.lora_rank:
         adapter.add_low_rank(settings.lora_rank, settings.lora_alpha, derive_seed(seed, "low rank"))
     return adapter

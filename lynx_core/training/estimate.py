@@ -63,10 +63,10 @@ class MemoryEstimate:
 
     def __str__(self) -> str:
         return (
-            f"memory of each process, estimated: {self.total / _GB:.1f} GB = base {self.base / _GB:.1f} + "
-            f"weights {self.trained / _GB:.1f} + gradients {self.gradients / _GB:.1f} + optimiser "
-            f"{self.optimizer / _GB:.1f} + running mean {self.mean / _GB:.1f} + activations "
-            f"{self.activations / _GB:.1f} ({self.num_trained / 1e6:.1f} M weights are trained)"
+            f"memory of each process, estimated: {self.total / _GB:.3g} GB = base {self.base / _GB:.3g} + "
+            f"weights {self.trained / _GB:.3g} + gradients {self.gradients / _GB:.3g} + optimiser "
+            f"{self.optimizer / _GB:.3g} + running mean {self.mean / _GB:.3g} + activations "
+            f"{self.activations / _GB:.3g} ({self.num_trained / 1e6:.1f} M weights are trained)"
         )
 
 

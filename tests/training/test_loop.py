@@ -15,11 +15,12 @@ from small_media import write_rows
 from small_run import make_configuration, plain_configuration, read_result
 
 from lynx_core.formats.adapter import open_adapter
+from lynx_core.models.adapter_modules import AdapterModules, configure_variant
 from lynx_core.models.frozen_base import hash_weights
 from lynx_core.training import step as step_module
 from lynx_core.training.assembly import open_source
 from lynx_core.training.checkpoint import CheckpointError, read_checkpoint
-from lynx_core.training.configuration import TrainingConfig
+from lynx_core.training.configuration import ConfigurationError, TrainingConfig
 from lynx_core.training.configuration_file import parse_configuration
 from lynx_core.training.distributed import AdapterForward, Workers
 from lynx_core.training.export import convert_to_release
@@ -205,6 +206,23 @@ def test_changed_base_and_adapter_are_noticed(world: Path, tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match="the base's files"):
         trainer.resume(accept_changes=False)
     trainer.close()
+
+
+@pytest.mark.parametrize(
+    ("dim", "embedder", "message"),
+    [
+        (64, "facexlib/arcface_ir_se50", "wrong base for this adapter: .* width 64"),
+        (32, "insightface/antelopev2/glintr100", "is for the embedder insightface/antelopev2/glintr100"),
+    ],
+)
+def test_adapter_of_another_base_or_embedder_is_refused(
+    world: Path, tmp_path: Path, dim: int, embedder: str, message: str
+) -> None:
+    configs = configure_variant("full", dim, 2, resampler_dim=64, resampler_depth=1, resampler_heads=1)
+    path = tmp_path / "other.safetensors"
+    AdapterModules.create(configs, 0, embedder=embedder).save(path)
+    with pytest.raises(ConfigurationError, match=message):
+        train(make_configuration(world, tmp_path / "run", adapter={"init": [str(path)]}))
 
 
 def test_damaged_sample_is_replaced_and_counted(world: Path, tmp_path: Path) -> None:
