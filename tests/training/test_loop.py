@@ -8,11 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_media import write_rows
 from small_run import make_configuration, plain_configuration, read_result
+from standin_faces import face_from_landmarks, write_detector_pack
+from standin_installation import CENTRED_LANDMARKS
+from video import read_video
 
 from lynx_core.formats.adapter import open_adapter
 from lynx_core.models.adapter_modules import AdapterModules, configure_variant
@@ -98,6 +102,23 @@ def test_validation_is_repeatable_and_changes_nothing(finished: Trainer) -> None
     first, again = (finished.validation.run(8) for _ in range(2))
     assert first == again and 0 < first["loss"] < 10
     assert all(torch.equal(before[name], p) for name, p in finished.parameters.items())
+
+
+def test_validation_measures_likeness_through_a_detector(
+    finished: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = next((finished.config.run.output / "validation").glob("*.mp4"))
+    height, width = read_video(video).frames[0].shape[:2]
+    side = min(height, width)
+    face = face_from_landmarks(CENTRED_LANDMARKS * side + np.float32([width - side, height - side]) / 2)
+    likeness = []
+    for name, faces in (("found", [face]), ("hidden", [])):
+        write_detector_pack(tmp_path / name, "buffalo_l", faces, (height, width))
+        data = replace(finished.config.data, face_models=tmp_path / name)
+        monkeypatch.setattr(finished.validation, "config", replace(finished.config, data=data))
+        likeness.append(finished.validation.run(8)["face_similarity"])
+    assert 0 < abs(likeness[0]) <= 1
+    assert likeness[1] == 0, "a hidden face is a failure, not left out"
 
 
 def test_low_rank_trains_the_updates_only(finished: Trainer, world: Path, tmp_path: Path) -> None:
