@@ -1,0 +1,1 @@
+"""A miniature of every part, trained on the drawn world and written in the real file layouts."""

@@ -1,0 +1,88 @@
+"""Training that can be stopped at any moment and goes on where it was."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SAVE_EVERY_S = 60.0
+LOG_EVERY_S = 30.0
+
+
+def run_steps(
+    path: Path,
+    parts: Mapping[str, Any],
+    num_steps: int,
+    step: Callable[[int], float],
+    *,
+    stop_at: float | None = None,
+) -> bool:
+    """Run what is left of `num_steps`, saving to `path` on the way.
+
+    Args:
+        path: file of the state; read first when it is there.
+        parts: everything with a state_dict that the steps change.
+        step: does one step, given its number, which all its chance must follow from; gives the loss.
+        stop_at: time (`time.monotonic`) after which to save and leave.
+
+    Returns:
+        Whether all steps are done.
+    """
+    first = _load(path, parts)
+    begun = saved = logged = time.monotonic()
+    recent: list[float] = []
+    for number in range(first, num_steps):
+        recent.append(step(number))
+        now = time.monotonic()
+        if now - logged > LOG_EVERY_S or number + 1 == num_steps:
+            rate = (number + 1 - first) / (now - begun)
+            mean = sum(recent) / len(recent)
+            print(f"{path.stem}: step {number + 1}/{num_steps}, loss {mean:.4f}, {rate:.2f}/s", flush=True)
+            logged, recent = now, []
+        out_of_time = stop_at is not None and now > stop_at
+        if now - saved > SAVE_EVERY_S or number + 1 == num_steps or out_of_time:
+            _save(path, parts, number + 1)
+            saved = now
+        if out_of_time and number + 1 < num_steps:
+            return False
+    return True
+
+
+def set_cosine_rate(
+    optimizer: torch.optim.Optimizer, step: int, num_steps: int, peak: float, warmup_steps: int = 100
+) -> None:
+    """Set the learning rate of one step: a short rise, then half a cosine down to a fiftieth."""
+    rise = min((step + 1) / warmup_steps, 1.0)
+    fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    for group in optimizer.param_groups:
+        group["lr"] = peak * rise * fall
+
+
+def write_beside(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file to the side, flush it, and put it in its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    write(beside)
+    with beside.open("rb+") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _load(path: Path, parts: Mapping[str, Any]) -> int:
+    if not path.is_file():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return int(state["step"])
+
+
+def _save(path: Path, parts: Mapping[str, Any], step: int) -> None:
+    state = {name: part.state_dict() for name, part in parts.items()} | {"step": step}
+    write_beside(path, lambda beside: torch.save(state, beside))

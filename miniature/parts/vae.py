@@ -1,0 +1,199 @@
+"""Wan's VAE at a sixth of its width, trained on the drawn world.
+
+The network is diffusers' `AutoencoderKLWan`; the file carries the names that ComfyUI reads. Its causal
+convolutions see a single frame through their last tap only, so pictures train on plain 2-D convolutions,
+and a short second stage on clips teaches the taps of time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..world.clip import FRAME_PX
+from ..world.crop import draw_crops
+from ..world.draws import draw_training_shot
+from ..world.seeds import make_generator
+from .resumable import run_steps, set_cosine_rate, write_beside
+
+BASE_DIM, LATENT_CHANNELS = 16, 16
+IMAGE_STEPS, IMAGE_BATCH = 1900, 16
+CLIP_STEPS, CLIP_BATCH = 400, 2
+LEARNING_RATE = 2e-3
+KL_WEIGHT = 1e-4
+_RENAMES = (
+    (r"^quant_conv\.", "conv1."),
+    (r"^post_quant_conv\.", "conv2."),
+    (r"\.conv_in\.", ".conv1."),
+    (r"\.norm_out\.", ".head.0."),
+    (r"\.conv_out\.", ".head.2."),
+    (r"\.mid_block\.resnets\.0\.", ".middle.0."),
+    (r"\.mid_block\.attentions\.0\.", ".middle.1."),
+    (r"\.mid_block\.resnets\.1\.", ".middle.2."),
+    (r"\.down_blocks\.", ".downsamples."),
+    (r"\.norm1\.", ".residual.0."),
+    (r"(samples\.\d+|middle\.\d)\.conv1\.", r"\1.residual.2."),
+    (r"\.norm2\.", ".residual.3."),
+    (r"(samples\.\d+|middle\.\d)\.conv2\.", r"\1.residual.6."),
+    (r"\.conv_shortcut\.", ".shortcut."),
+)
+
+
+def build_vae() -> Any:
+    """A network whose clips begin as single frames: the taps of the past start at zero."""
+    from diffusers import AutoencoderKLWan
+
+    torch.manual_seed(1)
+    vae = AutoencoderKLWan(base_dim=BASE_DIM, z_dim=LATENT_CHANNELS)
+    with torch.no_grad():
+        for name, weight in vae.named_parameters():
+            if name.endswith("time_conv.weight"):
+                width = weight.shape[1]
+                weight.zero_()
+                for copy in range(weight.shape[0] // width):
+                    weight[copy * width : (copy + 1) * width, :, -1, 0, 0] = torch.eye(width)
+            elif name.endswith("time_conv.bias"):
+                weight.zero_()
+            elif weight.ndim == 5 and weight.shape[2] == 3:
+                weight[:, :, :-1] = 0
+    return vae
+
+
+def train_vae(folder: Path, stop_at: float | None = None) -> bool:
+    """Train on pictures, then on clips; whether all is done."""
+    vae = build_vae()
+    optimizer = torch.optim.Adam(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95))
+    total = IMAGE_STEPS + CLIP_STEPS
+
+    def step(number: int) -> float:
+        if number < IMAGE_STEPS:
+            set_cosine_rate(optimizer, number, IMAGE_STEPS, LEARNING_RATE)
+            pixels = draw_image_batch(number)
+        else:
+            set_cosine_rate(optimizer, number - IMAGE_STEPS, CLIP_STEPS, LEARNING_RATE / 4)
+            pixels = draw_clip_batch(number)
+        loss = _reconstruction_loss(vae, pixels, number)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        return loss.item()
+
+    parts = {"vae": vae, "optimizer": optimizer}
+    with single_frames_in_2d():
+        return run_steps(folder / "vae.pt", parts, total, step, stop_at=stop_at)
+
+
+def draw_image_batch(step: int) -> Tensor:
+    """Portraits, and windows of reference crops, [IMAGE_BATCH, 3, 1, 64, 64], -1 to 1."""
+    pictures = []
+    for index in range(IMAGE_BATCH):
+        number = step * IMAGE_BATCH + index
+        rng = make_generator("vae", number)
+        shot, frame = draw_training_shot(number), int(rng.integers(9))
+        if index % 8 < 5:
+            pictures.append(shot.draw_frame(frame))
+        else:
+            crop = draw_crops(shot, 0)[1]
+            top, left = rng.integers(0, 256 - FRAME_PX + 1, 2)
+            pictures.append(crop[top : top + FRAME_PX, left : left + FRAME_PX])
+    return to_signal(np.stack(pictures))[:, :, None]
+
+
+def draw_clip_batch(step: int) -> Tensor:
+    """Clips, [CLIP_BATCH, 3, 9, 64, 64], -1 to 1."""
+    numbers = range(step * CLIP_BATCH, (step + 1) * CLIP_BATCH)
+    clips = np.stack([draw_training_shot(number).draw_clip() for number in numbers])
+    return to_signal(clips).transpose(1, 2)
+
+
+def to_signal(pictures: np.ndarray) -> Tensor:
+    """[..., H, W, 3] uint8 -> [..., 3, H, W] float32, -1 to 1."""
+    return torch.from_numpy(pictures).movedim(-1, -3).float() / 127.5 - 1
+
+
+def _reconstruction_loss(vae: Any, pixels: Tensor, step: int) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        posterior = vae.encode(pixels).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
+        latents = posterior.mean.float() + posterior.std.float() * noise
+        decoded = vae.decode(latents).sample.float()
+    loss = F.l1_loss(decoded, pixels) + 0.5 * F.mse_loss(decoded, pixels)
+    for axis in (-1, -2):
+        loss = loss + 0.5 * F.l1_loss(decoded.diff(dim=axis), pixels.diff(dim=axis))
+    return loss + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
+
+
+@contextlib.contextmanager
+def single_frames_in_2d() -> Iterator[None]:
+    """Run causal convolutions over one frame, whose past is zeros, as 2-D ones: the same numbers, 3 x faster."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+
+    full = WanCausalConv3d.forward
+
+    def forward(self: Any, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
+        if x.shape[2] > 1 or cache_x is not None or self.stride != (1, 1, 1):
+            return full(self, x, cache_x)
+        padding = (self._padding[2], self._padding[0])
+        frame = x[:, :, 0].contiguous(memory_format=torch.channels_last)
+        return F.conv2d(frame, self.weight[:, :, -1], self.bias, padding=padding)[:, :, None]
+
+    WanCausalConv3d.forward = forward
+    try:
+        yield
+    finally:
+        WanCausalConv3d.forward = full
+
+
+def load_trained_vae(folder: Path) -> Any:
+    """The trained network with its latents scaled as Wan's own, so that the host's constants are right."""
+    vae = build_vae()
+    vae.load_state_dict(torch.load(folder / "vae.pt", weights_only=True)["vae"])
+    vae.eval().requires_grad_(False)
+    _match_wan_statistics(vae)
+    return vae
+
+
+@torch.no_grad()
+def _match_wan_statistics(vae: Any) -> None:
+    """Give every latent channel Wan's mean and deviation, by the two 1x1x1 convolutions round the latents."""
+    with single_frames_in_2d():
+        latents = torch.cat([vae.encode(draw_image_batch(10**6 + i)).latent_dist.mean for i in range(24)])
+    mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
+    wanted_mean, wanted_std = torch.tensor(vae.config.latents_mean), torch.tensor(vae.config.latents_std)
+    scale = wanted_std / std
+    into, out = vae.quant_conv, vae.post_quant_conv
+    into.weight[:LATENT_CHANNELS] *= scale.view(-1, 1, 1, 1, 1)
+    into.bias[:LATENT_CHANNELS] = into.bias[:LATENT_CHANNELS] * scale + wanted_mean - mean * scale
+    into.bias[LATENT_CHANNELS:] += 2 * scale.log()
+    out.bias += (out.weight[..., 0, 0, 0] * (mean - wanted_mean / scale)).sum(1)
+    out.weight /= scale.view(1, -1, 1, 1, 1)
+
+
+def export_vae(folder: Path, assets: Path) -> None:
+    """Write the file for the host, and the diffusers folder for the trainer, which holds the same numbers."""
+    vae = load_trained_vae(folder).half()
+    state = {rename_weight(name): weight.contiguous() for name, weight in vae.state_dict().items()}
+    write_beside(assets / "vae" / "lynx_mini_vae.safetensors", lambda path: save_file(state, path))
+    vae.float().save_pretrained(folder / "vae")
+
+
+def rename_weight(name: str) -> str:
+    """From diffusers' name to that of Wan's own file."""
+    name = re.sub(
+        r"decoder\.up_blocks\.(\d)\.(resnets|upsamplers)\.(\d)\.",
+        lambda m: f"decoder.upsamples.{4 * int(m[1]) + (int(m[3]) if m[2] == 'resnets' else 3)}.",
+        name,
+    )
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
