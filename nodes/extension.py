@@ -10,11 +10,13 @@ from .guide import LynxGuider, LynxSampler
 from .load import LynxLoadAdapter, LynxLoadFaceAnalyzer
 from .model_files import register_folders
 from .reference import LynxEncodeReference
+from .small_text_encoder import accept_small_text_encoders
 
 
 class LynxExtension(ComfyExtension):
     async def on_load(self) -> None:
         register_folders()
+        accept_small_text_encoders()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

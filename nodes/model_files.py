@@ -11,6 +11,11 @@ LYNX_FOLDER = "lynx"
 FACES_FOLDER = "faces"
 """Inside models/lynx: networks that embed faces, no adapters."""
 
+SHIPPED_DIR = Path(__file__).resolve().parents[1] / "assets" / "mini"
+"""Mini Lynx, which comes with this pack: folders named as in the host's own `models`."""
+
+SHIPPED_FOLDERS = ("diffusion_models", "vae", "text_encoders", LYNX_FOLDER)
+
 NONE = "none"
 
 PUBLISHED_ADAPTERS = ("lynx_full", "lynx_lite")
@@ -19,12 +24,21 @@ PUBLISHED_ENCODER = "recognition_arcface_ir_se50.pth"
 
 
 def register_folders() -> None:
-    """Make models/lynx known to the host, beside paths that the user has configured for it."""
+    """Make models/lynx and the shipped miniature known to the host, after paths of the user's own."""
     default = str(Path(folder_paths.models_dir) / LYNX_FOLDER)
     paths, extensions = folder_paths.folder_names_and_paths.get(LYNX_FOLDER, ([], set()))
     paths = list(paths) if default in paths else [*paths, default]
     extensions = set(extensions) | set(folder_paths.supported_pt_extensions) | {".gguf"}
     folder_paths.folder_names_and_paths[LYNX_FOLDER] = (paths, extensions)
+    for folder in SHIPPED_FOLDERS:
+        if (SHIPPED_DIR / folder).is_dir():
+            folder_paths.add_model_folder_path(folder, str(SHIPPED_DIR / folder))
+
+
+def own_lynx_folder() -> Path:
+    """The folder in which a user's adapters belong: the last one that this pack did not bring along."""
+    folders = (Path(folder) for folder in folder_paths.get_folder_paths(LYNX_FOLDER))
+    return [folder for folder in folders if folder != SHIPPED_DIR / LYNX_FOLDER][-1]
 
 
 def list_adapter_files() -> list[str]:
@@ -47,12 +61,11 @@ def find_adapter(name: str) -> Path:
     Raises:
         FileNotFoundError: with the folder it belongs in and the command that fetches it.
     """
-    folders = folder_paths.get_folder_paths(LYNX_FOLDER)
-    for folder in folders:
+    for folder in folder_paths.get_folder_paths(LYNX_FOLDER):
         if (Path(folder) / name).exists():
             return Path(folder) / name
     raise FileNotFoundError(
-        f"The Lynx adapter {name!r} is not there: put it into {Path(folders[-1]) / name}"
+        f"The Lynx adapter {name!r} is not there: put it into {own_lynx_folder() / name}"
         + (f", or fetch it with '{download_command(name)}'." if name in PUBLISHED_ADAPTERS else ".")
     )
 
@@ -76,16 +89,21 @@ def list_detector_packs() -> list[str]:
 
 
 def find_insightface_roots() -> list[Path]:
-    """List the folders that hold `models/<pack>`, the user's own first."""
+    """List the folders that hold `models/<pack>`, the user's own first, the shipped one last."""
     configured = folder_paths.folder_names_and_paths.get("insightface", ([], set()))[0]
-    roots = [*(Path(path) for path in configured), Path(folder_paths.models_dir) / "insightface"]
+    roots = [*(Path(path) for path in configured), own_insightface_root(), SHIPPED_DIR / "insightface"]
     return list(dict.fromkeys(roots))
+
+
+def own_insightface_root() -> Path:
+    """The folder in which a user's packs belong, below `models`."""
+    return Path(folder_paths.models_dir) / "insightface"
 
 
 def find_insightface_root(pack: str) -> Path:
     """Find the folder whose `models/` holds a pack; the host's own when none does."""
     roots = find_insightface_roots()
-    return next((root for root in roots if (root / "models" / pack).is_dir()), roots[-1])
+    return next((root for root in roots if (root / "models" / pack).is_dir()), own_insightface_root())
 
 
 def list_encoders() -> list[str]:
@@ -105,12 +123,11 @@ def find_encoder(name: str) -> Path:
     Raises:
         FileNotFoundError: with the folder it belongs in and the command that fetches it.
     """
-    folders = folder_paths.get_folder_paths(LYNX_FOLDER)
-    for folder in folders:
+    for folder in folder_paths.get_folder_paths(LYNX_FOLDER):
         if (Path(folder) / FACES_FOLDER / name).is_file():
             return Path(folder) / FACES_FOLDER / name
     raise FileNotFoundError(
-        f"The face encoder {name!r} is not there: put it into {Path(folders[-1]) / FACES_FOLDER}"
+        f"The face encoder {name!r} is not there: put it into {own_lynx_folder() / FACES_FOLDER}"
         + (f", or fetch it with '{download_command('faces')}'." if name == PUBLISHED_ENCODER else ".")
     )
 

@@ -27,7 +27,6 @@ REPO_DIR = Path(__file__).resolve().parents[2]
 PACK_NAME = "ComfyUI-Lynx"
 """Folder of this pack under `custom_nodes`; a name with a dot would break the help pages."""
 
-SMALL_TEXT_ENCODER_PACK = Path(__file__).resolve().parent / "packs" / "small_text_encoder"
 LOG_TAIL_LINES = 60
 Prompt = dict[str, Any]
 
@@ -67,8 +66,8 @@ def prepare_base_dir(base_dir: Path, packs: Mapping[str, Path]) -> None:
 
 
 def default_packs() -> dict[str, Path]:
-    """This repository, and the pack that makes the host take the small text encoder."""
-    return {PACK_NAME: REPO_DIR, SMALL_TEXT_ENCODER_PACK.name: SMALL_TEXT_ENCODER_PACK}
+    """This repository, and nothing else."""
+    return {PACK_NAME: REPO_DIR}
 
 
 class ComfyHost:

@@ -9,7 +9,6 @@ made with them are noise.
 from __future__ import annotations
 
 import io
-import json
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +25,14 @@ LATENT_CHANNELS = 16
 FULL_TOKEN_DIM, LITE_TOKEN_DIM = DIM, 192
 VAE_DIM = 8
 LORA_RANK = 4
-UMT5_CONFIG = Path(__file__).parent / "packs" / "small_text_encoder" / "umt5_small.json"
+UMT5_CONFIG = {
+    "d_ff": 64,
+    "d_kv": 16,
+    "d_model": TEXT_DIM,
+    "num_heads": 2,
+    "num_layers": 2,
+    "vocab_size": 320,
+}
 
 
 def _linear(name: str, out_dim: int, in_dim: int, bias: bool = True) -> Shapes:
@@ -172,7 +178,7 @@ def _wan_vae() -> Shapes:
 
 
 def _umt5() -> Shapes:
-    config = json.loads(UMT5_CONFIG.read_text())
+    config = UMT5_CONFIG
     dim, inner, ff_dim = config["d_model"], config["d_kv"] * config["num_heads"], config["d_ff"]
     shapes: Shapes = {"shared.weight": (config["vocab_size"], dim), "encoder.final_layer_norm.weight": (dim,)}
     for block in range(config["num_layers"]):
