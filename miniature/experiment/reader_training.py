@@ -1,0 +1,287 @@
+"""Trains the readers, and measures them on people they never saw.
+
+    python -m miniature.experiment.reader_training
+
+Every batch is drawn anew. What they are for is generated frames, which went through the VAE, so pictures are
+blurred, tinted and made noisy, and in the last steps half of them went through the trained VAE.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..parts.resumable import run_steps, set_cosine_rate, write_beside
+from ..parts.vae import CLIP_STEPS, IMAGE_STEPS, load_trained_vae, single_frames_in_2d, to_signal
+from ..world.clip import NUM_FRAMES, Shot
+from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
+from ..world.identity import CHOICES, SHARES, Identity, draw_identity
+from ..world.scene import BACKGROUNDS
+from ..world.seeds import make_generator
+from .readers import (
+    POSE_NAMES,
+    WEIGHTS_NAME,
+    ActionReader,
+    Readers,
+    label_picture,
+    load_readers,
+    pose_numbers,
+    save_readers,
+)
+
+FIRST_IDENTITY = 500_000
+"""The readers' own people: no other part trains on them."""
+DRAWN_STEPS, MIXED_STEPS = 2800, 1200
+PEOPLE, VIEWS = 24, 2
+"""Of one batch for identity; pictures of the other reader are as many."""
+SIBLING_CHANGE = 0.3
+"""Share of factors in which every second person differs from the one before, so that each factor counts."""
+MARGIN, SCALE = 0.2, 20.0
+LEARNING_RATE = 2e-3
+VAE_PEOPLE = 1024
+"""People whose pictures go through the VAE, two each."""
+ACTION_STEPS, ACTION_BATCH = 3000, 128
+SCORED_PEOPLE = 256
+
+
+def train_readers(folder: Path, stop_at: float | None = None) -> bool:
+    """Train all three; whether all is done. The last steps wait for the trained VAE."""
+    torch.manual_seed(7)
+    readers = Readers().to(memory_format=torch.channels_last)
+    trained = nn.ModuleList([readers.identity, readers.picture])
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
+    mixed: list[tuple[Tensor, dict[str, Tensor]]] = []
+    total = DRAWN_STEPS + MIXED_STEPS
+
+    def step(number: int) -> float:
+        set_cosine_rate(optimizer, number, total, LEARNING_RATE)
+        if number >= DRAWN_STEPS and number % 2:
+            if not mixed:
+                mixed.append(_load_vae_pictures(folder))
+            pixels, labels = _pick_vae_batch(*mixed[0], number)
+        else:
+            pixels, labels = draw_batch(number)
+        pixels = _disturb(pixels, number)
+        with torch.autocast("cpu", torch.bfloat16):
+            embeddings, read = readers.identity(pixels), readers.picture(pixels)
+        loss = identity_loss(embeddings.float()) + picture_loss(read, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    parts = {"readers": readers, "optimizer": optimizer}
+    path = folder / "readers.pt"
+    if not run_steps(path, parts, DRAWN_STEPS, step, stop_at=stop_at) or not has_trained_vae(folder):
+        return False
+    if not run_steps(path, parts, total, step, stop_at=stop_at):
+        return False
+    readers.eval().requires_grad_(False)
+    readers.action = _train_action(readers, folder)
+    save_readers(readers, folder / WEIGHTS_NAME)
+    return True
+
+
+def has_trained_vae(folder: Path) -> bool:
+    """Whether the VAE's training has ended."""
+    path = folder / "vae.pt"
+    if not path.is_file():
+        return False
+    return int(torch.load(path, weights_only=True)["step"]) == IMAGE_STEPS + CLIP_STEPS
+
+
+def draw_people(first: int, count: int) -> list[Identity]:
+    """People by number; every second is a sibling of the one before."""
+    people: list[Identity] = []
+    for number in range(first, first + count):
+        identity = draw_identity(number)
+        if number % 2:
+            rng = make_generator("sibling", number)
+            names = [name for name in (*SHARES, *CHOICES) if rng.uniform() > SIBLING_CHANGE]
+            identity = replace(identity, **{name: getattr(people[-1], name) for name in names})
+        people.append(identity)
+    return people
+
+
+def draw_batch(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Pictures of new people, the views of one person in a row, [48, 3, 64, 64], -1 to 1, with what is in them."""
+    people = draw_people(FIRST_IDENTITY + step * PEOPLE % 400_000, PEOPLE)
+    return _draw_pictures([p for p in people for _ in range(VIEWS)], step * PEOPLE * VIEWS)
+
+
+def _draw_pictures(people: list[Identity], first_seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+    pictures, labels = [], []
+    for number, identity in enumerate(people, first_seed):
+        rng = make_generator("reader picture", number)
+        shot, frame = draw_shot(identity, int(rng.integers(2**31))), int(rng.integers(NUM_FRAMES))
+        pictures.append(shot.draw_frame(frame))
+        labels.append(label_picture(identity, shot.scene, shot.pose_at(frame)))
+    stacked = {name: torch.from_numpy(np.stack([label[name] for label in labels])) for name in labels[0]}
+    return to_signal(np.stack(pictures)), stacked
+
+
+def identity_loss(embeddings: Tensor) -> Tensor:
+    """Find the other view of each person among all pictures, with a margin. [N, 128], views in a row."""
+    count = len(embeddings)
+    other = torch.arange(count) ^ 1
+    cosines = embeddings @ embeddings.T
+    cosines = cosines - MARGIN * F.one_hot(other, count) - 1e4 * torch.eye(count)
+    return F.cross_entropy(SCALE * cosines, other)
+
+
+def picture_loss(read: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
+    """Sum over all that is read."""
+    loss = 6 * F.smooth_l1_loss(read["shares"].float(), labels["shares"], beta=0.2)
+    loss = loss + 0.5 * F.smooth_l1_loss(read["pose"].float(), labels["pose"], beta=0.5)
+    for name in ("background", *CHOICES):
+        loss = loss + 0.3 * F.cross_entropy(read[name].float(), labels[name])
+    return loss
+
+
+def _disturb(pixels: Tensor, seed: int) -> Tensor:
+    """Tint, blur and noise, each picture by its own draw."""
+    generator = torch.Generator().manual_seed(seed)
+    count = len(pixels)
+    pixels = pixels * (1 + 0.08 * (torch.rand(count, 3, 1, 1, generator=generator) - 0.5) * 2)
+    pixels = pixels + 0.06 * torch.randn(count, 3, 1, 1, generator=generator)
+    sigma = 0.15 + 0.85 * torch.rand(count, 1, generator=generator)
+    kernel = torch.exp(-0.5 * (torch.arange(-2, 3)[None] / sigma) ** 2)
+    kernel = kernel / kernel.sum(1, keepdim=True)
+    padded = F.pad(pixels, (2, 2, 2, 2), mode="replicate")
+    wide, high = pixels.shape[-1], pixels.shape[-2]
+    rows = sum(kernel[:, i].view(-1, 1, 1, 1) * padded[..., i : i + wide] for i in range(5))
+    blurred = sum(kernel[:, i].view(-1, 1, 1, 1) * rows[..., i : i + high, :] for i in range(5))
+    noise = torch.randn(pixels.shape, generator=generator) * 0.08 * torch.rand(count, 1, 1, 1, generator=generator)
+    return (blurred + noise).contiguous(memory_format=torch.channels_last)
+
+
+def _load_vae_pictures(folder: Path) -> tuple[Tensor, dict[str, Tensor]]:
+    """Pictures that went through the VAE, uint8 [2048, 3, 64, 64], made once, with what is in them."""
+    people = draw_people(FIRST_IDENTITY + 400_000, VAE_PEOPLE)
+    path = folder / "reader_vae_pictures.pt"
+    if not path.is_file():
+        pixels, labels = _draw_pictures([p for p in people for _ in range(VIEWS)], 10**9)
+        pixels = reconstruct(load_trained_vae(folder), pixels)
+        state = {"pixels": ((pixels + 1) * 127.5).round().byte(), "labels": labels}
+        write_beside(path, lambda beside: torch.save(state, beside))
+    state = torch.load(path, weights_only=True)
+    return state["pixels"], state["labels"]
+
+
+def _pick_vae_batch(pixels: Tensor, labels: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Families of siblings with all their views."""
+    rng = make_generator("vae batch", step)
+    family = 2 * VIEWS
+    families = rng.choice(len(pixels) // family, PEOPLE // 2, replace=False)
+    rows = torch.from_numpy((families[:, None] * family + np.arange(family)).ravel())
+    return pixels[rows].float() / 127.5 - 1, {name: value[rows] for name, value in labels.items()}
+
+
+@torch.no_grad()
+def reconstruct(vae: Any, pixels: Tensor) -> Tensor:
+    """Pictures [N, 3, 64, 64] through the VAE and back, in bfloat16 arithmetic."""
+    out = []
+    with single_frames_in_2d(), torch.autocast("cpu", torch.bfloat16):
+        for part in pixels.split(64):
+            latents = vae.encode(part[:, :, None]).latent_dist.mode().float()
+            out.append(vae.decode(latents).sample[:, :, 0].float())
+    return torch.cat(out).clamp(-1, 1)
+
+
+def _train_action(readers: Readers, folder: Path) -> ActionReader:
+    """Train on the true poses of drawn clips, with the errors that the other reader makes."""
+    torch.manual_seed(8)
+    reader = ActionReader()
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3)
+    pixels, labels = draw_batch(10**6)
+    errors = (readers.picture(pixels)["pose"] - labels["pose"]).std(0)
+
+    def step(number: int) -> float:
+        set_cosine_rate(optimizer, number, ACTION_STEPS, 2e-3)
+        shots = [draw_shot(draw_identity(0), number * ACTION_BATCH + i) for i in range(ACTION_BATCH)]
+        poses = torch.from_numpy(np.stack([_pose_path(shot) for shot in shots]))
+        generator = torch.Generator().manual_seed(number)
+        poses = poses + errors * torch.randn(poses.shape, generator=generator)
+        poses = poses + errors * torch.randn(len(poses), 1, len(POSE_NAMES), generator=generator)
+        loss = F.cross_entropy(reader(poses), torch.tensor([shot.action for shot in shots]))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    run_steps(folder / "reader_action.pt", {"reader": reader, "optimizer": optimizer}, ACTION_STEPS, step)
+    return reader.eval().requires_grad_(False)
+
+
+def _pose_path(shot: Shot) -> np.ndarray:
+    return np.stack([pose_numbers(shot.pose_at(frame)) for frame in range(NUM_FRAMES)])
+
+
+def score_readers(folder: Path) -> dict[str, dict[str, float]]:
+    """Scores on held-out people, on drawn clips and on clips that went through the VAE."""
+    readers = load_readers(folder / WEIGHTS_NAME)
+    people = [draw_identity(FIRST_HELD_OUT_IDENTITY + number) for number in range(SCORED_PEOPLE)]
+    shots = [draw_shot(p, 3 * 10**8 + i, held_out_captions=True) for i, p in enumerate(people)]
+    clips = np.stack([shot.draw_clip() for shot in shots])
+    gallery = np.stack([draw_shot(p, 4 * 10**8 + i).draw_frame(0) for i, p in enumerate(people)])
+    scores = {"drawn": _score_clips(readers, shots, clips, gallery)}
+    vae = load_trained_vae(folder)
+    signal = to_signal(clips).transpose(1, 2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        decoded = [vae.decode(vae.encode(clip[None]).latent_dist.mode().float()).sample for clip in signal]
+    pixels = torch.cat(decoded).float().clamp(-1, 1).permute(0, 2, 3, 4, 1)
+    scores["through the VAE"] = _score_clips(readers, shots, ((pixels + 1) * 127.5).round().byte().numpy(), gallery)
+    text = json.dumps(scores, indent=1)
+    write_beside(folder / "scores_readers.json", lambda path: path.write_text(text + "\n"))
+    return scores
+
+
+def _score_clips(readers: Readers, shots: list[Shot], clips: np.ndarray, gallery: np.ndarray) -> dict[str, float]:
+    read = readers.read_clips(clips)
+    cosines = read.embedding @ readers.embed(gallery).T
+    top1 = [
+        (cosines[first : first + 128, first : first + 128].argmax(1) == np.arange(128)).mean()
+        for first in range(0, len(shots), 128)
+    ]
+    poses = np.stack([_pose_path(shot) for shot in shots])
+    scores = {
+        "top1 of 128": np.mean(top1),
+        "cosine, same person": np.diag(cosines).mean(),
+        "cosine, others": cosines[~np.eye(len(cosines), dtype=bool)].mean(),
+        "background accuracy": (read.background == [shot.scene.background for shot in shots]).mean(),
+        "action accuracy": (read.action == [shot.action for shot in shots]).mean(),
+    }
+    for i, name in enumerate(POSE_NAMES):
+        scores[f"{name} R2"] = _r2(read.poses[..., i].ravel(), poses[..., i].ravel())
+    for name in SHARES:
+        scores[f"{name} R2"] = _r2(read.factors[name], np.array([getattr(s.identity, name) for s in shots]))
+    for name in CHOICES:
+        scores[f"{name} accuracy"] = np.mean(read.factors[name] == [getattr(s.identity, name) for s in shots])
+    return {name: round(float(value), 4) for name, value in scores.items()}
+
+
+def _r2(read: np.ndarray, true: np.ndarray) -> float:
+    return 1 - np.mean((read - true) ** 2) / np.var(true)
+
+
+def main() -> int:
+    """Train as far as the parts at hand allow; 0 when all is done, 3 while the VAE is not trained."""
+    torch.set_num_threads(1)
+    folder = Path(".miniature")
+    if not train_readers(folder):
+        print("the rest waits for the trained VAE: python -m miniature.make, then this command again")
+        return 3
+    print(json.dumps(score_readers(folder), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
