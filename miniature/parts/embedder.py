@@ -60,7 +60,9 @@ class MarginHead(nn.Module):
         begin = len(SHARES)
         for column, name in enumerate(READ_CHOICES):
             end = begin + len(CHOICES[name])
-            factor_loss = factor_loss + F.cross_entropy(read[:, begin:end], choices[:, column]) / len(READ_CHOICES)
+            factor_loss = factor_loss + F.cross_entropy(read[:, begin:end], choices[:, column]) / len(
+                READ_CHOICES
+            )
             begin = end
         return loss + FACTOR_WEIGHT * factor_loss
 
@@ -103,7 +105,9 @@ def choose_crops(step: int) -> np.ndarray:
     """The crops of one step, [BATCH] int64: each pass takes all of them once, in its own order."""
     total = NUM_PEOPLE * PICTURES_EACH
     places = np.arange(step * BATCH, (step + 1) * BATCH)
-    orders = {turn: make_generator("embedder order", turn).permutation(total) for turn in {*(places // total)}}
+    orders = {
+        turn: make_generator("embedder order", turn).permutation(total) for turn in {*(places // total)}
+    }
     return np.array([orders[place // total][place % total] for place in places], dtype=np.int64)
 
 
@@ -114,7 +118,9 @@ def draw_training_crop(index: int) -> np.ndarray:
     return draw_crop(identity, int(rng.integers(2**31)))
 
 
-def draw_crop(identity: Identity, seed: int, size_px: int | None = None, *, keep_mark: bool = False) -> np.ndarray:
+def draw_crop(
+    identity: Identity, seed: int, size_px: int | None = None, *, keep_mark: bool = False
+) -> np.ndarray:
     """An ID crop of any moment of any shot of a person.
 
     Args:
@@ -172,7 +178,9 @@ class CropFiles:
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """[N] -> [N, 112, 112, 3] uint8."""
-        return np.stack([self._open(index // CROPS_A_FILE)[index % CROPS_A_FILE] for index in indices.tolist()])
+        return np.stack(
+            [self._open(index // CROPS_A_FILE)[index % CROPS_A_FILE] for index in indices.tolist()]
+        )
 
     def _open(self, number: int) -> Any:
         if number not in self._files:

@@ -1,0 +1,179 @@
+"""A face detector for the drawn world, in the ONNX layout of insightface's SCRFD.
+
+A small network with one head at a stride of 16 px looks at the picture a quarter of its size. The outputs of
+strides 8 and 32, and the second anchor of each cell, are there for the layout and never find a face.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .detector_pictures import SEEN_PX, Picture, draw_picture
+from .resumable import run_steps, set_cosine_rate, write_beside
+
+STRIDES, STRIDE = (8, 16, 32), 16
+SHRINK = 4
+DETECTOR_PX = SHRINK * SEEN_PX
+NUM_STEPS, BATCH = 2000, 24
+LEARNING_RATE = 3e-3
+INNER, OUTER = 0.12, 0.35
+"""In face heights from a face's middle: within the first a cell must find it, beyond the second none may."""
+OUTPUT_NAMES = tuple(f"{kind}_{stride}" for kind in ("score", "box", "landmarks") for stride in STRIDES)
+
+
+def convolve(in_dim: int, dim: int, stride: int = 1) -> nn.Sequential:
+    """3x3, norm, ReLU."""
+    layer = nn.Conv2d(in_dim, dim, 3, stride, 1, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(dim), nn.ReLU(inplace=True))
+
+
+class DetectorNet(nn.Module):
+    """Shrunk pictures -> for every cell of 16 px a score, four distances and five points."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_fine = nn.Sequential(convolve(3, 16, 2), convolve(16, 32, 2), convolve(32, 32))
+        self.to_middle = nn.Sequential(convolve(32, 64, 2), convolve(64, 64))
+        self.to_coarse = nn.Sequential(convolve(64, 96, 2), convolve(96, 96), convolve(96, 96))
+        self.coarse_to_middle, self.middle_to_fine = nn.Conv2d(96, 64, 1), nn.Conv2d(64, 48, 1)
+        self.fine_skip = nn.Conv2d(32, 48, 1)
+        self.at_middle, self.at_fine = convolve(64, 64), nn.Sequential(convolve(48, 48), convolve(48, 48))
+        self.head = nn.Conv2d(48, 15, 1)
+        nn.init.constant_(self.head.bias, 0.0)
+        with torch.no_grad():
+            self.head.bias[0] = -4.0
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """[N, 3, H / 4, W / 4] -> [N, 15, H / 16, W / 16]: logit, then distances and offsets in strides."""
+        fine = self.to_fine(x_NCHW)
+        middle = self.to_middle(fine)
+        coarse = self.to_coarse(middle)
+        middle = self.at_middle(middle + _double(self.coarse_to_middle(coarse)))
+        fine = self.at_fine(self.fine_skip(fine) + _double(self.middle_to_fine(middle)))
+        out = self.head(fine)
+        return torch.cat([out[:, :1], 4.0 * out[:, 1:]], 1)
+
+
+def _double(x_NCHW: Tensor) -> Tensor:
+    return F.interpolate(x_NCHW, scale_factor=2.0, mode="nearest")
+
+
+class ScrfdLayout(nn.Module):
+    """The network behind SCRFD's nine outputs, as insightface decodes them."""
+
+    def __init__(self, net: DetectorNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x_1CHW: Tensor) -> tuple[Tensor, ...]:
+        """[1, 3, H, W], BGR turned to RGB by insightface, (x - 127.5) / 128 -> `OUTPUT_NAMES`, rows by cell."""
+        out = self.net(F.avg_pool2d(x_1CHW, SHRINK))
+        kinds: tuple[list[Tensor], ...] = ([], [], [])
+        for stride in STRIDES:
+            grid = out if stride == STRIDE else F.avg_pool2d(x_1CHW[:, :1], stride).repeat(1, 15, 1, 1) * 0.0
+            score = grid[:, :1].sigmoid() if stride == STRIDE else grid[:, :1]
+            for rows, part in zip(kinds, (score, grid[:, 1:5], grid[:, 5:]), strict=True):
+                twice = torch.cat([part, part * 0.0], 1)
+                rows.append(twice.permute(0, 2, 3, 1).reshape(-1, part.shape[1]))
+        return (*kinds[0], *kinds[1], *kinds[2])
+
+
+def train_detector(folder: Path, stop_at: float | None = None) -> bool:
+    """Train; whether all is done."""
+    torch.manual_seed(3)
+    net = DetectorNet()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
+
+    def step(number: int) -> float:
+        set_cosine_rate(optimizer, number, NUM_STEPS, LEARNING_RATE)
+        pictures = [draw_picture(number * BATCH + place) for place in range(BATCH)]
+        with torch.autocast("cpu", torch.bfloat16):
+            out = net(to_input(pictures))
+        loss = detection_loss(out.float(), pictures)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimizer.step()
+        return loss.item()
+
+    parts = {"net": net.train(), "optimizer": optimizer}
+    return run_steps(folder / "detector.pt", parts, NUM_STEPS, step, stop_at=stop_at)
+
+
+def to_input(pictures: list[Picture]) -> Tensor:
+    """What the network sees of pictures, [N, 3, 160, 160]: insightface turns the RGB it is given round."""
+    pixels = np.stack([picture.pixels for picture in pictures])[..., ::-1].astype(np.float32)
+    return (torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()) - 127.5) / 128
+
+
+def detection_loss(out_NCHW: Tensor, pictures: list[Picture]) -> Tensor:
+    """Cross-entropy of the scores, and how far boxes and points are off in face heights."""
+    targets, weights, heights = (torch.from_numpy(part) for part in mark_cells(pictures))
+    found = weights[:, 0] * (targets[:, 0] > 0)
+    scores = F.binary_cross_entropy_with_logits(out_NCHW[:, 0], targets[:, 0], reduction="none")
+    score_loss = (scores * weights[:, 0]).sum() / found.sum().clamp(min=1)
+    off = F.smooth_l1_loss(out_NCHW[:, 1:], targets[:, 1:], reduction="none", beta=0.1) / heights
+    per_cell = 0.5 * off[:, :4].mean(1) + 2.0 * off[:, 4:].mean(1)
+    return score_loss + 20.0 * (per_cell * found).sum() / found.sum().clamp(min=1)
+
+
+def mark_cells(pictures: list[Picture]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What every cell should say: targets [N, 15, G, G], weights and face heights [N, 1, G, G], in strides.
+
+    A face's cells weigh 8 together, however large it is; a cell without one weighs 1.
+    """
+    grid, stride = DETECTOR_PX // STRIDE, STRIDE / SHRINK
+    targets = np.zeros((len(pictures), 15, grid, grid), np.float32)
+    weights, heights = (np.ones((len(pictures), 1, grid, grid), np.float32) for _ in range(2))
+    rows, columns = np.mgrid[:grid, :grid] * stride
+    for number, picture in enumerate(pictures):
+        for box, points in zip(picture.boxes, picture.landmarks, strict=True):
+            height, (x, y) = box[3] - box[1], (box[:2] + box[2:]) / 2
+            far = np.hypot(columns - x, rows - y)
+            inside = far <= max(INNER * height, far.min() + 1e-3)
+            near = (far < max(OUTER * height, 1.5 * stride)) & ~inside & (targets[number, 0] == 0)
+            weights[number, 0][near] = 0
+            weights[number, 0][inside] = 8 / inside.sum()
+            heights[number, 0][inside] = height / stride
+            here = np.stack([columns[inside], rows[inside]], 1)
+            targets[number, 0][inside] = 1
+            distances = np.concatenate([here - box[:2], box[2:] - here], 1)
+            offsets = (points[None] - here[:, None]).reshape(-1, 10)
+            targets[number, 1:, inside] = np.concatenate([distances, offsets], 1) / stride
+    return targets, weights, heights
+
+
+def load_trained_detector(folder: Path) -> DetectorNet:
+    """The trained network in evaluation mode."""
+    net = DetectorNet()
+    net.load_state_dict(torch.load(folder / "detector.pt", weights_only=True)["net"])
+    return net.eval().requires_grad_(False)
+
+
+def export_detector(folder: Path, assets: Path) -> None:
+    """Write the pack's detector; pictures of any size that 64 divides go in."""
+    layout = ScrfdLayout(load_trained_detector(folder))
+    path = assets / "insightface" / "models" / "lynx_mini" / "det_10g.onnx"
+    write_beside(path, lambda beside: export_onnx(layout, DETECTOR_PX, OUTPUT_NAMES, beside, any_size=True))
+
+
+def export_onnx(
+    module: nn.Module, size_px: int, output_names: tuple[str, ...], path: Path, *, any_size: bool = False
+) -> None:
+    """Write a module that takes one picture [1, 3, size_px, size_px] as an ONNX file."""
+    axes = {name: {0: f"rows_{name}"} for name in output_names} | {"input.1": {2: "height", 3: "width"}}
+    torch.onnx.export(
+        module.eval(),
+        (torch.zeros(1, 3, size_px, size_px),),
+        str(path),
+        input_names=["input.1"],
+        output_names=list(output_names),
+        dynamic_axes=axes if any_size else None,
+        opset_version=13,
+        dynamo=False,  # the other exporter needs a package more
+    )
