@@ -8,7 +8,7 @@ from .apply import LynxApply
 from .face import LynxCropFace, LynxEncodeID
 from .guide import LynxGuider, LynxSampler
 from .load import LynxLoadAdapter, LynxLoadFaceAnalyzer
-from .model_files import register_folders
+from .model_files import provide_example_photo, register_folders
 from .reference import LynxEncodeReference
 from .small_text_encoder import accept_small_text_encoders
 
@@ -16,6 +16,7 @@ from .small_text_encoder import accept_small_text_encoders
 class LynxExtension(ComfyExtension):
     async def on_load(self) -> None:
         register_folders()
+        provide_example_photo()
         accept_small_text_encoders()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

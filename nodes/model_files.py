@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 from pathlib import Path, PurePosixPath
 
 import folder_paths
@@ -15,6 +17,9 @@ SHIPPED_DIR = Path(__file__).resolve().parents[1] / "assets" / "mini"
 """Mini Lynx, which comes with this pack: folders named as in the host's own `models`."""
 
 SHIPPED_FOLDERS = ("diffusion_models", "vae", "text_encoders", LYNX_FOLDER)
+
+EXAMPLE_PHOTO = "lynx_mini_example.png"
+"""In the host's input folder: workflows/lynx_mini.json loads it."""
 
 NONE = "none"
 
@@ -33,6 +38,19 @@ def register_folders() -> None:
     for folder in SHIPPED_FOLDERS:
         if (SHIPPED_DIR / folder).is_dir():
             folder_paths.add_model_folder_path(folder, str(SHIPPED_DIR / folder))
+
+
+def provide_example_photo() -> None:
+    """Copy the miniature's portrait to where LoadImage looks, unless there is one of that name."""
+    source, target = SHIPPED_DIR / "example.png", Path(folder_paths.get_input_directory()) / EXAMPLE_PHOTO
+    if not source.is_file() or target.exists():
+        return
+    try:
+        shutil.copyfile(source, target)
+    except (
+        OSError
+    ) as error:  # without it the pack is as good, and the editor says that the picture is missing
+        logging.warning("Lynx could not copy its example portrait: %s", error)
 
 
 def own_lynx_folder() -> Path:

@@ -19,6 +19,7 @@ sys.path.insert(0, str(REPO_DIR / "nodes"))  # for `presets`, which imports noth
 
 from workflow_builder import notes  # noqa: E402
 from workflow_builder.graph import Graph, Json, Node, Row, column, row  # noqa: E402
+from workflow_builder.mini import build_mini  # noqa: E402
 from workflow_builder.node_types import (  # noqa: E402
     DISTILLED_LORA,
     HIGH_NOISE,
@@ -259,6 +260,7 @@ WORKFLOWS: dict[str, Callable[[], Json]] = {
     "lynx_fast": build_fast,
     "lynx_wan22_two_experts": build_two_experts,
     "lynx_vace": build_vace,
+    "lynx_mini": build_mini,
 }
 
 

@@ -5,13 +5,22 @@ python scripts/draw_thumbnails.py
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-WORKFLOWS_DIR = Path(__file__).resolve().parents[1] / "workflows"
+REPO_DIR = Path(__file__).resolve().parents[1]
+WORKFLOWS_DIR = REPO_DIR / "workflows"
+sys.path.insert(0, str(REPO_DIR))
+
+from miniature.world.clip import NUM_FRAMES  # noqa: E402
+from miniature.world.draws import draw_shot  # noqa: E402
+from miniature.world.identity import draw_identity  # noqa: E402
+
 SIZE = WIDTH, HEIGHT = 960, 640
+PHOTO_SIZE, FRAME_SIZE = (194, 218), (160, 184)
 SKIN, HAIR, COAT = (240, 200, 170), (74, 48, 40), (38, 92, 74)
 PAPER, INK = (250, 248, 243), (255, 255, 255)
 Colour = tuple[int, int, int]
@@ -29,6 +38,8 @@ class Card:
     ground: Colour
     frames: tuple[Colour, ...]
     """Backgrounds of the frames on the film, one a frame."""
+    person: int | None = None
+    """A person of the miniature world in place of the one drawn here."""
 
 
 DUSK, HARBOUR, NIGHT, MORNING = (92, 82, 140), (214, 140, 104), (34, 48, 84), (150, 196, 214)
@@ -69,6 +80,16 @@ CARDS = {
         (66, 44, 104),
         (168, 76, 128),
         (NIGHT, DUSK, HARBOUR),
+    ),
+    "lynx_mini": Card(
+        "Mini Lynx",
+        "drawn portrait + prompt",
+        "64 x 64, 9 frames at 8 fps",
+        ("ships with the pack", "runs on a CPU", "20 steps"),
+        (120, 62, 104),
+        (226, 132, 92),
+        (MORNING, HARBOUR, DUSK),
+        person=1_000_003,
     ),
     "lynx_vace": Card(
         "Lynx + VACE",
@@ -135,23 +156,35 @@ def paste_with_shadow(picture: Image.Image, tile: Image.Image, at: tuple[int, in
     picture.paste(tile, at)
 
 
-def draw_photo() -> Image.Image:
+def draw_pictures(card: Card) -> tuple[Image.Image, list[Image.Image]]:
+    """The photo that goes in, and the frames that come out."""
+    if card.person is None:
+        frames = [
+            draw_person(FRAME_SIZE, background, turn=number - 1)
+            for number, background in enumerate(card.frames)
+        ]
+        return draw_person(PHOTO_SIZE, (196, 206, 214)), frames
+    person = draw_identity(card.person)
+    shots = [draw_shot(person, seed) for seed in range(len(card.frames) + 1)]
+    drawn = [Image.fromarray(shot.draw_frame(NUM_FRAMES // 2, 512)) for shot in shots]
+    return ImageOps.fit(drawn[0], PHOTO_SIZE), [ImageOps.fit(frame, FRAME_SIZE) for frame in drawn[1:]]
+
+
+def draw_photo(picture: Image.Image) -> Image.Image:
     """A print with a white border."""
     tile = Image.new("RGB", (222, 268), PAPER)
-    tile.paste(draw_person((194, 218), (196, 206, 214)), (14, 14))
+    tile.paste(picture, (14, 14))
     return tile
 
 
-def draw_film(backgrounds: tuple[Colour, ...]) -> Image.Image:
+def draw_film(frames: list[Image.Image]) -> Image.Image:
     tile = Image.new("RGB", (530, 268), (22, 22, 26))
     draw = ImageDraw.Draw(tile)
     for x in range(17, 510, 32):
         for y in (12, 240):
             draw.rounded_rectangle((x, y, x + 16, y + 16), 4, fill=(210, 210, 214))
-    width = 160
-    for number, background in enumerate(backgrounds):
-        frame = draw_person((width, 184), background, turn=number - 1)
-        tile.paste(frame, (15 + number * (width + 10), 42))
+    for number, frame in enumerate(frames):
+        tile.paste(frame, (15 + number * (frame.width + 10), 42))
     return tile
 
 
@@ -159,8 +192,9 @@ def draw_card(card: Card) -> Image.Image:
     picture = draw_background(card)
     draw = ImageDraw.Draw(picture)
     draw.text((60, 48), card.title, font=ImageFont.load_default(76), fill=INK)
-    paste_with_shadow(picture, draw_photo(), (60, 180))
-    paste_with_shadow(picture, draw_film(card.frames), (370, 180))
+    photo, frames = draw_pictures(card)
+    paste_with_shadow(picture, draw_photo(photo), (60, 180))
+    paste_with_shadow(picture, draw_film(frames), (370, 180))
     draw.polygon(
         [(304, 296), (328, 296), (328, 280), (354, 314), (328, 348), (328, 332), (304, 332)], fill=INK
     )

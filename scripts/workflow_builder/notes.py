@@ -99,3 +99,33 @@ TROUBLE = """- **Someone else's face**: look at the two crops in group 2. Wrong 
 - **Noise or mush**: shift, steps and cfg as shipped? A distilled LoRA needs cfg 1.
 - **Out of memory**: fewer frames, smaller size, a GGUF or fp8 model. Lynx itself holds at most 0.48 GB.
 - **An error message**: it says what was seen and what to do; more in the pack's README."""
+
+MINI_FILES = """**Nothing to download.** Mini Lynx comes with this pack, in `assets/mini`: a Wan, a VAE, a text encoder, face models and a Lynx adapter, all of them small and trained from nothing by this pack's own trainer.
+
+`example.png` is copied into ComfyUI's input folder as `lynx_mini_example.png` when it is not there.
+
+Ready for real people? The files of **lynx_full** go into the same nodes."""
+
+MINI_WORLD = """Mini Lynx has seen **drawn people only**, 64 x 64 px, 9 frames at 8 fps. It shows how Lynx works and that it works; it makes no photographs.
+
+It knows few words. A prompt is made of
+
+- *a person* or *someone*
+- *smiles*, *nods*, *turns to the left*, *turns to the right*, *leans in*, *stays still*
+- *on a beach*, *in a forest*, *in a desert*, *in a city at night*, *in a room*, *in the snow*, *in a meadow*, *on a stage*
+- *in warm light*, *in cold light*, or nothing
+
+The person is never in the prompt: that comes from the picture."""
+
+MINI_PHOTO = """**A drawn portrait**, such as `lynx_mini_example.png`.
+
+On a photo of a real person the face is hardly ever found, and would be drawn as a drawn person.
+
+Everything else is as with a real photo: detector, two crops, embedding, reference."""
+
+MINI_TRY = """- **Another person**: load another portrait; the prompt stays
+- **Another scene**: change the prompt; the person stays
+- **What does which part?** `id_strength` 0 or `ref_strength` 0 in Lynx Apply. The ID part cannot see the coloured mark on the face, the reference can
+- **Nobody**: both strengths 0; the base draws whom it likes
+
+`identity_cfg` = `cfg` needs two predictions a step in place of three."""

@@ -27,6 +27,19 @@ VIOLET, RED, GREY = "#6a6aa8", "#a85f6a", "#777777"
 
 
 @dataclass(frozen=True)
+class FaceModels:
+    """What finds faces and tells persons apart."""
+
+    detector_pack: str
+    encoder: str
+    advice: str
+    """The note on which photos are good."""
+
+
+PUBLISHED_FACES = FaceModels("buffalo_l", "recognition_arcface_ir_se50.pth", notes.PHOTO)
+
+
+@dataclass(frozen=True)
 class Start:
     """What every workflow begins with."""
 
@@ -84,14 +97,13 @@ def build_start(
     )
 
 
-def build_face(g: Graph, with_reference: bool = True) -> tuple[Node, Node, Group]:
+def build_face(
+    g: Graph, with_reference: bool = True, models: FaceModels = PUBLISHED_FACES, photo_name: str = PHOTO
+) -> tuple[Node, Node, Group]:
     """The crop, the ID, and their group."""
-    photo = g.add("LoadImage", title="Photo of the person", image=PHOTO)
+    photo = g.add("LoadImage", title="Photo of the person", image=photo_name)
     analyzer = g.add(
-        "LynxLoadFaceAnalyzer",
-        detector_pack="buffalo_l",
-        encoder="recognition_arcface_ir_se50.pth",
-        provider="CPU",
+        "LynxLoadFaceAnalyzer", detector_pack=models.detector_pack, encoder=models.encoder, provider="CPU"
     )
     crop = g.add(
         "LynxCropFace",
@@ -107,14 +119,16 @@ def build_face(g: Graph, with_reference: bool = True) -> tuple[Node, Node, Group
         seen.append(
             g.add("PreviewImage", title="What the reference sees (256 px)", images=crop["reference_crop"])
         )
-    note = g.note("About the photo", notes.PHOTO, width=360)
+    note = g.note("About the photo", models.advice, width=360)
     inside = row(column(photo, analyzer), column(crop), column(face_id, row(*seen, gap=20)), note)
     return crop, face_id, Group("2 Face", ORANGE, inside)
 
 
-def build_prompt(g: Graph, clip: Node) -> tuple[Node, Node]:
-    positive = g.add("CLIPTextEncode", title="Prompt", clip=clip["CLIP"], text=PROMPT)
-    negative = g.add("CLIPTextEncode", title="Negative prompt", clip=clip["CLIP"], text=NEGATIVE)
+def build_prompt(
+    g: Graph, clip: Node, prompt: str = PROMPT, negative_prompt: str = NEGATIVE
+) -> tuple[Node, Node]:
+    positive = g.add("CLIPTextEncode", title="Prompt", clip=clip["CLIP"], text=prompt)
+    negative = g.add("CLIPTextEncode", title="Negative prompt", clip=clip["CLIP"], text=negative_prompt)
     positive.colours, negative.colours = ("#232", "#353"), ("#322", "#533")
     return positive, negative
 
@@ -168,12 +182,12 @@ def guide(g: Graph, type: str, applied: Node, title: str | None = None, **values
     return g.add(type, title=title, model=applied["MODEL"], **outputs, **values)
 
 
-def empty_latent(g: Graph, length: int) -> Node:
+def empty_latent(g: Graph, length: int, width: int = 832, height: int = 480) -> Node:
     return g.add(
         "EmptyHunyuanLatentVideo",
         title="Size and length",
-        width=832,
-        height=480,
+        width=width,
+        height=height,
         length=length,
         batch_size=1,
     )

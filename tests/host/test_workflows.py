@@ -18,7 +18,9 @@ from workflow import EDITOR_ONLY, workflow_to_prompt
 
 TITLE_HEIGHT = 30
 WORKFLOWS = {path.stem: path for path in sorted((REPO_DIR / "workflows").glob("*.json"))}
-FPS = {"lynx_lite": 24}
+FPS = {"lynx_lite": 24, "lynx_mini": 8}
+OWN_PHOTOS = {"lynx_mini": REPO_DIR / "assets" / "mini" / "example.png"}
+"""Its detector knows drawn people only."""
 WIDTH, HEIGHT, NUM_FRAMES, NUM_STEPS = 96, 64, 9, 2
 
 each_workflow = pytest.mark.parametrize("name", WORKFLOWS)
@@ -48,13 +50,14 @@ def overlaps(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def test_the_five_workflows_are_there_with_their_thumbnails() -> None:
+def test_the_six_workflows_are_there_with_their_thumbnails() -> None:
     assert set(WORKFLOWS) == {
         "lynx_full",
         "lynx_lite",
         "lynx_fast",
         "lynx_wan22_two_experts",
         "lynx_vace",
+        "lynx_mini",
     }
     for path in WORKFLOWS.values():
         assert path.with_suffix(".jpg").is_file(), f"{path.name} has no thumbnail"
@@ -135,7 +138,7 @@ def make_small_prompt(host: ComfyHost, name: str, image: str) -> dict[str, Any]:
 def test_workflow_gives_a_playable_video(
     each_comfy_host: ComfyHost, name: str, photo: Path, tmp_path: Path
 ) -> None:
-    image = each_comfy_host.upload_image(photo)
+    image = each_comfy_host.upload_image(OWN_PHOTOS.get(name, photo))
     outputs = each_comfy_host.queue(make_small_prompt(each_comfy_host, name, image))
     (file,) = list_files(outputs, ".mp4")
     video = read_video(each_comfy_host.fetch(file, tmp_path))
