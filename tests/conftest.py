@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from in_process import InProcessComfy, load_in_process
 from standin_installation import write_standin_installation
 
 REPO_DIR = Path(__file__).resolve().parents[1]
+sys.path.append(str(REPO_DIR))  # last, so that `import nodes` still means ComfyUI's
+importlib.import_module("miniature")  # or else pytest takes tests/miniature for it
 MAIN_VERSION, OLD_VERSION = "0.30.0", "0.16.3"
 
 
