@@ -24,7 +24,6 @@ from ..parts.vae import CLIP_STEPS, IMAGE_STEPS, load_trained_vae, single_frames
 from ..world.clip import NUM_FRAMES, Shot
 from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from ..world.identity import CHOICES, SHARES, Identity, draw_identity
-from ..world.scene import BACKGROUNDS
 from ..world.seeds import make_generator
 from .readers import (
     POSE_NAMES,
@@ -159,7 +158,11 @@ def _disturb(pixels: Tensor, seed: int) -> Tensor:
     wide, high = pixels.shape[-1], pixels.shape[-2]
     rows = sum(kernel[:, i].view(-1, 1, 1, 1) * padded[..., i : i + wide] for i in range(5))
     blurred = sum(kernel[:, i].view(-1, 1, 1, 1) * rows[..., i : i + high, :] for i in range(5))
-    noise = torch.randn(pixels.shape, generator=generator) * 0.08 * torch.rand(count, 1, 1, 1, generator=generator)
+    noise = (
+        torch.randn(pixels.shape, generator=generator)
+        * 0.08
+        * torch.rand(count, 1, 1, 1, generator=generator)
+    )
     return (blurred + noise).contiguous(memory_format=torch.channels_last)
 
 
@@ -238,13 +241,17 @@ def score_readers(folder: Path) -> dict[str, dict[str, float]]:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         decoded = [vae.decode(vae.encode(clip[None]).latent_dist.mode().float()).sample for clip in signal]
     pixels = torch.cat(decoded).float().clamp(-1, 1).permute(0, 2, 3, 4, 1)
-    scores["through the VAE"] = _score_clips(readers, shots, ((pixels + 1) * 127.5).round().byte().numpy(), gallery)
+    scores["through the VAE"] = _score_clips(
+        readers, shots, ((pixels + 1) * 127.5).round().byte().numpy(), gallery
+    )
     text = json.dumps(scores, indent=1)
     write_beside(folder / "scores_readers.json", lambda path: path.write_text(text + "\n"))
     return scores
 
 
-def _score_clips(readers: Readers, shots: list[Shot], clips: np.ndarray, gallery: np.ndarray) -> dict[str, float]:
+def _score_clips(
+    readers: Readers, shots: list[Shot], clips: np.ndarray, gallery: np.ndarray
+) -> dict[str, float]:
     read = readers.read_clips(clips)
     cosines = read.embedding @ readers.embed(gallery).T
     top1 = [

@@ -131,7 +131,9 @@ class Readers(nn.Module):
         count, frames = clips.shape[:2]
         flat = clips.reshape(-1, *clips.shape[2:])
         parts = [self.picture(part) for part in _to_signal(flat).split(_READ_BATCH)]
-        read = {name: torch.cat([part[name] for part in parts]).unflatten(0, (count, frames)) for name in parts[0]}
+        read = {
+            name: torch.cat([part[name] for part in parts]).unflatten(0, (count, frames)) for name in parts[0]
+        }
         mean = {name: value.mean(1) for name, value in read.items()}
         factors = {name: mean["shares"][:, i].numpy() for i, name in enumerate(SHARES)}
         factors |= {name: mean[name].argmax(1).numpy() for name in CHOICES}
@@ -149,7 +151,9 @@ class Readers(nn.Module):
 
 def save_readers(readers: Readers, path: Path) -> None:
     """Write the weights in float16."""
-    state = {name: tensor.half() for name, tensor in readers.state_dict().items() if tensor.is_floating_point()}
+    state = {
+        name: tensor.half() for name, tensor in readers.state_dict().items() if tensor.is_floating_point()
+    }
     write_beside(path, lambda beside: save_file(state, beside))
 
 

@@ -35,14 +35,14 @@ KeyValue = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Conditions:
-    """What videos are made from; None leaves a part of the adapter out."""
+    """What videos are made from; None leaves a part of the adapter out, one entry serves all videos."""
 
     texts: Sequence[Tensor]
-    """B of [L, text_dim], not padded."""
+    """B or 1 of [L, text_dim], not padded."""
     embeddings: Tensor | None
-    """[B, 512]; zeros are the null identity."""
+    """[B or 1, 512]; zeros are the null identity."""
     features: dict[int, Tensor] | None
-    """Block number to what its self-attention saw in the reference pass, [B, R, D]."""
+    """Block number to what its self-attention saw in the reference pass, [B or 1, R, D]."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,9 @@ class BatchSampler:
     def _embed_texts(self, texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Tokens and one token of padding, [B, longest + 1, D], and lengths [B]."""
         lengths = torch.tensor([len(text) for text in texts])
-        padded = torch.stack([F.pad(text.float(), (0, 0, 0, int(lengths.max()) + 1 - len(text))) for text in texts])
+        padded = torch.stack(
+            [F.pad(text.float(), (0, 0, 0, int(lengths.max()) + 1 - len(text))) for text in texts]
+        )
         return self.wan.transformer.condition_embedder.text_embedder(padded), lengths
 
     def _prepare_id(self, embeddings: Tensor | None) -> dict[int, KeyValue]:
@@ -135,7 +137,9 @@ class BatchSampler:
             layer = adapter.find_id_layer(index)
             if layer is not None:
                 key, value = layer(tokens)
-                found[index] = self._split(block.attn2.norm_k(key) if layer.key_norm == "block" else key, value)
+                found[index] = self._split(
+                    block.attn2.norm_k(key) if layer.key_norm == "block" else key, value
+                )
         return found
 
     def _prepare_ref(self, features: dict[int, Tensor] | None) -> dict[int, KeyValue]:
@@ -177,7 +181,13 @@ class BatchSampler:
         )
 
     def _run_block(
-        self, index: int, block: Any, hidden: Tensor, modulation: Tensor, side: _Prepared, settings: SamplingSettings
+        self,
+        index: int,
+        block: Any,
+        hidden: Tensor,
+        modulation: Tensor,
+        side: _Prepared,
+        settings: SamplingSettings,
     ) -> Tensor:
         shift, scale, gate, shift_ff, scale_ff, gate_ff = (block.scale_shift_table + modulation).unbind(1)
         attention = block.attn1
@@ -191,16 +201,17 @@ class BatchSampler:
         hidden = hidden + gate * attention.to_out[0](_join(out)).float()
         attention = block.attn2
         query = self._heads(attention.norm_q(attention.to_q(block.norm2(hidden))))
-        out = F.scaled_dot_product_attention(query, *side.text[index], attn_mask=side.text_bias.to(query.dtype))
+        bias = side.text_bias.to(query.dtype).expand(len(query), -1, -1, -1)
+        out = self._look(query, side.text[index], bias)
         if index in side.id:
             out = out + settings.id_scale * self._look(query, side.id[index])
         hidden = hidden + attention.to_out[0](_join(out)).float()
         return hidden + gate_ff * block.ffn(_normed(hidden) * (1 + scale_ff) + shift_ff).float()
 
     @staticmethod
-    def _look(query: Tensor, key_value: KeyValue) -> Tensor:
+    def _look(query: Tensor, key_value: KeyValue, bias: Tensor | None = None) -> Tensor:
         key, value = (tensor.expand(len(query), -1, -1, -1) for tensor in key_value)
-        return F.scaled_dot_product_attention(query, key, value)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
     def _rotate(self, x: Tensor) -> Tensor:
         cosine, sine = (table.unsqueeze(2) for table in self._rotation)  # [1, S, 1, C / 2]

@@ -1,0 +1,192 @@
+"""Runs: the videos of all cases by one adapter under one setting, and what is read in them.
+
+A run is done in chunks of 16 cases, each kept in files named by all that they depend on. So the experiment can be
+stopped at any moment, and does only what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lynx_core.data.hashing import hash_file, hash_files, hash_values
+from lynx_core.formats.adapter import Adapter, open_adapter
+from lynx_core.formats.layouts import PartKind
+from lynx_core.models.adapter_modules import AdapterModules
+from lynx_core.models.frozen_base import load_transformer
+from lynx_core.models.packed_wan import PackedWan
+
+from ..parts.resumable import write_beside
+from ..world.pairs import Pair
+from .cases import NUM_PEOPLE, EncodedCases, draw_cases, encode_cases
+from .readers import WEIGHTS_NAME, load_readers
+from .sampling import (
+    BatchSampler,
+    Conditions,
+    SamplingSettings,
+    decode_latents,
+    draw_noise,
+    record_references,
+)
+
+CHUNK = 16
+Rows = dict[str, np.ndarray]
+"""What was read in each video, by name, [cases, ...]."""
+
+Photo = Literal["own", "swapped", "null"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One adapter under one setting."""
+
+    name: str
+    seed: int
+    """Of the adapter's training, and of the noise."""
+    adapter: Path | None
+    """None for the base alone."""
+    parts: tuple[PartKind, ...] = ("resampler", "id", "ref")
+    """Those of the adapter that are used, if it has them."""
+    photo: Photo = "own"
+    strength: float = 1.0
+    zero_init: bool = False
+    """Take an untrained adapter of the same shape."""
+
+
+class Bench:
+    """Everything that videos are made and read with, each opened when it is first used.
+
+    Args:
+        work: folder of the making, `.miniature`.
+        assets: folder of the shipped files.
+        settings: of sampling; its scales are set by the runs.
+    """
+
+    def __init__(self, work: Path, assets: Path, settings: SamplingSettings) -> None:
+        from diffusers import AutoencoderKLWan
+
+        base = assets / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
+        readers = work / WEIGHTS_NAME
+        self.folder = work / "experiment"
+        self.settings = settings
+        self.cases: list[Pair] = draw_cases()
+        self.encoded: EncodedCases = encode_cases(self.cases, work, assets)
+        self.wan = PackedWan(load_transformer(base, torch.float32))
+        self.vae: Any = AutoencoderKLWan.from_pretrained(str(work / "vae")).eval().requires_grad_(False)
+        self.readers = load_readers(readers)
+        self._video_key = [
+            hash_file(base),
+            self.encoded.key,
+            settings.steps,
+            settings.guidance,
+            settings.shift,
+        ]
+        self._reading_key = [hash_file(readers), hash_files((work / "vae").glob("*.safetensors"))]
+        self._grey = record_references(self.wan, [self.encoded.grey_reference], self.encoded.reference_text)
+        self._features: dict[int, dict[int, Tensor]] = {}
+
+    def run(self, run: Run, num_cases: int, note: Callable[[str], None]) -> Rows:
+        """Give the rows of the first cases, made now or before."""
+        sampler: BatchSampler | None = None
+        chunks = []
+        for first in range(0, num_cases, CHUNK):
+            numbers = range(first, min(first + CHUNK, num_cases))
+            path = self._path("readings", run, numbers, self._reading_key)
+            if not path.is_file():
+                sampler = sampler or BatchSampler(self.wan, open_parts(run))
+                clips = decode_latents(self.vae, self._sample(sampler, run, numbers))
+                _save(path, self.read(clips))
+                note(f"{run.name}, seed {run.seed}: {numbers[-1] + 1} of {num_cases} videos")
+            with np.load(path) as file:
+                chunks.append({name: file[name] for name in file.files})
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+    def show(self, run: Run, numbers: range) -> np.ndarray:
+        """The videos of some cases of a chunk, [cases, 9, 64, 64, 3] uint8 RGB."""
+        chunk = range(numbers[0] // CHUNK * CHUNK, numbers[0] // CHUNK * CHUNK + CHUNK)
+        latents = self._sample(None, run, chunk)[numbers[0] - chunk[0] :][: len(numbers)]
+        return decode_latents(self.vae, latents)
+
+    def _sample(self, sampler: BatchSampler | None, run: Run, numbers: range) -> Tensor:
+        """Latents of the cases, [cases, 16, 3, 8, 8], kept."""
+        path = self._path("videos", run, numbers, [])
+        if not path.is_file():
+            sampler = sampler or BatchSampler(self.wan, open_parts(run))
+            noise = torch.stack([draw_noise(number, run.seed) for number in numbers])
+            settings = replace(self.settings, id_scale=run.strength, ref_scale=run.strength)
+            latents = sampler.sample(noise, *self._conditions(run, numbers), settings)
+            _save(path, {"latents": latents.half().numpy()})
+        with np.load(path) as file:
+            return torch.from_numpy(file["latents"]).float()
+
+    def _conditions(self, run: Run, numbers: range) -> tuple[Conditions, Conditions]:
+        encoded = self.encoded
+        texts = [encoded.texts[number] for number in numbers]
+        nothing = torch.zeros(1, encoded.embeddings.shape[1])
+        null = Conditions([encoded.empty_text], nothing, self._grey)
+        if run.adapter is None:
+            return Conditions(texts, None, None), null
+        if run.photo == "null":
+            return Conditions(texts, nothing, self._grey), null
+        people = [swap_person(number) if run.photo == "swapped" else number for number in numbers]
+        return Conditions(texts, encoded.embeddings[people], self._look_up_features(people)), null
+
+    def _look_up_features(self, people: list[int]) -> dict[int, Tensor]:
+        missing = [person for person in people if person not in self._features]
+        if missing:
+            latents = [self.encoded.references[person] for person in missing]
+            made = record_references(self.wan, latents, self.encoded.reference_text)
+            for place, person in enumerate(missing):
+                self._features[person] = {block: features[place].clone() for block, features in made.items()}
+        return {block: torch.stack([self._features[p][block] for p in people]) for block in self._grey}
+
+    def read(self, clips: np.ndarray) -> Rows:
+        """Read clips [cases, 9, 64, 64, 3] uint8 RGB."""
+        reading = self.readers.read_clips(clips)
+        rows = {f"factor {name}": values for name, values in reading.factors.items()}
+        rows |= {name: getattr(reading, name) for name in ("embedding", "background", "action", "poses")}
+        return {**rows, "frame_embeddings": reading.frame_embeddings.astype(np.float16)}
+
+    def _path(self, sort: str, run: Run, numbers: range, more: list[str]) -> Path:
+        adapter = None if run.adapter is None else hash_file(run.adapter)
+        depends_on = [
+            adapter,
+            list(run.parts),
+            run.photo,
+            run.strength,
+            run.zero_init,
+            run.seed,
+            list(numbers),
+        ]
+        return self.folder / sort / f"{hash_values([self._video_key, depends_on, more])[:24]}.npz"
+
+
+def swap_person(number: int) -> int:
+    """Whose photo a case gets when the photos are swapped."""
+    return (number + NUM_PEOPLE // 2) % NUM_PEOPLE
+
+
+def open_parts(run: Run) -> AdapterModules | None:
+    """Open the parts of a run's adapter."""
+    if run.adapter is None:
+        return None
+    opened = open_adapter(run.adapter)
+    kept = [part for kind, part in opened.parts.items() if kind in run.parts]
+    modules = AdapterModules.from_adapter(Adapter(opened.name, kept))
+    if run.zero_init:
+        modules = AdapterModules.create(modules.configs, run.seed)
+    return modules.eval().requires_grad_(False)
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    def write(beside: Path) -> None:
+        with beside.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    write_beside(path, write)
