@@ -26,6 +26,7 @@ from ..faces.embedding import FACEXLIB_EMBEDDER
 from ..faces.errors import FaceError
 from .errors import DataError, MediaError, first_line
 from .hashing import hash_file, hash_files, hash_values
+from .single_frames import run_single_frames_in_2d
 
 MAX_TEXT_TOKENS = 512
 
@@ -136,6 +137,7 @@ class WanVideoEncoder:
             diffusers = _import("diffusers", "the VAE")
             vae = _load(diffusers.AutoencoderKLWan, self.folder, torch_dtype=self.dtype)
             self._vae = vae.to(self.device).eval().requires_grad_(False)
+            run_single_frames_in_2d(self._vae)
         vae = self._vae
         mean, std = (
             torch.tensor(values, device=self.device).view(-1, 1, 1, 1)

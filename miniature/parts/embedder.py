@@ -30,7 +30,7 @@ from .resumable import run_steps, set_cosine_rate, write_beside
 EMBEDDER = "lynx_mini_arcface"
 CONFIG = ArcFaceConfig(unit_dims=(8, 24, 24, 48, 48, 96), stem_dim=8, squeeze_dims=(2, 4, 4, 8, 8, 12))
 NUM_PEOPLE, PICTURES_EACH = 4096, 6
-NUM_STEPS, BATCH = 2200, 64
+NUM_STEPS, BATCH = 1500, 64
 CROPS_A_FILE = 1024
 LEARNING_RATE = 3e-3
 MARGIN, SCALE = 0.25, 24.0

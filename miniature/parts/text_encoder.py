@@ -1,0 +1,117 @@
+"""UMT5 in small, with a vocabulary of its own, trained to guess hidden words of the captions.
+
+The output keeps UMT5-XXL's width of 4096, as the host's Wan expects; inside, attention and feed-forward are
+narrow. Other words than the grammar's fall into single letters and bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from lynx_core.models.ref_adapter import REFERENCE_PROMPT
+
+from ..world.caption import list_captions
+from ..world.seeds import make_generator
+from .resumable import run_steps, set_cosine_rate, write_beside
+
+CONFIG = {"vocab_size": 448, "d_model": 4096, "d_kv": 16, "num_heads": 4, "d_ff": 64, "num_layers": 1}
+STEPS, BATCH = 400, 24
+LEARNING_RATE = 1e-3
+HIDDEN_SHARE = 0.3
+UNKNOWN_ID = 2
+DETECTION_KEY = "encoder.block.23.layer.1.DenseReluDense.wi_1.weight"
+"""The host tells UMT5-XXL by the shape of this tensor of the last of its 24 blocks; it is not used."""
+
+
+def build_text_encoder() -> Any:
+    """The network with random weights."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(2)
+    return UMT5EncoderModel(UMT5Config(**CONFIG))
+
+
+def train_tokenizer() -> bytes:
+    """A sentencepiece model over the grammar; the same bytes each time."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*list_captions(), *[REFERENCE_PROMPT] * 50, "abcdefghijklmnopqrstuvwxyz .,"]),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=CONFIG["vocab_size"],
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        character_coverage=1.0,
+        pad_id=0,
+        eos_id=1,
+        unk_id=UNKNOWN_ID,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def train_text_encoder(folder: Path, stop_at: float | None = None) -> bool:
+    """Train it to fill in hidden words; whether all is done."""
+    import sentencepiece
+
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=train_tokenizer())
+    ids = [torch.tensor([*tokenizer.encode(text), 1]) for text in [*list_captions(), REFERENCE_PROMPT]]
+    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    encoder = build_text_encoder()
+    guess = torch.nn.Linear(CONFIG["d_model"], CONFIG["vocab_size"])
+    optimizer = torch.optim.Adam([*encoder.parameters(), *guess.parameters()], lr=LEARNING_RATE)
+
+    def step(number: int) -> float:
+        set_cosine_rate(optimizer, number, STEPS, LEARNING_RATE, warmup_steps=20)
+        rng = make_generator("text encoder", number)
+        batch = padded[torch.from_numpy(rng.integers(len(padded), size=BATCH))]
+        hidden = torch.from_numpy(rng.uniform(size=batch.shape) < HIDDEN_SHARE) & (batch > 1)
+        seen = batch.masked_fill(hidden, UNKNOWN_ID)
+        states = encoder(seen, (seen > 0).long()).last_hidden_state
+        loss = F.cross_entropy(guess(states[hidden]), batch[hidden])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    parts = {"encoder": encoder, "guess": guess, "optimizer": optimizer}
+    return run_steps(folder / "text_encoder.pt", parts, STEPS, step, stop_at=stop_at)
+
+
+def export_text_encoder(folder: Path, assets: Path) -> None:
+    """Write the file for the host, and the folders of the trainer, which hold the same numbers."""
+    encoder = build_text_encoder()
+    encoder.load_state_dict(torch.load(folder / "text_encoder.pt", weights_only=True)["encoder"])
+    encoder.half()
+    tokenizer = train_tokenizer()
+    state = {
+        name: weight.contiguous()
+        for name, weight in encoder.state_dict().items()
+        if name != "encoder.embed_tokens.weight"
+    }
+    state[DETECTION_KEY] = torch.zeros(10240, 1, dtype=torch.float16)
+    state["spiece_model"] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
+    path = assets / "text_encoders" / "lynx_mini_umt5.safetensors"
+    write_beside(path, lambda beside: save_file(state, beside))
+    encoder.float().save_pretrained(folder / "text_encoder")
+    _save_tokenizer(folder / "tokenizer", tokenizer)
+
+
+def _save_tokenizer(folder: Path, model: bytes) -> None:
+    from transformers import T5Tokenizer
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "spiece.model").write_bytes(model)
+    T5Tokenizer.from_pretrained(folder, extra_ids=0, legacy=False).save_pretrained(folder)
