@@ -120,23 +120,20 @@ def draw_contact_sheet(
     width = columns * (_CELL_PX + _GAP_PX) + len(clips) * 2 * _GAP_PX
     sheet = Image.new("RGB", (width, _HEAD_PX + len(photos) * row_px), "white")
     draw = ImageDraw.Draw(sheet)
-    for person, (photo, caption) in enumerate(zip(photos, captions, strict=True)):
-        top = _HEAD_PX + person * row_px
-        draw.text((_GAP_PX, top + 2), caption, "black")
-        _paste(sheet, photo, 0, top + _HEAD_PX)
-        for place, (variant, videos) in enumerate(clips.items()):
-            left = (
-                _CELL_PX
-                + _GAP_PX
-                + place * len(FRAMES_SHOWN) * (_CELL_PX + _GAP_PX)
-                + (place + 1) * 2 * _GAP_PX
-            )
-            for number, frame in enumerate(FRAMES_SHOWN):
-                _paste(sheet, videos[person, frame], left + number * (_CELL_PX + _GAP_PX), top + _HEAD_PX)
-            draw.text((left, 2), variant.replace("_", " "), "black")
     draw.text((_GAP_PX, 2), "photo", "black")
+    group_px = len(FRAMES_SHOWN) * (_CELL_PX + _GAP_PX) + 2 * _GAP_PX
+    for person, (photo, caption) in enumerate(zip(photos, captions, strict=True)):
+        top = 2 * _HEAD_PX + person * row_px
+        draw.text((_GAP_PX, top - _HEAD_PX + 2), caption, "black")
+        _paste(sheet, photo, 0, top)
+        for place, videos in enumerate(clips.values()):
+            for number, frame in enumerate(FRAMES_SHOWN):
+                left = _CELL_PX + 3 * _GAP_PX + place * group_px + number * (_CELL_PX + _GAP_PX)
+                _paste(sheet, videos[person, frame], left, top)
+    for place, variant in enumerate(clips):
+        draw.text((_CELL_PX + 3 * _GAP_PX + place * group_px, 2), variant.replace("_", " "), "black")
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, optimize=True)
+    sheet.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def _paste(sheet: Image.Image, picture: np.ndarray, left: int, top: int) -> None:
