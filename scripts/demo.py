@@ -1,141 +1,240 @@
-"""Runs the pack's main job once in a real ComfyUI: a photo and a prompt in, a video out.
+"""Runs the pack's main job once in a real ComfyUI: a photo and a prompt in, a video and a contact sheet out.
 
-Called by ./scripts/demo, which does the set-up. The weights are small random stand-ins in the real
-file layouts, made on the spot: every part of the pack and of the host does its real work, in half a
-minute on a CPU, but the picture is noise.
+Called by ./scripts/demo, which does the set-up. By default it runs Mini Lynx, a small model of drawn people
+that comes with this repository; with the published 14B files at hand (--models) the same command runs those.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
+import shutil
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 REPO_DIR = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO_DIR / "tests" / "host"))
+sys.path[:0] = [str(REPO_DIR / "tests" / "host"), str(REPO_DIR)]
 
 import prompt_edits  # noqa: E402
 from comfy_host import ComfyHost, HostError, Prompt, PromptError, list_files  # noqa: E402
-from standin_installation import (  # noqa: E402
-    point_detector_at_centre,
-    write_photo,
-    write_standin_installation,
-)
-from video import draw_contact_sheet, read_video  # noqa: E402
+from demo_models import MINI_MODELS, DemoModel, MissingFiles, choose_model  # noqa: E402
+from demo_sheet import Sheet, draw_sheet  # noqa: E402
+from video import Video, read_video  # noqa: E402
 from workflow import workflow_to_prompt  # noqa: E402
 
+from lynx_core.evaluation.face_similarity import FaceSimilarity, measure_similarity  # noqa: E402
+from lynx_core.faces.analyzer import FaceAnalyzer  # noqa: E402
+from lynx_core.faces.crops import FaceCrop, crop_aligned, crop_face  # noqa: E402
+from lynx_core.faces.errors import FaceError  # noqa: E402
+from miniature.world import caption  # noqa: E402
+
 DEMO_DIR = REPO_DIR / ".demo"
-WORKFLOW = REPO_DIR / "workflows" / "lynx_full.json"
 COMFYUI_VERSION = "0.30.0"
+PROMPT = "a person smiles on a beach in warm light"
+FULL_PROMPT = "a person smiles and turns to the camera, on a beach, in the warm light of the evening"
+TIMEOUT_S = 24 * 3600
+MINI_WORDS = (
+    "Mini Lynx was trained on drawn people, 64 x 64 px: whoever is in the photo comes out as a drawing."
+)
+
+
+@dataclass(frozen=True)
+class Face:
+    """The person: the photo for the workflow, and what likeness is measured with."""
+
+    photo: Path
+    crop: FaceCrop
+    is_aligned: bool
+    """The photo is taken as a whole, because no face was found in it."""
+    analyzer: FaceAnalyzer
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="./scripts/demo", description=__doc__.partition("\n\n")[0])
-    parser.add_argument(
-        "--photo", type=Path, help="photo of a person (default: a real photo that insightface ships)"
+    parser = argparse.ArgumentParser(
+        prog="./scripts/demo", description=__doc__.partition("\n\n")[0], epilog=MINI_WORDS
     )
+    parser.add_argument("--photo", type=Path, help="picture of a person (default: assets/mini/example.png)")
+    parser.add_argument("--prompt", help=f"what the video shows (default: '{PROMPT}')")
     parser.add_argument(
-        "--prompt", default="a person smiles and turns to the camera", help="what the video shows"
+        "--models",
+        type=Path,
+        help="ComfyUI's models folder with the 14B files that workflows/lynx_full.json names; runs these "
+        "(default: $COMFYUI_DIR/models if all are there, else the miniature)",
     )
-    parser.add_argument("--steps", type=int, default=4, help="sampling steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the noise (default: %(default)s)")
-    parser.add_argument(
-        "--width", type=int, default=160, help="in px, a multiple of 16 (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--height", type=int, default=96, help="in px, a multiple of 16 (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--frames", type=int, default=17, help="1 more than a multiple of 4 (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--workflow", type=Path, default=WORKFLOW, help="a workflow file (default: %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=DEMO_DIR, help="folder for what is made (default: .demo)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
+    for name, text in (
+        ("steps", "sampling steps"),
+        ("width", "in px, a multiple of 16"),
+        ("height", "in px, a multiple of 16"),
+        ("frames", "1 more than a multiple of 4"),
+    ):
+        parser.add_argument(f"--{name}", type=int, help=f"{text} (default: the workflow's)")
     arguments = parser.parse_args()
-    if arguments.width % 16 or arguments.height % 16:
-        parser.error(
-            f"--width and --height must be multiples of 16, got {arguments.width} x {arguments.height}"
-        )
-    if arguments.frames % 4 != 1:
+    for name in ("width", "height"):
+        if (getattr(arguments, name) or 16) % 16:
+            parser.error(f"--{name} must be a multiple of 16, got {getattr(arguments, name)}")
+    if (arguments.frames or 1) % 4 != 1:
         parser.error(f"--frames must be 1 more than a multiple of 4 (5, 9, 13, ...), got {arguments.frames}")
-    for path in filter(None, (arguments.photo, arguments.workflow)):
-        if not path.is_file():
-            parser.error(f"there is no file {path}")
+    if arguments.photo and not arguments.photo.is_file():
+        parser.error(f"there is no file {arguments.photo}")
     return arguments
 
 
-def prepare_photo(photo: Path | None, models_dir: Path) -> Path:
-    """Put the photo into the demo's folder, and the stand-in detector on its face."""
-    path = DEMO_DIR / "photo.png"
-    if photo is None:
-        print("photo: insightface's own example, six people; the largest face is taken")
-        return write_photo(path)
-    with Image.open(photo) as picture:
-        picture = ImageOps.exif_transpose(picture).convert("RGB")
+def print_unknown_words(prompt: str) -> None:
+    """Say which words of a prompt the miniature has never seen, and which it knows."""
+    known = [caption.SUBJECTS]
+    for table in (caption.ACTION_WORDS, caption.PLACE_WORDS, caption.LIGHT_WORDS):
+        known.append(tuple(phrase for phrases in table.values() for phrase in phrases if phrase))
+    words = {word for phrases in known for phrase in phrases for word in phrase.split()}
+    unknown = [word for word in re.findall(r"[^\W\d_]+", prompt.lower()) if word not in words]
+    if unknown:
+        print(f"hint: Mini Lynx does not know: {', '.join(dict.fromkeys(unknown))}. Its prompts are made of")
+        print("\n".join(f"  {', '.join(phrases)}" for phrases in known))
+
+
+def find_face(model: DemoModel, photo: Path | None, out_dir: Path) -> Face:
+    """Put the photo into the demo's folder and find the face.
+
+    Raises:
+        FaceError: when there is none, except that the miniature then takes the middle of the photo.
+    """
+    pack, encoder = model.find_face_models()
+    analyzer = FaceAnalyzer(model.models_dir / "insightface", pack, "CPU", encoder)
+    picture = read_photo(model, photo)
+    is_aligned = False
+    try:
+        crop, _ = crop_face(np.asarray(picture), analyzer.detector, "largest", 0)
+    except FaceError:
+        if not model.is_mini:
+            raise
+        print("no drawn face was found in the photo: the middle of it is taken for the face")
+        picture = ImageOps.fit(picture, (min(picture.size),) * 2)
+        crop, is_aligned = crop_aligned(np.asarray(picture), "the photo"), True
+    path = out_dir / "photo.png"
     picture.save(path)
-    point_detector_at_centre(models_dir, (picture.height, picture.width))
-    print(f"photo: {photo}; the stand-in detector takes its middle for the face")
-    return path
+    return Face(path, crop, is_aligned, analyzer)
 
 
-def make_prompt(host: ComfyHost, arguments: argparse.Namespace, photo: Path) -> Prompt:
-    """The shipped workflow as an API prompt, at the demo's size."""
-    prompt = workflow_to_prompt(json.loads(arguments.workflow.read_text()), host.object_info())
-    prompt_edits.set_photo(prompt, host.upload_image(photo))
-    prompt_edits.set_text(prompt, arguments.prompt)
-    prompt_edits.set_size(prompt, arguments.width, arguments.height, arguments.frames)
-    prompt_edits.set_steps(prompt, arguments.steps)
+def read_photo(model: DemoModel, photo: Path | None) -> Image.Image:
+    """Open the photo, upright, or the model's own example."""
+    if photo is None and not model.is_mini:
+        from insightface.data import get_image
+
+        print("photo: insightface's own example, six people; the largest face is taken")
+        return Image.fromarray(get_image("t1", to_rgb=True))
+    photo = photo or MINI_MODELS / "example.png"
+    print(f"photo: {photo}")
+    with Image.open(photo) as picture:
+        return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+def make_prompt(
+    host: ComfyHost, model: DemoModel, face: Face, text: str, arguments: argparse.Namespace
+) -> Prompt:
+    """The shipped workflow as an API prompt, with what was asked for in it."""
+    prompt = workflow_to_prompt(model.read_workflow(), host.object_info())
+    prompt_edits.set_photo(prompt, host.upload_image(face.photo))
+    prompt_edits.set_inputs(prompt, "already_aligned", face.is_aligned, class_type="LynxCropFace")
+    prompt_edits.set_text(prompt, text)
     prompt_edits.set_seed(prompt, arguments.seed)
+    if arguments.steps:
+        prompt_edits.set_steps(prompt, arguments.steps)
+    size = next(node["inputs"] for node in prompt.values() if "length" in node["inputs"])
+    prompt_edits.set_size(
+        prompt,
+        arguments.width or size["width"],
+        arguments.height or size["height"],
+        arguments.frames or size["length"],
+    )
+    print(f"running {model.workflow.name} at {size['width']} x {size['height']}, {size['length']} frames")
     return prompt
 
 
-def run_demo(arguments: argparse.Namespace) -> tuple[Path, Path]:
-    """Make the video.
-
-    Returns:
-        The video and its contact sheet.
+def make_video(model: DemoModel, face: Face, text: str, arguments: argparse.Namespace) -> Path:
+    """Run the workflow in ComfyUI.
 
     Raises:
         HostError: when ComfyUI does not start.
         PromptError: when a node fails.
     """
-    base_dir = DEMO_DIR / "comfyui"
-    write_standin_installation(base_dir / "models")
-    photo = prepare_photo(arguments.photo, base_dir / "models")
+    base_dir = arguments.out / "comfyui"
+    shutil.rmtree(base_dir, ignore_errors=True)
     comfyui_dir = Path(os.environ.get("COMFYUI_DIR") or REPO_DIR / ".comfyui" / COMFYUI_VERSION)
+    extra_args = model.write_paths(base_dir / "model_paths.yaml")
+    if model.is_mini or not has_gpu():
+        extra_args.append("--cpu")
     print(f"starting ComfyUI from {comfyui_dir}")
-    with ComfyHost(comfyui_dir, base_dir) as host:
-        prompt = make_prompt(host, arguments, photo)
-        size = f"{arguments.width} x {arguments.height}, {arguments.frames} frames, {arguments.steps} steps"
-        print(f"running {arguments.workflow.name} at {size}")
+    with ComfyHost(
+        comfyui_dir, base_dir, extra_args=extra_args, num_threads=1 if model.is_mini else 8
+    ) as host:
+        prompt = make_prompt(host, model, face, text, arguments)
         started = time.monotonic()
-        files = list_files(host.queue(prompt, timeout_s=3600), ".mp4")
+        files = list_files(host.queue(prompt, timeout_s=TIMEOUT_S), ".mp4")
         print(f"done in {time.monotonic() - started:.1f} s")
         if not files:
-            raise PromptError(f"the workflow {arguments.workflow} has saved no mp4")
-        video_path = host.fetch(files[0], DEMO_DIR).replace(DEMO_DIR / "lynx.mp4")
-    sheet_path = DEMO_DIR / "lynx_contact_sheet.png"
-    draw_contact_sheet(read_video(video_path), Image.open(photo)).save(sheet_path)
-    return video_path, sheet_path
+            raise PromptError(f"the workflow {model.workflow} has saved no mp4")
+        return host.fetch(files[0], arguments.out).replace(arguments.out / "lynx.mp4")
+
+
+def has_gpu() -> bool:
+    import torch
+
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        return True
+    print("no GPU was found: the 14B model takes many hours a video on a CPU")
+    return False
+
+
+def draw_contact_sheet(model: DemoModel, face: Face, video: Video, text: str, path: Path) -> FaceSimilarity:
+    """Measure the likeness of every frame, and draw all of it as one picture."""
+    person = face.analyzer.embedder.embed([face.crop.id_crop])[0]
+    likeness = measure_similarity(list(video.frames), person, face.analyzer)
+    note = MINI_WORDS if model.is_mini else "Likeness by the embedder that also conditions the video."
+    with Image.open(face.photo) as photo:
+        draw_sheet(Sheet(f"“{text}”", photo, video.frames, likeness.scores, note)).save(path)
+    return likeness
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """Choose the model, make the video, draw the sheet, say where they are.
+
+    Raises:
+        MissingFiles, FaceError, HostError, PromptError: each says what to do.
+    """
+    model, note = choose_model(arguments.models, os.environ)
+    if note:
+        print(note)
+    text = arguments.prompt or (PROMPT if model.is_mini else FULL_PROMPT)
+    if model.is_mini:
+        print(MINI_WORDS)
+        print_unknown_words(text)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    face = find_face(model, arguments.photo, arguments.out)
+    video_path = make_video(model, face, text, arguments)
+    sheet_path = arguments.out / "lynx_contact_sheet.png"
+    likeness = draw_contact_sheet(model, face, read_video(video_path), text, sheet_path)
+    print(f"likeness: {likeness.mean_all:.2f} (cosine, mean over all frames)")
+    print(f"\nvideo:         {video_path}\ncontact sheet: {sheet_path}")
 
 
 def main() -> int:
     arguments = parse_arguments()
-    print("The weights of this demo are random stand-ins: the video it makes is noise, not the person.")
     try:
-        video_path, sheet_path = run_demo(arguments)
-    except (HostError, PromptError) as error:
-        print(
-            f"The demo failed: {error}\nThe server's log: {DEMO_DIR / 'comfyui' / 'server.log'}",
-            file=sys.stderr,
-        )
+        run_demo(arguments)
+    except (MissingFiles, FaceError) as error:
+        print(f"The demo cannot run: {error}", file=sys.stderr)
         return 1
-    print(f"\nvideo:         {video_path}\ncontact sheet: {sheet_path}")
+    except (HostError, PromptError) as error:
+        log = arguments.out / "comfyui" / "server.log"
+        print(f"The demo failed: {error}\nThe server's log: {log}", file=sys.stderr)
+        return 1
     return 0
 
 

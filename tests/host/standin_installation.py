@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from standin_faces import (
-    face_from_landmarks,
     photo_with_six_faces,
     six_faces,
     write_arcface_weights,
@@ -19,6 +18,7 @@ from standin_models import write_standin_models
 ARCFACE_FILE = "lynx/faces/recognition_arcface_ir_se50.pth"
 DETECTOR_PACKS = {"buffalo_l": "w600k_r50", "antelopev2": "glintr100"}
 """insightface's packs, and the name of the recogniser inside each."""
+
 
 CENTRED_LANDMARKS = np.array(
     [[0.40, 0.42], [0.60, 0.42], [0.50, 0.54], [0.42, 0.64], [0.58, 0.64]], dtype=np.float32
@@ -34,15 +34,6 @@ def write_standin_installation(models_dir: Path) -> None:
         folder = write_detector_pack(models_dir / "insightface", pack, six_faces(), photo.shape[:2])
         write_recogniser(folder, recogniser)
     write_arcface_weights(models_dir / ARCFACE_FILE, seed=0)
-
-
-def point_detector_at_centre(models_dir: Path, photo_size: tuple[int, int]) -> None:
-    """Let the stand-in detector find one face in the middle of photos of this (height, width)."""
-    height, width = photo_size
-    side = min(height, width)
-    landmarks = CENTRED_LANDMARKS * side + np.array([width - side, height - side], dtype=np.float32) / 2
-    for pack in DETECTOR_PACKS:
-        write_detector_pack(models_dir / "insightface", pack, [face_from_landmarks(landmarks)], photo_size)
 
 
 def write_photo(path: Path) -> Path:

@@ -1,0 +1,134 @@
+"""Which model the demo runs: Mini Lynx from this repository, or the real one where its files are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPO_DIR = Path(__file__).resolve().parents[1]
+MINI_MODELS = REPO_DIR / "assets" / "mini"
+MINI_WORKFLOW = REPO_DIR / "workflows" / "lynx_mini.json"
+FULL_WORKFLOW = REPO_DIR / "workflows" / "lynx_full.json"
+
+LOADERS = {
+    "UNETLoader": (("diffusion_models", "unet"),),
+    "CLIPLoader": (("text_encoders", "clip"),),
+    "VAELoader": (("vae",),),
+    "LynxLoadAdapter": (("lynx",),),
+    "LynxLoadFaceAnalyzer": (("insightface/models",), ("lynx/faces",)),
+}
+"""Loader -> for each of its first widgets the folders below `models` in which the host looks."""
+
+FOLDERS = {
+    "diffusion_models": "diffusion_models\nunet",
+    "text_encoders": "text_encoders\nclip",
+    "vae": "vae",
+    "lynx": "lynx",
+    "insightface": "insightface",
+}
+"""Names of the host's folders, and where they are below a `models` folder."""
+
+
+class MissingFiles(RuntimeError):
+    """The chosen model cannot run; the message names the files, the folder and the way out."""
+
+
+@dataclass(frozen=True)
+class DemoModel:
+    """A workflow, and the folder with the files that it names."""
+
+    workflow: Path
+    models_dir: Path
+
+    @property
+    def is_mini(self) -> bool:
+        return self.workflow == MINI_WORKFLOW
+
+    def read_workflow(self) -> dict[str, Any]:
+        return json.loads(self.workflow.read_text(encoding="utf-8"))
+
+    def list_files(self) -> list[tuple[str, ...]]:
+        """What the workflow loads: for each file or folder the paths below `models` where it may be."""
+        return [
+            tuple(f"{folder}/{name}" for folder in folders)
+            for node in self.read_workflow()["nodes"]
+            for folders, name in zip(
+                LOADERS.get(node["type"], ()), node.get("widgets_values", ()), strict=False
+            )
+        ]
+
+    def list_missing(self) -> list[str]:
+        """Paths below `models` of what is not there; an empty folder counts as missing."""
+        return [
+            places[0]
+            for places in self.list_files()
+            if not any(_is_there(self.models_dir / place) for place in places)
+        ]
+
+    def find_face_models(self) -> tuple[str, Path]:
+        """The detector's pack, and the embedder's file."""
+        analyzer = next(n for n in self.read_workflow()["nodes"] if n["type"] == "LynxLoadFaceAnalyzer")
+        pack, encoder = analyzer["widgets_values"][:2]
+        return pack, self.models_dir / "lynx" / "faces" / encoder
+
+    def write_paths(self, path: Path) -> list[str]:
+        """Write the file by which ComfyUI finds this folder; the command line arguments that name it."""
+        # The pack itself makes the miniature known.
+        if self.is_mini:
+            return []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            json.dumps({"lynx_demo": {"base_path": str(self.models_dir), **FOLDERS}}), encoding="utf-8"
+        )
+        return ["--extra-model-paths-config", str(path)]
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
+
+
+def choose_model(models_dir: Path | None, environment: Mapping[str, str]) -> tuple[DemoModel, str]:
+    """Choose what to run.
+
+    Args:
+        models_dir: the folder that was asked for; its files must be there.
+        environment: `COMFYUI_DIR` there names a ComfyUI whose models are taken if they are complete.
+
+    Returns:
+        The model, and what there is to say about the choice.
+
+    Raises:
+        MissingFiles: when a file of the chosen model is missing.
+    """
+    if models_dir is not None:
+        return check_files(DemoModel(FULL_WORKFLOW, models_dir.resolve())), f"models: {models_dir}"
+    note = ""
+    if environment.get("COMFYUI_DIR"):
+        own = DemoModel(FULL_WORKFLOW, (Path(environment["COMFYUI_DIR"]) / "models").resolve())
+        missing = own.list_missing()
+        if not missing:
+            return own, f"models: {own.models_dir}"
+        note = f"the 14B files are not all in {own.models_dir} ({', '.join(missing)}), so the miniature runs"
+    return check_files(DemoModel(MINI_WORKFLOW, MINI_MODELS)), note
+
+
+def check_files(model: DemoModel) -> DemoModel:
+    """Give the model back when all its files are there.
+
+    Raises:
+        MissingFiles: when one is not.
+    """
+    missing = model.list_missing()
+    if not missing:
+        return model
+    way_out = (
+        "They come with this repository: 'git checkout -- assets', or clone it again."
+        if model.is_mini
+        else f"'comfy-lynx download wan lynx_full faces --models \"{model.models_dir}\"' fetches them (40 GB); "
+        "without --models the miniature runs."
+    )
+    lines = "\n".join(f"  {name}" for name in missing)
+    raise MissingFiles(f"these files are not in {model.models_dir}:\n{lines}\n{way_out}")
