@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..parts.resumable import run_steps, set_cosine_rate, write_beside
-from ..parts.vae import CLIP_STEPS, IMAGE_STEPS, load_trained_vae, single_frames_in_2d, to_signal
+from ..parts.vae import CLIP_STEPS, IMAGE_STEPS, load_trained_vae, to_signal
 from ..world.clip import NUM_FRAMES, Shot
 from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from ..world.identity import CHOICES, SHARES, Identity, draw_identity
@@ -192,7 +192,7 @@ def _pick_vae_batch(pixels: Tensor, labels: dict[str, Tensor], step: int) -> tup
 def reconstruct(vae: Any, pixels: Tensor) -> Tensor:
     """Pictures [N, 3, 64, 64] through the VAE and back, in bfloat16 arithmetic."""
     out = []
-    with single_frames_in_2d(), torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16):
         for part in pixels.split(64):
             latents = vae.encode(part[:, :, None]).latent_dist.mode().float()
             out.append(vae.decode(latents).sample[:, :, 0].float())
