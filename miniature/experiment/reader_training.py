@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lynx_core.data.single_frames import run_single_frames_in_2d
+
 from ..parts.resumable import run_steps, set_cosine_rate, write_beside
-from ..parts.vae import CLIP_STEPS, IMAGE_STEPS, load_trained_vae, to_signal
+from ..parts.vae import to_signal
 from ..world.clip import NUM_FRAMES, Shot
 from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from ..world.identity import CHOICES, SHARES, Identity, draw_identity
@@ -79,7 +81,7 @@ def train_readers(folder: Path, stop_at: float | None = None) -> bool:
 
     parts = {"readers": readers, "optimizer": optimizer}
     path = folder / "readers.pt"
-    if not run_steps(path, parts, DRAWN_STEPS, step, stop_at=stop_at) or not has_trained_vae(folder):
+    if not run_steps(path, parts, DRAWN_STEPS, step, stop_at=stop_at) or not (folder / "vae").is_dir():
         return False
     if not run_steps(path, parts, total, step, stop_at=stop_at):
         return False
@@ -89,12 +91,14 @@ def train_readers(folder: Path, stop_at: float | None = None) -> bool:
     return True
 
 
-def has_trained_vae(folder: Path) -> bool:
-    """Whether the VAE's training has ended."""
-    path = folder / "vae.pt"
-    if not path.is_file():
-        return False
-    return int(torch.load(path, weights_only=True)["step"]) == IMAGE_STEPS + CLIP_STEPS
+def open_vae(folder: Path) -> Any:
+    """The trained VAE, as the trainer opens it."""
+    from diffusers import AutoencoderKLWan
+
+    vae: Any = AutoencoderKLWan.from_pretrained(str(folder / "vae"), local_files_only=True)
+    vae.eval().requires_grad_(False)
+    run_single_frames_in_2d(vae)
+    return vae
 
 
 def draw_people(first: int, count: int) -> list[Identity]:
@@ -172,7 +176,7 @@ def _load_vae_pictures(folder: Path) -> tuple[Tensor, dict[str, Tensor]]:
     path = folder / "reader_vae_pictures.pt"
     if not path.is_file():
         pixels, labels = _draw_pictures([p for p in people for _ in range(VIEWS)], 10**9)
-        pixels = reconstruct(load_trained_vae(folder), pixels)
+        pixels = reconstruct(open_vae(folder), pixels)
         state = {"pixels": ((pixels + 1) * 127.5).round().byte(), "labels": labels}
         write_beside(path, lambda beside: torch.save(state, beside))
     state = torch.load(path, weights_only=True)
@@ -236,7 +240,7 @@ def score_readers(folder: Path) -> dict[str, dict[str, float]]:
     clips = np.stack([shot.draw_clip() for shot in shots])
     gallery = np.stack([draw_shot(p, 4 * 10**8 + i).draw_frame(0) for i, p in enumerate(people)])
     scores = {"drawn": _score_clips(readers, shots, clips, gallery)}
-    vae = load_trained_vae(folder)
+    vae = open_vae(folder)
     signal = to_signal(clips).transpose(1, 2)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         decoded = [vae.decode(vae.encode(clip[None]).latent_dist.mode().float()).sample for clip in signal]
