@@ -29,7 +29,9 @@ class PackContext(NamedTuple):
     modulation: Tensor
     """[N, 6, D], from the timesteps."""
     text: Tensor
-    """[text tokens of all samples, D]."""
+    """[distinct text tokens of all samples, D]."""
+    text_rows: Tensor
+    """Row of `text` for each token of the padded texts."""
     text_queries: Segments
     """Which queries share a text."""
     text_keys: Segments
@@ -125,6 +127,7 @@ def _attend_cross(
 ) -> Tensor:
     query = attention.norm_q(attention.to_q(normed))
     key, value = attention.norm_k(attention.to_k(context.text)), attention.to_v(context.text)
+    key, value = key[context.text_rows], value[context.text_rows]
     out = _attend(query, key, value, context.text_queries, context.text_keys, context)
     layer = extra.adapter.find_id_layer(index) if extra else None
     if extra and layer and extra.id_tokens is not None:

@@ -94,12 +94,27 @@ def join_patches(
     ]
 
 
-def pad_text(text: Tensor) -> Tensor:
-    """Pad [length, text_dim] with zeros to TEXT_LENGTH tokens.
+def index_text(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Lay out texts padded with zeros to TEXT_LENGTH tokens, with the padding stored once.
+
+    All padding gives the same key and value, so it need not be projected 500 times a text.
+
+    Args:
+        texts: [at most 512, text_dim] each.
+
+    Returns:
+        Distinct tokens [tokens + 1, text_dim], the last of them zeros, and the row of each padded
+        token, [len(texts) * TEXT_LENGTH].
 
     Raises:
-        ValueError: when it is longer.
+        ValueError: when a text is longer.
     """
-    if len(text) > TEXT_LENGTH:
-        raise ValueError(f"a text has {len(text)} tokens, more than {TEXT_LENGTH}; shorten the caption")
-    return F.pad(text, (0, 0, 0, TEXT_LENGTH - len(text)))
+    num_tokens = sum(len(text) for text in texts)
+    rows = torch.full((len(texts), TEXT_LENGTH), num_tokens)
+    first = 0
+    for row, text in zip(rows, texts, strict=True):
+        if len(text) > TEXT_LENGTH:
+            raise ValueError(f"a text has {len(text)} tokens, more than {TEXT_LENGTH}; shorten the caption")
+        row[: len(text)] = torch.arange(first, first + len(text))
+        first += len(text)
+    return F.pad(torch.cat(list(texts)), (0, 0, 0, 1)), rows.flatten().to(texts[0].device)

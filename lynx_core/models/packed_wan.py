@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from .adapter_modules import AdapterModules
 from .frozen_base import BlockOffload, WanTransformer, freeze, load_transformer
 from .packed_block import AdapterPass, PackContext, finish_block, modulate, see_block_input
-from .packed_inputs import TEXT_LENGTH, PackedInputs, count_patches, cut_patches, join_patches, pad_text
+from .packed_inputs import TEXT_LENGTH, PackedInputs, count_patches, cut_patches, index_text, join_patches
 from .segment_attention import Backend
 from .segments import Segments
 
@@ -171,12 +171,13 @@ class PackedWan(nn.Module):
         embedder = self.transformer.condition_embedder
         time_dtype = embedder.time_embedder.linear_1.weight.dtype
         time = embedder.time_embedder(embedder.timesteps_proj(timesteps).to(time_dtype)).to(self.dtype)
-        padded = torch.stack([pad_text(text.to(self.dtype)) for text in texts])
+        distinct, rows = index_text([text.to(self.dtype) for text in texts])
         context = PackContext(
             tokens=tokens,
             rotation=self.place_tokens(latents),
             modulation=embedder.time_proj(embedder.act_fn(time)).unflatten(1, (6, -1)),
-            text=embedder.text_embedder(padded).flatten(0, 1),
+            text=embedder.text_embedder(distinct),
+            text_rows=rows,
             text_queries=tokens,
             text_keys=Segments((TEXT_LENGTH,) * len(texts)),
             num_heads=self.config.num_attention_heads,

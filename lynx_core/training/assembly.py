@@ -171,7 +171,7 @@ def open_source(
 def make_encoders(data: DataConfig, device: torch.device) -> Encoders:
     """Name the frozen encoders; each is opened when first used."""
     return Encoders(
-        WanVideoEncoder(data.vae, device),
+        WanVideoEncoder(data.vae, device, _DTYPES[data.vae_dtype]),
         UMT5TextEncoder(data.text_encoder, data.tokenizer, device),
         AnalyzerFaceEncoder(make_analyzer(data), aligned=data.faces_aligned),
     )

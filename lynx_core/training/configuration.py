@@ -284,6 +284,8 @@ class DataConfig:
     """Folder of UMT5, of the same."""
     tokenizer: Path
     """Folder of its tokenizer, of the same."""
+    vae_dtype: BaseDtype = "fp32"
+    """What the VAE computes in; bf16 is several times faster, and about 1 % off."""
     face_models: Path | None = None
     """Folder that holds `models/<face_pack>`, as ComfyUI's models/insightface; aligned crops need none."""
     face_pack: str = "buffalo_l"
@@ -310,6 +312,7 @@ class DataConfig:
             "needed to find faces, and for the recogniser of a pack; only data.faces_aligned = true together "
             "with data.face_encoder does without",
         )
+        _check_choice("data.vae_dtype", self.vae_dtype, BaseDtype)
         for kind, weight in (self.kind_weights or {}).items():
             _check(weight >= 0 and math.isfinite(weight), f"data.kind_weights.{kind}", weight, "0 or more")
 

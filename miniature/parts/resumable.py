@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
+from torch import nn
 
 SAVE_EVERY_S = 60.0
 LOG_EVERY_S = 30.0
@@ -43,11 +45,15 @@ def run_steps(
         if now - logged > LOG_EVERY_S or number + 1 == num_steps:
             rate = (number + 1 - first) / (now - begun)
             mean = sum(recent) / len(recent)
-            print(f"{path.stem}: step {number + 1}/{num_steps}, loss {mean:.4f}, {rate:.2f}/s", flush=True)
+            if my_rank() == 0:
+                print(
+                    f"{path.stem}: step {number + 1}/{num_steps}, loss {mean:.4f}, {rate:.2f}/s", flush=True
+                )
             logged, recent = now, []
-        out_of_time = stop_at is not None and now > stop_at
+        out_of_time = _anyone_says(stop_at is not None and now > stop_at)
         if now - saved > SAVE_EVERY_S or number + 1 == num_steps or out_of_time:
-            _save(path, parts, number + 1)
+            if my_rank() == 0:
+                _save(path, parts, number + 1)
             saved = now
         if out_of_time and number + 1 < num_steps:
             return False
@@ -62,6 +68,43 @@ def set_cosine_rate(
     fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / num_steps))
     for group in optimizer.param_groups:
         group["lr"] = peak * rise * fall
+
+
+def my_rank() -> int:
+    """Which of the processes that train together this is; 0 when it is alone."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def num_ranks() -> int:
+    """How many processes train together."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def join_ranks() -> None:
+    """Find the other processes when torchrun started this one; each computes on one thread."""
+    torch.set_num_threads(1)
+    if "WORLD_SIZE" in os.environ and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+
+
+def average_gradients(network: nn.Module) -> None:
+    """Give all processes the mean of their gradients."""
+    if num_ranks() == 1:
+        return
+    gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    flat /= num_ranks()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def _anyone_says(it: bool) -> bool:
+    if num_ranks() == 1:
+        return it
+    votes = torch.tensor(int(it))
+    torch.distributed.all_reduce(votes)
+    return bool(votes)
 
 
 def write_beside(path: Path, write: Callable[[Path], Any]) -> None:

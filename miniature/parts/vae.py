@@ -23,12 +23,13 @@ from ..world.clip import FRAME_PX
 from ..world.crop import draw_crops
 from ..world.draws import draw_training_shot
 from ..world.seeds import make_generator
-from .resumable import run_steps, set_cosine_rate, write_beside
+from .muon import Muon, split_weights
+from .resumable import average_gradients, my_rank, num_ranks, run_steps, set_cosine_rate, write_beside
 
 BASE_DIM, LATENT_CHANNELS = 16, 16
-IMAGE_STEPS, IMAGE_BATCH = 1500, 16
+IMAGE_STEPS, IMAGE_BATCH = 4200, 16
 CLIP_STEPS, CLIP_BATCH = 300, 2
-LEARNING_RATE = 2e-3
+MUON_RATE, ADAM_RATE = 0.02, 1e-3
 KL_WEIGHT = 1e-4
 _RENAMES = (
     (r"^quant_conv\.", "conv1."),
@@ -72,35 +73,36 @@ def train_vae(folder: Path, stop_at: float | None = None) -> bool:
     """Train on pictures, then on clips; whether all is done."""
     vae = build_vae()
     run_single_frames_in_2d(vae)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95))
-    total = IMAGE_STEPS + CLIP_STEPS
+    matrices, rest = split_weights(vae)
+    muon, adam = Muon(matrices, MUON_RATE), torch.optim.Adam(rest, lr=ADAM_RATE, betas=(0.9, 0.95))
 
     def step(number: int) -> float:
-        if number < IMAGE_STEPS:
-            set_cosine_rate(optimizer, number, IMAGE_STEPS, LEARNING_RATE)
-            pixels = draw_image_batch(number)
-        else:
-            set_cosine_rate(optimizer, number - IMAGE_STEPS, CLIP_STEPS, LEARNING_RATE / 4)
-            pixels = draw_clip_batch(number)
-        loss = _reconstruction_loss(vae, pixels, number)
-        optimizer.zero_grad(set_to_none=True)
+        is_clip = number >= IMAGE_STEPS
+        place, length = (number - IMAGE_STEPS, CLIP_STEPS) if is_clip else (number, IMAGE_STEPS)
+        set_cosine_rate(muon, place, length, MUON_RATE * (0.5 if is_clip else 1))
+        set_cosine_rate(adam, place, length, ADAM_RATE * (0.5 if is_clip else 1))
+        pixels = (draw_clip_batch if is_clip else draw_image_batch)(number)
+        loss = _reconstruction_loss(vae, pixels, number * num_ranks() + my_rank())
+        vae.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(vae)
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        muon.step()
+        adam.step()
         return loss.item()
 
-    parts = {"vae": vae, "optimizer": optimizer}
-    return run_steps(folder / "vae.pt", parts, total, step, stop_at=stop_at)
+    parts = {"vae": vae, "muon": muon, "adam": adam}
+    return run_steps(folder / "vae.pt", parts, IMAGE_STEPS + CLIP_STEPS, step, stop_at=stop_at)
 
 
 def draw_image_batch(step: int) -> Tensor:
-    """Portraits, and windows of reference crops, [IMAGE_BATCH, 3, 1, 64, 64], -1 to 1."""
+    """This process's share of portraits and windows of reference crops, [N, 3, 1, 64, 64], -1 to 1."""
     pictures = []
-    for index in range(IMAGE_BATCH):
+    for index in range(my_rank(), IMAGE_BATCH, num_ranks()):
         number = step * IMAGE_BATCH + index
         rng = make_generator("vae", number)
         shot, frame = draw_training_shot(number), int(rng.integers(9))
-        if index % 8 < 5:
+        if rng.uniform() < 0.6:
             pictures.append(shot.draw_frame(frame))
         else:
             crop = draw_crops(shot, 0)[1]
@@ -110,8 +112,8 @@ def draw_image_batch(step: int) -> Tensor:
 
 
 def draw_clip_batch(step: int) -> Tensor:
-    """Clips, [CLIP_BATCH, 3, 9, 64, 64], -1 to 1."""
-    numbers = range(step * CLIP_BATCH, (step + 1) * CLIP_BATCH)
+    """This process's share of clips, [N, 3, 9, 64, 64], -1 to 1."""
+    numbers = range(step * CLIP_BATCH + my_rank(), (step + 1) * CLIP_BATCH, num_ranks())
     clips = np.stack([draw_training_shot(number).draw_clip() for number in numbers])
     return to_signal(clips).transpose(1, 2)
 

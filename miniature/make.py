@@ -1,0 +1,196 @@
+"""Make Mini Lynx: every part, the training data, and the adapters.
+
+python -m miniature.make [--minutes 60] [--only vae base] [--processes 2]
+
+Stop it at any moment with Ctrl-C, or give it minutes, and run it again: it goes on where it was. What is
+done stays in `.miniature/`; the finished files go to `assets/mini/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .parts.resumable import join_ranks
+
+REPO_DIR = Path(__file__).resolve().parents[1]
+WORK_DIR, ASSETS_DIR = REPO_DIR / ".miniature", REPO_DIR / "assets" / "mini"
+ADAPTER_CONFIG = REPO_DIR / "configs" / "mini_lynx.toml"
+ADAPTER_SEEDS = (0, 1, 2)
+SHIPPED_SEED = 0
+
+UNFINISHED = 3
+"""Exit code when time ran out first."""
+
+Train = Callable[[float | None], bool]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing to make."""
+
+    train: Train
+    """Takes the time to stop at; gives whether all is done."""
+    export: Callable[[], None] = lambda: None
+    is_shared: bool = False
+    """Whether several processes train it together."""
+
+
+def list_parts() -> dict[str, Part]:
+    """All parts by name, each after those it needs."""
+    from .dataset import write_dataset
+    from .experiment.reader_training import train_readers
+    from .parts import base, detector, embedder, landmarks, text_encoder, vae
+
+    def on(train: Callable[..., bool]) -> Train:
+        return lambda stop_at: train(WORK_DIR, stop_at)
+
+    parts = {
+        "data": Part(lambda stop_at: write_dataset(WORK_DIR / "data", stop_at=stop_at)),
+        "vae": Part(on(vae.train_vae), lambda: vae.export_vae(WORK_DIR, ASSETS_DIR), is_shared=True),
+        "text": Part(
+            on(text_encoder.train_text_encoder),
+            lambda: text_encoder.export_text_encoder(WORK_DIR, ASSETS_DIR),
+        ),
+        "embedder": Part(on(embedder.train_embedder), lambda: embedder.export_embedder(WORK_DIR, ASSETS_DIR)),
+        "detector": Part(on(detector.train_detector), lambda: detector.export_detector(WORK_DIR, ASSETS_DIR)),
+        "landmarks": Part(
+            on(landmarks.train_landmarks), lambda: landmarks.export_landmarks(WORK_DIR, ASSETS_DIR)
+        ),
+        "cache": Part(lambda stop_at: run_lynx("prepare", stop_at) and encode_data()),
+        "base": Part(
+            lambda stop_at: base.train_base(
+                WORK_DIR, base.load_encoded_set(WORK_DIR / "encoded.safetensors"), stop_at
+            ),
+            lambda: base.export_base(WORK_DIR, ASSETS_DIR),
+            is_shared=True,
+        ),
+    }
+    for seed in ADAPTER_SEEDS:
+        parts[f"adapter{seed}"] = Part(
+            lambda stop_at, seed=seed: train_adapter(f"full_seed{seed}", seed, stop_at),
+            ship_adapter if seed == SHIPPED_SEED else lambda: None,
+        )
+    return parts | {"readers": Part(on(train_readers))}
+
+
+def run_lynx(verb: str, stop_at: float | None, *changes: str) -> bool:
+    """Run `comfy-lynx` on the adapter's configuration; whether it came to its end.
+
+    Raises:
+        SystemExit: when it fails; it has said why.
+    """
+    command = [sys.executable, "-m", "lynx_core.cli.main", verb, str(ADAPTER_CONFIG), *changes]
+    process = subprocess.Popen(command, cwd=REPO_DIR)
+    try:
+        code = process.wait(None if stop_at is None else max(stop_at - time.monotonic(), 1))
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+        return False
+    if code:
+        raise SystemExit(code)
+    return True
+
+
+def train_adapter(name: str, seed: int, stop_at: float | None = None, *changes: str) -> bool:
+    """Train one adapter by `comfy-lynx train`; whether it is done."""
+    output = WORK_DIR / "adapters" / name
+    if (output / "adapter.safetensors").is_file():
+        return True
+    return run_lynx("train", stop_at, f"run.output={output}", f"run.seed={seed}", *changes)
+
+
+def ship_adapter() -> None:
+    """Copy the adapter of one seed to the files that ship."""
+    from .parts.resumable import write_beside
+
+    source = WORK_DIR / "adapters" / f"full_seed{SHIPPED_SEED}" / "adapter.safetensors"
+    target = ASSETS_DIR / "lynx" / "lynx_mini.safetensors"
+    write_beside(target, lambda beside: beside.write_bytes(source.read_bytes()))
+
+
+def encode_data() -> bool:
+    """Gather what the base learns from out of the trainer's cache."""
+    import torch
+
+    from lynx_core.data.manifest import read_manifest
+    from lynx_core.data.source import SampleSource
+    from lynx_core.training.assembly import make_encoders
+    from lynx_core.training.configuration_file import read_configuration
+
+    from .parts.base import encode_rows, save_encoded_set
+
+    path = WORK_DIR / "encoded.safetensors"
+    if not path.is_file():
+        config = read_configuration(ADAPTER_CONFIG)
+        encoders = make_encoders(config.data, torch.device("cpu"))
+        manifest = read_manifest(config.data.manifest, None)
+        source = SampleSource(manifest, encoders, config.decoding, cache_dir=config.data.cache)
+        save_encoded_set(encode_rows(source, source.features.load_nulls()), path)
+    return True
+
+
+def make(names: list[str], stop_at: float | None, num_processes: int) -> bool:
+    """Make the named parts in order; whether all are done."""
+    parts = list_parts()
+    for name in names:
+        part = parts[name]
+        begun = time.monotonic()
+        if part.is_shared and num_processes > 1:
+            done = run_together(name, stop_at, num_processes)
+        else:
+            done = part.train(stop_at)
+        if not done:
+            print(f"{name}: not finished; the same command goes on", flush=True)
+            return False
+        part.export()
+        print(f"{name}: done, {(time.monotonic() - begun) / 60:.1f} min this time", flush=True)
+    return True
+
+
+def run_together(name: str, stop_at: float | None, num_processes: int) -> bool:
+    """Train a part in several processes; whether it is done."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={num_processes}"]
+    command += ["-m", "miniature.make", "--worker", name]
+    if stop_at is not None:
+        command += ["--minutes", str(max(stop_at - time.monotonic(), 1) / 60)]
+    code = subprocess.run(command, check=False, cwd=REPO_DIR).returncode
+    if code:
+        raise SystemExit(code)
+    return list_parts()[name].train(time.monotonic())  # one step at most
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m miniature.make", description=__doc__.partition("\n\n")[0]
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="stop after about this long (default: when all is done)"
+    )
+    parser.add_argument("--only", nargs="+", metavar="PART", help="make these parts alone")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="for the VAE and the base (default: %(default)s)"
+    )
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    stop_at = None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
+    parts = list_parts()
+    if arguments.worker:
+        join_ranks()
+        parts[arguments.worker].train(stop_at)
+        return 0
+    names = arguments.only or list(parts)
+    unknown = [name for name in names if name not in parts]
+    if unknown:
+        parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(parts)}")
+    return 0 if make(names, stop_at, arguments.processes) else UNFINISHED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

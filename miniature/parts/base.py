@@ -1,0 +1,285 @@
+"""A small Wan T2V, trained by flow matching on the encoded data of the adapters.
+
+The network is diffusers' `WanTransformer3DModel` by its parts, over whole batches of one shape: all but a few
+of a prompt's 512 tokens are zeros, so their key is computed once and weighed by their number, which gives
+the same attention. A share of the batches are 256 px reference crops, whose features the Ref-adapter reads.
+
+Shapes: N samples, S tokens, L text tokens, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lynx_core.models.packed_inputs import TEXT_LENGTH
+
+from ..world.seeds import make_generator
+from .muon import Muon, split_weights
+from .resumable import average_gradients, my_rank, num_ranks, run_steps, set_cosine_rate, write_beside
+
+DIM, HEAD_DIM, NUM_BLOCKS, FFN_DIM, TEXT_DIM = 256, 128, 5, 512, 4096
+STEPS = 3000
+MUON_RATE, ADAM_RATE = 0.01, 1e-3
+MEAN_DECAY = 0.998
+DROP_TEXT = 0.1
+SHIFT = 3.0
+"""Of the timesteps in training and in sampling, s t / (1 + (s - 1) t)."""
+MAX_TEXT = 32
+TURNS = ("clips", "clips", "images", "clips", "crops", "clips", "images", "clips")
+BATCH_SIZES = {"clips": 40, "images": 96, "crops": 8}
+_RENAMES = {
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.time_proj": "time_projection.1",
+    "attn1.": "self_attn.",
+    "attn2.": "cross_attn.",
+    ".to_out.0.": ".o.",
+    ".to_q.": ".q.",
+    ".to_k.": ".k.",
+    ".to_v.": ".v.",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+    "norm2": "norm3",
+    "proj_out": "head.head",
+}
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """Latents in model space with the number of their caption, by sort of target."""
+
+    latents: dict[str, Tensor]
+    """clips [N, 16, 3, 8, 8], images [N, 16, 1, 8, 8], crops [N, 16, 1, 32, 32], float16."""
+    captions: dict[str, Tensor]
+    """Rows of `texts`, [N]."""
+    texts: Tensor
+    """[captions, MAX_TEXT, 4096] float16; row 0 is the empty prompt."""
+    lengths: Tensor
+    """Tokens of each text."""
+
+
+def build_base() -> Any:
+    """The network with random weights, whose blocks add nothing at first."""
+    from diffusers import WanTransformer3DModel
+
+    torch.manual_seed(3)
+    transformer = WanTransformer3DModel(
+        num_attention_heads=DIM // HEAD_DIM,
+        attention_head_dim=HEAD_DIM,
+        text_dim=TEXT_DIM,
+        freq_dim=256,
+        ffn_dim=FFN_DIM,
+        num_layers=NUM_BLOCKS,
+    )
+    nn.init.zeros_(transformer.proj_out.weight)
+    nn.init.zeros_(transformer.proj_out.bias)
+    return transformer
+
+
+def train_base(folder: Path, data: EncodedSet, stop_at: float | None = None) -> bool:
+    """Train it; whether all is done."""
+    base = build_base()
+    mean = copy.deepcopy(base).requires_grad_(False)
+    inside, rest = split_weights(base.blocks)
+    rest += [weight for name, weight in base.named_parameters() if not name.startswith("blocks.")]
+    muon, adam = Muon(inside, MUON_RATE), torch.optim.Adam(rest, lr=ADAM_RATE, betas=(0.9, 0.98))
+
+    def step(number: int) -> float:
+        set_cosine_rate(muon, number, STEPS, MUON_RATE)
+        set_cosine_rate(adam, number, STEPS, ADAM_RATE)
+        loss = _flow_loss(base, data, number)
+        base.zero_grad(set_to_none=True)
+        loss.backward()
+        average_gradients(base)
+        torch.nn.utils.clip_grad_norm_(base.parameters(), 1.0)
+        muon.step()
+        adam.step()
+        share = 1 - min(MEAN_DECAY, (number + 1) / (number + 10))
+        with torch.no_grad():
+            for slow, fast in zip(mean.parameters(), base.parameters(), strict=True):
+                slow.lerp_(fast, share)
+        return loss.item()
+
+    parts = {"base": base, "mean": mean, "muon": muon, "adam": adam}
+    return run_steps(folder / "base.pt", parts, STEPS, step, stop_at=stop_at)
+
+
+def _flow_loss(base: Any, data: EncodedSet, number: int) -> Tensor:
+    sort = TURNS[number % len(TURNS)]
+    rng = make_generator("base", number, my_rank())
+    size = BATCH_SIZES[sort] // num_ranks()
+    rows = torch.from_numpy(rng.integers(len(data.latents[sort]), size=size))
+    clean = data.latents[sort][rows].float()
+    captions = data.captions[sort][rows]
+    captions = captions.where(torch.from_numpy(rng.uniform(size=size)) >= DROP_TEXT, 0)
+    uniform = torch.from_numpy(rng.uniform(size=size)).float()
+    times = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
+    if sort == "crops":  # the reference pass sees them without noise
+        times = times * torch.from_numpy(rng.uniform(size=size) < 0.7)
+    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype="float32"))
+    share = times.view(-1, 1, 1, 1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        velocity = predict(
+            base, clean.lerp(noise, share), 1000 * times, data.texts[captions], data.lengths[captions]
+        )
+    return F.mse_loss(velocity.float(), noise - clean)
+
+
+def predict(base: Any, latents: Tensor, timesteps: Tensor, texts: Tensor, lengths: Tensor) -> Tensor:
+    """The velocity of a batch of one shape, [N, 16, T, H, W].
+
+    Args:
+        latents: [N, 16, T, H, W], noisy.
+        timesteps: [N], 0 to 1000.
+        texts: [N, MAX_TEXT, 4096], zeros from `lengths` on.
+        lengths: [N], at most MAX_TEXT - 1.
+    """
+    embedder = base.condition_embedder
+    time = embedder.time_embedder(embedder.timesteps_proj(timesteps))
+    modulation = embedder.time_proj(F.silu(time)).unflatten(1, (6, -1)).float()
+    longest = int(lengths.max()) + 1  # with one token of padding
+    text = embedder.text_embedder(texts[:, :longest].float())
+    weights = _weigh_text(lengths, longest)
+    rotation = base.rope(latents)
+    hidden = base.patch_embedding(latents).flatten(2).transpose(1, 2)
+    for block in base.blocks:
+        hidden = _run_block(block, hidden, text, weights, modulation, rotation)
+    shift, scale = (base.scale_shift_table + time[:, None].float()).chunk(2, 1)
+    out = base.proj_out(base.norm_out(hidden.float()) * (1 + scale) + shift)
+    _, _, frames, height, width = latents.shape
+    return rearrange(
+        out,
+        "n (t h w) (p q c) -> n c t (h p) (w q)",
+        t=frames, h=height // 2, w=width // 2, p=2, q=2,
+    )  # fmt: skip
+
+
+def _weigh_text(lengths: Tensor, longest: int) -> Tensor:
+    """Logits to add, [N, 1, 1, L]: the first token of padding stands for all of it, the others are unseen."""
+    places = torch.arange(longest)
+    logits = torch.zeros(len(lengths), longest).masked_fill(places > lengths[:, None], -math.inf)
+    padding = (TEXT_LENGTH - lengths).float().log()
+    logits[torch.arange(len(lengths)), lengths] = padding
+    return logits[:, None, None]
+
+
+def _run_block(
+    block: Any,
+    hidden: Tensor,
+    text: Tensor,
+    weights: Tensor,
+    modulation: Tensor,
+    rotation: tuple[Tensor, Tensor],
+) -> Tensor:
+    table = (block.scale_shift_table + modulation).chunk(6, 1)
+    shift, scale, gate, shift_ff, scale_ff, gate_ff = table
+    seen = block.norm1(hidden.float()) * (1 + scale) + shift
+    self_attn, cross_attn = block.attn1, block.attn2
+    query = _rotate(_heads(self_attn.norm_q(self_attn.to_q(seen))), rotation)
+    key = _rotate(_heads(self_attn.norm_k(self_attn.to_k(seen))), rotation)
+    found = F.scaled_dot_product_attention(query, key, _heads(self_attn.to_v(seen)))
+    hidden = hidden + gate * self_attn.to_out[0](found.transpose(1, 2).flatten(2))
+    query = _heads(cross_attn.norm_q(cross_attn.to_q(block.norm2(hidden.float()))))
+    key = _heads(cross_attn.norm_k(cross_attn.to_k(text)))
+    value = _heads(cross_attn.to_v(text))
+    found = F.scaled_dot_product_attention(query, key, value, attn_mask=weights.to(query.dtype))
+    hidden = hidden + cross_attn.to_out[0](found.transpose(1, 2).flatten(2))
+    return hidden + gate_ff * block.ffn(block.norm3(hidden.float()) * (1 + scale_ff) + shift_ff)
+
+
+def _heads(x: Tensor) -> Tensor:
+    return x.unflatten(-1, (-1, HEAD_DIM)).transpose(1, 2)
+
+
+def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    cosine, sine = (table.transpose(1, 2)[..., ::2] for table in rotation)
+    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
+    return turned.flatten(-2).to(x.dtype)
+
+
+def export_base(folder: Path, assets: Path) -> None:
+    """Write the running mean as the file for the host, which the trainer opens as well."""
+    weights = torch.load(folder / "base.pt", weights_only=True)["mean"]
+    state = {rename_weight(name): weight.bfloat16().contiguous() for name, weight in weights.items()}
+    path = assets / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
+    write_beside(path, lambda beside: save_file(state, beside))
+
+
+def rename_weight(name: str) -> str:
+    """From diffusers' name to that of Wan's own file."""
+    if name == "scale_shift_table":
+        return "head.modulation"
+    name = name.replace("scale_shift_table", "modulation")
+    for theirs, wan in _RENAMES.items():
+        name = name.replace(theirs, wan)
+    return name
+
+
+def save_encoded_set(data: EncodedSet, path: Path) -> None:
+    """Keep it as one file."""
+    tensors = {f"latents.{sort}": value for sort, value in data.latents.items()}
+    tensors |= {f"captions.{sort}": value for sort, value in data.captions.items()}
+    write_beside(
+        path, lambda beside: save_file(tensors | {"texts": data.texts, "lengths": data.lengths}, beside)
+    )
+
+
+def load_encoded_set(path: Path) -> EncodedSet:
+    """Open what `save_encoded_set` wrote."""
+    tensors = load_file(path)
+
+    def pick(start: str) -> dict[str, Tensor]:
+        return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+
+    return EncodedSet(pick("latents."), pick("captions."), tensors["texts"], tensors["lengths"])
+
+
+def encode_rows(source: Any, nulls: Any) -> EncodedSet:
+    """Take the latents and captions of a training set out of the trainer's cache.
+
+    Args:
+        source: a `SampleSource` whose cache `comfy-lynx prepare` has filled.
+        nulls: of the same.
+    """
+    latents: dict[str, list[Tensor]] = {"clips": [], "images": [], "crops": []}
+    captions: dict[str, list[int]] = {"clips": [], "images": [], "crops": []}
+    numbers = {"": 0, "reference": 1}
+    texts = [nulls.empty_text, nulls.reference_text]
+    for sample in _load_all(source):
+        if sample.caption not in numbers:
+            numbers[sample.caption] = len(texts)
+            texts.append(sample.text)
+        sort = "clips" if sample.latents.shape[1] > 1 else "images"
+        for name, value, number in (
+            (sort, sample.latents, numbers[sample.caption]),
+            ("crops", sample.reference_latents, 1),
+        ):
+            latents[name].append(value.half())
+            captions[name].append(number)
+    lengths = torch.tensor([len(text) for text in texts])
+    padded = torch.stack([F.pad(text, (0, 0, 0, MAX_TEXT - len(text))) for text in texts]).half()
+    return EncodedSet(
+        {name: torch.stack(values) for name, values in latents.items()},
+        {name: torch.tensor(values) for name, values in captions.items()},
+        padded,
+        lengths,
+    )
+
+
+def _load_all(source: Any) -> Iterator[Any]:
+    for index in range(len(source)):
+        yield source.load(index)
