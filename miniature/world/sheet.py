@@ -19,7 +19,7 @@ from .seeds import make_generator
 
 PERSON_PX, COLUMNS, ROWS = 128, 8, 4
 PAIR_PX, CLIP_FRAMES = 144, (0, 2, 4, 6, 8)
-_GAP_PX, _LABEL_PX, _MARGIN_PX = 4, 216, 12
+_GAP_PX, _LABEL_PX, _MARGIN_PX, _HEAD_PX = 4, 226, 12, 34
 _INK: Colour = (30, 32, 38)
 _TITLES = {
     "single": "Single scene",
@@ -43,29 +43,33 @@ def draw_people(seed: int = 0) -> np.ndarray:
 
 
 def draw_pairs(first_seed: int = 40) -> np.ndarray:
-    """A row for each sort of pair: its name and caption, the photo, the target's frames; [H, W, 3] uint8 RGB.
-
-    The last row is a multi-scene pair with an image for target.
-    """
-    rows = [(sort, True) for sort in SORTS] + [("multi-scene", False)]
+    """A row for each sort of pair with a clip, one of three pairs with an image; [H, W, 3] uint8 RGB."""
     step = PAIR_PX + _MARGIN_PX
-    width = _LABEL_PX + (1 + len(CLIP_FRAMES)) * (PAIR_PX + _GAP_PX) + 2 * _MARGIN_PX
-    surface = skia.Surface(width, len(rows) * step + 30 + _MARGIN_PX)
+    places = [_LABEL_PX, *(_LABEL_PX + PAIR_PX + _MARGIN_PX + n * (PAIR_PX + _GAP_PX) for n in range(5))]
+    surface = skia.Surface(places[-1] + step, (len(SORTS) + 1) * step + _MARGIN_PX + _HEAD_PX)
     canvas = surface.getCanvas()
     canvas.clear(skia.ColorWHITE)
-    photo_x = _LABEL_PX
-    target_x = photo_x + PAIR_PX + 2 * _MARGIN_PX
-    _write(canvas, "photo (aligned crop)", photo_x, 22, bold=True)
-    _write(canvas, "target: a clip, in the last row an image", target_x, 22, bold=True)
-    for row, (sort, is_video) in enumerate(rows):
-        pair = draw_pair(first_seed + row, sort, is_video)
-        top = 34 + row * step
-        _write(canvas, _TITLES[sort], _MARGIN_PX, top + 24, bold=True)
-        for number, text in enumerate(textwrap.wrap(f"“{pair.caption}”", 27)):
-            _write(canvas, text, _MARGIN_PX, top + 48 + 18 * number)
-        _paste(canvas, pair.draw_reference(), photo_x, top)
-        for place, frame in enumerate(CLIP_FRAMES if is_video else (pair.target_frame,)):
-            _paste(canvas, pair.target.draw_frame(frame, PAIR_PX), target_x + place * (PAIR_PX + _GAP_PX), top)
+    _write(canvas, "the photo", places[0], 22, bold=True)
+    _write(canvas, "the target: a clip of 9 frames", places[1], 22, bold=True)
+    for row, sort in enumerate(SORTS):
+        pair, top = draw_pair(first_seed + row, sort, True), _HEAD_PX + row * step
+        _write(canvas, _TITLES[sort], _MARGIN_PX, top + 20, bold=True)
+        for line, text in enumerate(textwrap.wrap(f"“{pair.caption}”", 24)):
+            _write(canvas, text, _MARGIN_PX, top + 46 + 18 * line)
+        frames = [pair.target.draw_frame(frame, PAIR_PX) for frame in CLIP_FRAMES]
+        for x, picture in zip(places, [pair.draw_reference(), *frames], strict=True):
+            _paste(canvas, picture, x, top)
+    top = _HEAD_PX + len(SORTS) * step
+    _write(canvas, "Images", _MARGIN_PX, top + 20, bold=True)
+    for line, text in enumerate(
+        ("photo and target, three", "times: single scene,", "multi-scene, augmented")
+    ):
+        _write(canvas, text, _MARGIN_PX, top + 46 + 18 * line)
+    for place, sort in enumerate(("single", "multi-scene", "background")):
+        pair = draw_pair(first_seed + 10 + place, sort, False)
+        _paste(canvas, pair.draw_reference(), places[0] + 2 * place * (PAIR_PX + _GAP_PX), top)
+        target = pair.target.draw_frame(pair.target_frame, PAIR_PX)
+        _paste(canvas, target, places[0] + (2 * place + 1) * (PAIR_PX + _GAP_PX), top)
     pixels = surface.makeImageSnapshot().toarray(colorType=skia.kRGBA_8888_ColorType)
     return np.ascontiguousarray(pixels[..., :3])
 
