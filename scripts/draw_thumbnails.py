@@ -1,4 +1,4 @@
-"""Draws `workflows/*.jpg`, the cards that ComfyUI's template browser shows beside the workflows.
+"""Draws `workflows/*.jpg`, the cards of ComfyUI's template browser, and the example portrait of Mini Lynx.
 
 python scripts/draw_thumbnails.py
 """
@@ -19,6 +19,9 @@ from miniature.world.clip import NUM_FRAMES  # noqa: E402
 from miniature.world.draws import draw_shot  # noqa: E402
 from miniature.world.identity import draw_identity  # noqa: E402
 
+EXAMPLE_PERSON, EXAMPLE_SHOT = 1_050_010, 300_000_010
+"""Held out: no part of Mini Lynx was trained on this person."""
+EXAMPLE_PATH, EXAMPLE_PX = REPO_DIR / "assets" / "mini" / "example.png", 256
 SIZE = WIDTH, HEIGHT = 960, 640
 PHOTO_SIZE, FRAME_SIZE = (194, 218), (160, 184)
 SKIN, HAIR, COAT = (240, 200, 170), (74, 48, 40), (38, 92, 74)
@@ -83,13 +86,13 @@ CARDS = {
     ),
     "lynx_mini": Card(
         "Mini Lynx",
-        "drawn portrait + prompt",
+        "portrait + prompt",
         "64 x 64, 9 frames at 8 fps",
         ("ships with the pack", "runs on a CPU", "20 steps"),
         (120, 62, 104),
         (226, 132, 92),
         (MORNING, HARBOUR, DUSK),
-        person=1_000_003,
+        person=EXAMPLE_PERSON,
     ),
     "lynx_vace": Card(
         "Lynx + VACE",
@@ -165,9 +168,15 @@ def draw_pictures(card: Card) -> tuple[Image.Image, list[Image.Image]]:
         ]
         return draw_person(PHOTO_SIZE, (196, 206, 214)), frames
     person = draw_identity(card.person)
-    shots = [draw_shot(person, seed) for seed in range(len(card.frames) + 1)]
-    drawn = [Image.fromarray(shot.draw_frame(NUM_FRAMES // 2, 512)) for shot in shots]
-    return ImageOps.fit(drawn[0], PHOTO_SIZE), [ImageOps.fit(frame, FRAME_SIZE) for frame in drawn[1:]]
+    shots = [draw_shot(person, seed) for seed in range(len(card.frames))]
+    # As coarse as what comes out.
+    drawn = [Image.fromarray(shot.draw_frame(NUM_FRAMES // 2)) for shot in shots]
+    return ImageOps.fit(draw_example(512), PHOTO_SIZE), [ImageOps.fit(frame, FRAME_SIZE) for frame in drawn]
+
+
+def draw_example(size_px: int) -> Image.Image:
+    """Draw the portrait that the demo and the workflow begin with."""
+    return Image.fromarray(draw_shot(draw_identity(EXAMPLE_PERSON), EXAMPLE_SHOT).draw_frame(0, size_px))
 
 
 def draw_photo(picture: Image.Image) -> Image.Image:
@@ -213,3 +222,5 @@ def draw_card(card: Card) -> Image.Image:
 if __name__ == "__main__":
     for name, card in CARDS.items():
         draw_card(card).save(WORKFLOWS_DIR / f"{name}.jpg", quality=88)
+    EXAMPLE_PATH.parent.mkdir(parents=True, exist_ok=True)
+    draw_example(EXAMPLE_PX).save(EXAMPLE_PATH, optimize=True)
