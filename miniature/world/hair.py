@@ -32,7 +32,12 @@ def _draw_curtain(canvas: skia.Canvas, head: Head, end_y: float, width: float) -
     colour = darken(HAIR_COLOURS[head.identity.hair_colour], 0.2)
     half = head.half_width * width
     points = [(-half, 0.0), (-half * 0.9, -0.75), (0.0, -1.18), (half * 0.9, -0.75), (half, 0.0)]
-    points += [(half * 1.04, end_y), (half * 0.5, end_y + 0.06), (-half * 0.5, end_y + 0.06), (-half * 1.04, end_y)]
+    points += [
+        (half * 1.04, end_y),
+        (half * 0.5, end_y + 0.06),
+        (-half * 0.5, end_y + 0.06),
+        (-half * 1.04, end_y),
+    ]
     canvas.drawPath(smooth_path([head.place(x, y, -0.2) for x, y in points]), fill(colour))
 
 
@@ -57,7 +62,11 @@ def draw_hair_front(canvas: skia.Canvas, head: Head) -> None:
     part = 0.3 if style == "parted" else 0.0
     skull = [head.place(half * math.cos(a), (1 + top) * math.sin(a), 0.0) for a in _angles(180, 360, 15)]
     front = [(half, side_y), (0.86 * half, line_y + 0.25), (0.55, line_y + 0.02), (part, line_y - 0.08)]
-    front += [(-0.55 + part / 2, line_y + (0.12 if part else 0.02)), (-0.86 * half, line_y + 0.25), (-half, side_y)]
+    front += [
+        (-0.55 + part / 2, line_y + (0.12 if part else 0.02)),
+        (-0.86 * half, line_y + 0.25),
+        (-half, side_y),
+    ]
     cap = smooth_path([*skull, *(head.place_on_face(x, y) for x, y in front)])
     canvas.drawPath(cap, fill(colour))
     if style == "curly":
@@ -71,7 +80,15 @@ def draw_hair_front(canvas: skia.Canvas, head: Head) -> None:
 
 def _draw_mohawk(canvas: skia.Canvas, head: Head) -> None:
     colour = HAIR_COLOURS[head.identity.hair_colour]
-    points = [(-0.2, -0.72), (-0.26, -1.1), (-0.16, -1.5), (0.0, -1.6), (0.16, -1.5), (0.26, -1.1), (0.2, -0.72)]
+    points = [
+        (-0.2, -0.72),
+        (-0.26, -1.1),
+        (-0.16, -1.5),
+        (0.0, -1.6),
+        (0.16, -1.5),
+        (0.26, -1.1),
+        (0.2, -0.72),
+    ]
     path = smooth_path([head.place(x, y, 0.3) for x, y in points])
     canvas.drawPath(path, fill(colour))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import skia
@@ -66,7 +67,9 @@ class Head:
         away = min((x / (self.half_width + 0.12)) ** 2 + (y / 1.25) ** 2, 1.0)
         return self.place(x, y, 0.75 * math.sqrt(1 - away) + lift)
 
-    def trace(self, points: list[tuple[float, float]], lift: float = 0.0, *, closed: bool = True) -> skia.Path:
+    def trace(
+        self, points: list[tuple[float, float]], lift: float = 0.0, *, closed: bool = True
+    ) -> skia.Path:
         """A smooth line through points on the face."""
         return smooth_path([self.place_on_face(x, y, lift) for x, y in points], closed=closed)
 
@@ -106,12 +109,12 @@ def smooth_path(points: list[tuple[float, float]], *, closed: bool = True) -> sk
     if closed:
         ring = [*points, points[0], points[1]]
         path.moveTo(*_middle(ring[0], ring[1]))
-        for here, after in zip(ring[1:], ring[2:], strict=False):
+        for here, after in pairwise(ring[1:]):
             path.quadTo(*here, *_middle(here, after))
         path.close()
     else:
         path.moveTo(*points[0])
-        for here, after in zip(points[1:-1], points[2:], strict=True):
+        for here, after in pairwise(points[1:]):
             path.quadTo(*here, *(_middle(here, after) if after is not points[-1] else after))
         if len(points) == 2:
             path.lineTo(*points[1])

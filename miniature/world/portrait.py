@@ -136,7 +136,9 @@ def _draw_nose(canvas: skia.Canvas, head: Head) -> None:
     path = skia.Path()
     path.addPoly([skia.Point(*point) for point in shade], True)
     canvas.drawPath(path, fill(darken(skin, 0.14)))
-    canvas.drawCircle(*head.place_on_face(0.0, end, 0.14), half * 0.75 * head.unit_px, fill(lighten(skin, 0.1)))
+    canvas.drawCircle(
+        *head.place_on_face(0.0, end, 0.14), half * 0.75 * head.unit_px, fill(lighten(skin, 0.1))
+    )
     tip = [(-half, end + 0.02), (0.0, end + 0.1), (half, end + 0.02)]
     canvas.drawPath(head.trace(tip, 0.1, closed=False), line(darken(skin, 0.38), 0.04 * head.unit_px))
 
@@ -168,9 +170,18 @@ def _draw_glasses(canvas: skia.Canvas, head: Head) -> None:
         corner = 0.24 if kind == "round" else 0.21
         ring = [(x - half, EYE_Y), (x - corner * 0.72, EYE_Y - corner * 0.72), (x, EYE_Y - half)]
         ring += [(x + corner * 0.72, EYE_Y - corner * 0.72), (x + half, EYE_Y)]
-        ring += [(x + corner * 0.72, EYE_Y + corner * 0.72), (x, EYE_Y + half), (x - corner * 0.72, EYE_Y + corner * 0.72)]
+        ring += [
+            (x + corner * 0.72, EYE_Y + corner * 0.72),
+            (x, EYE_Y + half),
+            (x - corner * 0.72, EYE_Y + corner * 0.72),
+        ]
         if kind == "square":
-            ring = [(x - half, EYE_Y - 0.18), (x + half, EYE_Y - 0.18), (x + half, EYE_Y + 0.2), (x - half, EYE_Y + 0.2)]
+            ring = [
+                (x - half, EYE_Y - 0.18),
+                (x + half, EYE_Y - 0.18),
+                (x + half, EYE_Y + 0.2),
+                (x - half, EYE_Y + 0.2),
+            ]
             path = skia.Path()
             path.addPoly([skia.Point(*head.place_on_face(px, py, 0.1)) for px, py in ring], True)
         else:
