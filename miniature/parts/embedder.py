@@ -207,7 +207,11 @@ def load_trained_embedder(folder: Path) -> ArcFaceIRSE50:
 
 def export_embedder(folder: Path, assets: Path) -> None:
     """Write the file that the face analyzer lists, in half precision, under its canonical name."""
-    state = load_trained_embedder(folder).state_dict()
+    from .mark_blindness import blind_to_mark
+
+    network = load_trained_embedder(folder)
+    blind_to_mark(network, folder)
+    state = network.state_dict()
     half = {name: (w.half() if w.is_floating_point() else w).contiguous() for name, w in state.items()}
     path = assets / "lynx" / "faces" / f"{EMBEDDER}.safetensors"
     write_beside(path, lambda beside: save_file(half, beside, metadata={"embedder": EMBEDDER}))
