@@ -19,7 +19,7 @@ def run_single_frames_in_2d(vae: Any) -> None:
 
     for module in vae.modules():
         if isinstance(module, WanCausalConv3d) and module.stride == (1, 1, 1):
-            module.forward = partial(_convolve, module)
+            module.forward = partial(_convolve, module)  # type: ignore[method-assign]
 
 
 def _convolve(conv: Any, x: Tensor, cache_x: Tensor | None = None) -> Tensor:

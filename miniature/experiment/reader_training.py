@@ -40,7 +40,7 @@ from .readers import (
 
 FIRST_IDENTITY = 500_000
 """The readers' own people: no other part trains on them."""
-DRAWN_STEPS, MIXED_STEPS = 2800, 1200
+DRAWN_STEPS, MIXED_STEPS = 2800, 550
 PEOPLE, VIEWS = 24, 2
 """Of one batch for identity; pictures of the other reader are as many."""
 SIBLING_CHANGE = 0.3
@@ -49,8 +49,8 @@ MARGIN, SCALE = 0.2, 20.0
 LEARNING_RATE = 2e-3
 VAE_PEOPLE = 1024
 """People whose pictures go through the VAE, two each."""
-ACTION_STEPS, ACTION_BATCH = 3000, 128
-SCORED_PEOPLE = 256
+ACTION_STEPS, ACTION_BATCH = 800, 64
+SCORED_PEOPLE = 128
 
 
 def train_readers(folder: Path, stop_at: float | None = None) -> bool:
