@@ -1,6 +1,6 @@
 """The training data of the adapters as files: `train.jsonl`, `heldout.jsonl`, and the media beside them.
 
-python -m miniature.dataset FOLDER [--identities 3000]
+python -m miniature.dataset FOLDER [--identities 2400]
 
 Each person has three pairs, two of images and one of a clip, and two photos: one from another scene, which
 most pairs share, and one of the own scene of a target. Both are aligned crops of 256 px, found by landmarks
@@ -29,7 +29,7 @@ from .world.clip import FPS, FRAME_PX
 from .world.draws import FIRST_HELD_OUT_IDENTITY
 from .world.pairs import OWN_SCENE_SORTS, Pair, draw_pair
 
-NUM_IDENTITIES = 3000
+NUM_IDENTITIES = 2400
 NUM_HELD_OUT = 32
 PAIRS_PER_IDENTITY = 3
 _FOLDER_FILES = 1000
