@@ -59,11 +59,16 @@ class BaseConfig:
     """Keep each block's input only and compute the rest twice."""
     attention: AttentionChoice = "auto"
     """Kernel of attention inside each sample; auto takes the first that runs here."""
+    reference_memory_gb: float = 0.0
+    """Host memory of each process for what the base saw in references; 0 looks at them at every step."""
 
     def __post_init__(self) -> None:
         _check_choice("base.dtype", self.dtype, BaseDtype)
         _check_choice("base.quantisation", self.quantisation, BaseQuantisation)
         _check_choice("base.attention", self.attention, AttentionChoice)
+        _check(
+            self.reference_memory_gb >= 0, "base.reference_memory_gb", self.reference_memory_gb, "0 or more"
+        )
         _check(
             self.gradient_checkpointing or (self.quantisation == "none" and not self.offload_blocks),
             "base.gradient_checkpointing",
@@ -360,6 +365,12 @@ class TrainingConfig:
             "distributed.shard_base",
             True,
             "an alternative to base.offload_blocks; unset one of the two",
+        )
+        _check(
+            not (self.distributed.shard_base and self.base.reference_memory_gb),
+            "base.reference_memory_gb",
+            self.base.reference_memory_gb,
+            "0 with distributed.shard_base, where all processes must look at references together",
         )
 
     @property

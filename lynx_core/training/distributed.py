@@ -21,6 +21,7 @@ from ..models.adapter_modules import AdapterModules
 from ..models.frozen_base import BlockOffload
 from ..models.packed_wan import PackedInputs, PackedWan
 from .configuration import ConfigurationError, DistributedConfig, RunConfig
+from .reference_memory import ReferenceMemory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -31,15 +32,19 @@ LOG_FOLDER = "logs"
 class AdapterForward(nn.Module):
     """The adapter as the one module that is trained; the frozen base stays out of its state."""
 
-    def __init__(self, adapter: AdapterModules, base: PackedWan) -> None:
+    def __init__(
+        self, adapter: AdapterModules, base: PackedWan, references: ReferenceMemory | None = None
+    ) -> None:
         super().__init__()
         self.adapter = adapter
         # In a tuple, so that DDP and FSDP do not find it.
         self._hidden_base = (base,)
+        self._references = references
 
     def forward(self, inputs: PackedInputs) -> list[Tensor]:
         """Predict the velocity of each sample."""
-        return self._hidden_base[0](inputs, self.adapter)
+        recorded = self._references.recall(inputs) if self._references else None
+        return self._hidden_base[0](inputs, self.adapter, recorded=recorded)
 
 
 class Workers:

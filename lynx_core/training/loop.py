@@ -32,6 +32,7 @@ from .optimizer import (
     trained_parameters,
 )
 from .progress import Progress
+from .reference_memory import ReferenceMemory
 from .resume import RunIdentity, check_identity, collect_versions
 from .step import StepOutcome, TrainingStep
 from .step_feed import StepFeed
@@ -120,7 +121,9 @@ class Trainer:
         base = open_base(config.base, workers, config.distributed.shard_base)
         faces: Any = self.source.features.encoders.faces
         adapter = make_adapter(config.adapter, base, config.run.seed, faces.embedder_name, self.progress.note)
-        self.model = workers.wrap(AdapterForward(adapter, base))
+        memory_gb = config.base.reference_memory_gb
+        references = ReferenceMemory(base, 1e9 * memory_gb) if memory_gb else None
+        self.model = workers.wrap(AdapterForward(adapter, base, references))
         self.parameters = trained_parameters(adapter)
         self.optimizer = make_optimizer(config.optimizer, self.parameters)
         decay = config.optimizer.ema_decay

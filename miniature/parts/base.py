@@ -35,7 +35,6 @@ MEAN_DECAY = 0.998
 DROP_TEXT = 0.1
 SHIFT = 3.0
 """Of the timesteps in training and in sampling, s t / (1 + (s - 1) t)."""
-MAX_TEXT = 32
 TURNS = ("clips", "clips", "images", "clips", "crops", "clips", "images", "clips")
 BATCH_SIZES = {"clips": 40, "images": 96, "crops": 8}
 _RENAMES = {
@@ -66,7 +65,7 @@ class EncodedSet:
     captions: dict[str, Tensor]
     """Rows of `texts`, [N]."""
     texts: Tensor
-    """[captions, MAX_TEXT, 4096] float16; row 0 is the empty prompt."""
+    """[captions, longest + 1, 4096] float16; row 0 is the empty prompt."""
     lengths: Tensor
     """Tokens of each text."""
 
@@ -144,8 +143,8 @@ def predict(base: Any, latents: Tensor, timesteps: Tensor, texts: Tensor, length
     Args:
         latents: [N, 16, T, H, W], noisy.
         timesteps: [N], 0 to 1000.
-        texts: [N, MAX_TEXT, 4096], zeros from `lengths` on.
-        lengths: [N], at most MAX_TEXT - 1.
+        texts: [N, longest + 1, 4096], zeros from `lengths` on.
+        lengths: [N], fewer than there is room for.
     """
     embedder = base.condition_embedder
     time = embedder.time_embedder(embedder.timesteps_proj(timesteps))
@@ -271,7 +270,8 @@ def encode_rows(source: Any, nulls: Any) -> EncodedSet:
             latents[name].append(value.half())
             captions[name].append(number)
     lengths = torch.tensor([len(text) for text in texts])
-    padded = torch.stack([F.pad(text, (0, 0, 0, MAX_TEXT - len(text))) for text in texts]).half()
+    room = int(lengths.max()) + 1
+    padded = torch.stack([F.pad(text, (0, 0, 0, room - len(text))) for text in texts]).half()
     return EncodedSet(
         {name: torch.stack(values) for name, values in latents.items()},
         {name: torch.tensor(values) for name, values in captions.items()},

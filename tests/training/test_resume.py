@@ -8,9 +8,11 @@ from __future__ import annotations
 import random
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
-from small_run import Run, assert_same_bits, newest_step, plain_configuration, read_result
+from small_run import Run, assert_same_bits, newest_step, read_result
+from small_run import plain_configuration as plain_small_configuration
 from torch import Tensor
 
 from lynx_core.training.checkpoint import find_damage
@@ -19,6 +21,13 @@ NUM_STEPS = 8
 SIGKILLED, STOPPED = -9, 130
 SYNCS_PER_CHECKPOINT = 7
 """Four files and their manifest, the folder, and the folder around it."""
+
+
+def plain_configuration(root: Path, output: Path) -> dict[str, Any]:
+    """With a memory of references, which after a kill holds other ones than without it."""
+    values = plain_small_configuration(root, output)
+    values["base"]["reference_memory_gb"] = 1.0
+    return values
 
 
 @pytest.fixture(scope="module")
