@@ -1,6 +1,9 @@
 """Make Mini Lynx: every part, the training data, and the adapters.
 
 python -m miniature.make [--minutes 60] [--only vae base] [--processes 2]
+python -m miniature.make --only unpack data cache adapter0
+
+The second takes VAE and text encoder out of the shipped files and makes an adapter alone.
 
 Stop it at any moment with Ctrl-C, or give it minutes, and run it again: it goes on where it was. What is
 done stays in `.miniature/`; the finished files go to `assets/mini/`.
@@ -23,6 +26,9 @@ WORK_DIR, ASSETS_DIR = REPO_DIR / ".miniature", REPO_DIR / "assets" / "mini"
 ADAPTER_CONFIG = REPO_DIR / "configs" / "mini_lynx.toml"
 ADAPTER_SEEDS = (0, 1, 2)
 SHIPPED_SEED = 0
+
+UNPACK = "unpack"
+"""The part that is made only when asked for: it stands in for training VAE and text encoder."""
 
 UNFINISHED = 3
 """Exit code when time ran out first."""
@@ -76,7 +82,17 @@ def list_parts() -> dict[str, Part]:
             lambda stop_at, seed=seed: train_adapter(f"full_seed{seed}", seed, stop_at),
             ship_adapter if seed == SHIPPED_SEED else lambda: None,
         )
-    return parts | {"readers": Part(on(train_readers))}
+    return parts | {"readers": Part(on(train_readers)), UNPACK: Part(lambda stop_at: unpack_encoders(WORK_DIR))}
+
+
+def unpack_encoders(folder: Path) -> bool:
+    """Write the trainer's folders of VAE, text encoder and tokenizer from the shipped files."""
+    from .parts.text_encoder import unpack_text_encoder
+    from .parts.vae import unpack_vae
+
+    unpack_vae(ASSETS_DIR, folder)
+    unpack_text_encoder(ASSETS_DIR, folder)
+    return True
 
 
 def run_lynx(verb: str, stop_at: float | None, *changes: str) -> bool:
@@ -185,7 +201,7 @@ def main() -> int:
         join_ranks()
         parts[arguments.worker].train(stop_at)
         return 0
-    names = arguments.only or list(parts)
+    names = arguments.only or [name for name in parts if name != UNPACK]
     unknown = [name for name in names if name not in parts]
     if unknown:
         parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(parts)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from lynx_core.models.ref_adapter import REFERENCE_PROMPT
@@ -106,6 +106,16 @@ def export_text_encoder(folder: Path, assets: Path) -> None:
     write_beside(path, lambda beside: save_file(state, beside))
     encoder.float().save_pretrained(folder / "text_encoder")
     _save_tokenizer(folder / "tokenizer", tokenizer)
+
+
+def unpack_text_encoder(assets: Path, folder: Path) -> None:
+    """Write the folders of the trainer from the file for the host."""
+    state = load_file(assets / "text_encoders" / "lynx_mini_umt5.safetensors")
+    state["encoder.embed_tokens.weight"] = state["shared.weight"]
+    encoder = build_text_encoder()
+    encoder.load_state_dict({name: state[name].float() for name in encoder.state_dict()})
+    encoder.save_pretrained(folder / "text_encoder")
+    _save_tokenizer(folder / "tokenizer", state["spiece_model"].numpy().tobytes())
 
 
 def _save_tokenizer(folder: Path, model: bytes) -> None:

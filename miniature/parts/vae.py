@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -166,6 +166,13 @@ def export_vae(folder: Path, assets: Path) -> None:
     state = {rename_weight(name): weight.contiguous() for name, weight in vae.state_dict().items()}
     write_beside(assets / "vae" / "lynx_mini_vae.safetensors", lambda path: save_file(state, path))
     vae.float().save_pretrained(folder / "vae")
+
+
+def unpack_vae(assets: Path, folder: Path) -> None:
+    """Write the diffusers folder for the trainer from the file for the host."""
+    state, vae = load_file(assets / "vae" / "lynx_mini_vae.safetensors"), build_vae()
+    vae.load_state_dict({name: state[rename_weight(name)].float() for name in vae.state_dict()})
+    vae.save_pretrained(folder / "vae")
 
 
 def rename_weight(name: str) -> str:
