@@ -19,13 +19,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .adapters import (
+    ADAPTER_CONFIG,
+    ASSETS_DIR,
+    REPO_DIR,
+    SEEDS,
+    SHIPPED_SEED,
+    WORK_DIR,
+    run_lynx,
+    ship_adapter,
+    train_controls,
+    train_full,
+)
 from .parts.resumable import join_ranks
-
-REPO_DIR = Path(__file__).resolve().parents[1]
-WORK_DIR, ASSETS_DIR = REPO_DIR / ".miniature", REPO_DIR / "assets" / "mini"
-ADAPTER_CONFIG = REPO_DIR / "configs" / "mini_lynx.toml"
-ADAPTER_SEEDS = (0, 1, 2)
-SHIPPED_SEED = 0
 
 UNPACK = "unpack"
 """The part that is made only when asked for: it stands in for training VAE and text encoder."""
@@ -50,7 +56,7 @@ class Part:
 def list_parts() -> dict[str, Part]:
     """All parts by name, each after those it needs."""
     from .dataset import write_dataset
-    from .experiment.reader_training import train_readers
+    from .experiment.reader_training import export_readers, train_readers
     from .parts import base, detector, embedder, landmarks, text_encoder, vae
 
     def on(train: Callable[..., bool]) -> Train:
@@ -77,12 +83,16 @@ def list_parts() -> dict[str, Part]:
             is_shared=True,
         ),
     }
-    for seed in ADAPTER_SEEDS:
+    for seed in SEEDS:
         parts[f"adapter{seed}"] = Part(
-            lambda stop_at, seed=seed: train_adapter(f"full_seed{seed}", seed, stop_at),
+            lambda stop_at, seed=seed: train_full(seed, stop_at),
             ship_adapter if seed == SHIPPED_SEED else lambda: None,
         )
-    return parts | {"readers": Part(on(train_readers)), UNPACK: Part(lambda stop_at: unpack_encoders(WORK_DIR))}
+    return parts | {
+        "controls": Part(train_controls),
+        "readers": Part(on(train_readers), lambda: export_readers(WORK_DIR, ASSETS_DIR)),
+        UNPACK: Part(lambda stop_at: unpack_encoders(WORK_DIR)),
+    }
 
 
 def unpack_encoders(folder: Path) -> bool:
@@ -93,42 +103,6 @@ def unpack_encoders(folder: Path) -> bool:
     unpack_vae(ASSETS_DIR, folder)
     unpack_text_encoder(ASSETS_DIR, folder)
     return True
-
-
-def run_lynx(verb: str, stop_at: float | None, *changes: str) -> bool:
-    """Run `comfy-lynx` on the adapter's configuration; whether it came to its end.
-
-    Raises:
-        SystemExit: when it fails; it has said why.
-    """
-    command = [sys.executable, "-m", "lynx_core.cli.main", verb, str(ADAPTER_CONFIG), *changes]
-    process = subprocess.Popen(command, cwd=REPO_DIR)
-    try:
-        code = process.wait(None if stop_at is None else max(stop_at - time.monotonic(), 1))
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        process.wait()
-        return False
-    if code:
-        raise SystemExit(code)
-    return True
-
-
-def train_adapter(name: str, seed: int, stop_at: float | None = None, *changes: str) -> bool:
-    """Train one adapter by `comfy-lynx train`; whether it is done."""
-    output = WORK_DIR / "adapters" / name
-    if (output / "adapter.safetensors").is_file():
-        return True
-    return run_lynx("train", stop_at, f"run.output={output}", f"run.seed={seed}", *changes)
-
-
-def ship_adapter() -> None:
-    """Copy the adapter of one seed to the files that ship."""
-    from .parts.resumable import write_beside
-
-    source = WORK_DIR / "adapters" / f"full_seed{SHIPPED_SEED}" / "adapter.safetensors"
-    target = ASSETS_DIR / "lynx" / "lynx_mini.safetensors"
-    write_beside(target, lambda beside: beside.write_bytes(source.read_bytes()))
 
 
 def encode_data() -> bool:

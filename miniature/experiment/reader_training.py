@@ -91,6 +91,13 @@ def train_readers(folder: Path, stop_at: float | None = None) -> bool:
     return True
 
 
+def export_readers(folder: Path, assets: Path) -> None:
+    """Copy the trained readers to the files that ship, and write their scores beside the work."""
+    weights = (folder / WEIGHTS_NAME).read_bytes()
+    write_beside(assets / WEIGHTS_NAME, lambda path: path.write_bytes(weights))
+    score_readers(folder)
+
+
 def open_vae(folder: Path) -> Any:
     """The trained VAE, as the trainer opens it."""
     from diffusers import AutoencoderKLWan

@@ -72,7 +72,7 @@ class Bench:
         from diffusers import AutoencoderKLWan
 
         base = assets / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
-        readers = work / WEIGHTS_NAME
+        readers = assets / WEIGHTS_NAME
         self.folder = work / "experiment"
         self.settings = settings
         self.cases: list[Pair] = draw_cases()

@@ -1,0 +1,90 @@
+"""The adapters of the experiment, all by `comfy-lynx train`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .parts.resumable import write_beside
+
+REPO_DIR = Path(__file__).resolve().parents[1]
+WORK_DIR, ASSETS_DIR = REPO_DIR / ".miniature", REPO_DIR / "assets" / "mini"
+ADAPTER_CONFIG = REPO_DIR / "configs" / "mini_lynx.toml"
+SEEDS = (0, 1, 2)
+SHIPPED_SEED = 0
+STAGE_ONE, VIDEOS_ONLY = "full_stage1", "full_videos_only"
+
+
+def run_lynx(verb: str, stop_at: float | None, *changes: str) -> bool:
+    """Run `comfy-lynx` on the adapter's configuration; whether it came to its end.
+
+    Raises:
+        SystemExit: when it fails; it has said why.
+    """
+    command = [sys.executable, "-m", "lynx_core.cli.main", verb, str(ADAPTER_CONFIG), *changes]
+    process = subprocess.Popen(command, cwd=REPO_DIR)
+    try:
+        code = process.wait(None if stop_at is None else max(stop_at - time.monotonic(), 1))
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+        return False
+    if code:
+        raise SystemExit(code)
+    return True
+
+
+def find_adapter(name: str) -> Path:
+    """Where the finished adapter of a run is."""
+    return WORK_DIR / "adapters" / name / "adapter.safetensors"
+
+
+def train_full(seed: int, stop_at: float | None = None) -> bool:
+    """Train in two stages, as the configuration says; whether it is done."""
+    return _train(f"full_seed{seed}", seed, stop_at)
+
+
+def train_controls(stop_at: float | None = None) -> bool:
+    """The shipped seed after its first stage alone, and one that never saw the first stage."""
+    from lynx_core.training.configuration_file import read_configuration
+
+    images, videos = read_configuration(ADAPTER_CONFIG).stages
+    export_checkpoint(f"full_seed{SHIPPED_SEED}", images.steps, find_adapter(STAGE_ONE))
+    stages = f'stages=[{{ name = "{videos.name}", kind = "{videos.kind}", steps = {videos.steps} }}]'
+    return _train(VIDEOS_ONLY, SHIPPED_SEED, stop_at, stages)
+
+
+def _train(name: str, seed: int, stop_at: float | None, *changes: str) -> bool:
+    path = find_adapter(name)
+    if path.is_file():
+        return True
+    return run_lynx("train", stop_at, f"run.output={path.parent}", f"run.seed={seed}", *changes)
+
+
+def export_checkpoint(name: str, step: int, target: Path) -> None:
+    """Write the adapter that a finished run had after some step.
+
+    Raises:
+        FileNotFoundError: when the run is not finished, or did not keep that checkpoint.
+    """
+    from lynx_core.formats.adapter import open_adapter
+    from lynx_core.models.adapter_modules import AdapterModules
+    from lynx_core.training.checkpoint import CheckpointFolder, read_checkpoint
+
+    finished = find_adapter(name)
+    adapter = AdapterModules.from_adapter(open_adapter(finished))
+    contents = read_checkpoint(CheckpointFolder(finished.parent, keep_last=1, keep_every=0).path_of(step))
+    parameters = dict(adapter.named_parameters())
+    for parameter_name, value in (contents.mean or contents.weights).items():
+        parameters[parameter_name].data.copy_(value)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    adapter.save(target, overwrite=True)
+
+
+def ship_adapter() -> None:
+    """Copy the adapter of one seed to the files that ship."""
+    source = find_adapter(f"full_seed{SHIPPED_SEED}")
+    target = ASSETS_DIR / "lynx" / "lynx_mini.safetensors"
+    write_beside(target, lambda beside: beside.write_bytes(source.read_bytes()))
