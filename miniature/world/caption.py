@@ -53,15 +53,15 @@ def write_caption(background: int, action: int, light: int, seed: int) -> str:
     return " ".join(part for part in (subject, *parts) if part)
 
 
-def list_captions() -> list[str]:
-    """Every sentence of the grammar."""
+def list_captions() -> list[tuple[str, tuple[int, int, int]]]:
+    """Every sentence of the grammar, with the numbers of its background, action and light."""
     return [
-        " ".join(part for part in (subject, act, place, light) if part)
+        (" ".join(part for part in (subject, act, place, light) if part), (background, action, tone))
         for subject in SUBJECTS
-        for acts in ACTION_WORDS.values()
-        for act in acts
-        for places in PLACE_WORDS.values()
-        for place in places
-        for lights in LIGHT_WORDS.values()
-        for light in lights
+        for action, name in enumerate(ACTIONS)
+        for act in ACTION_WORDS[name]
+        for background, name in enumerate(BACKGROUNDS)
+        for place in PLACE_WORDS[name]
+        for tone, name in enumerate(LIGHTS)
+        for light in LIGHT_WORDS[name]
     ]

@@ -1,0 +1,108 @@
+"""A short training on the shipped base, from drawn people to videos: what is learned is likeness."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lynx_core.cli.main import main as run_command
+from lynx_core.formats.adapter import open_adapter
+from lynx_core.models.adapter_modules import AdapterModules
+from lynx_core.models.packed_wan import PackedWan, load_transformer
+from miniature.adapters import ADAPTER_CONFIG, ASSETS_DIR
+from miniature.dataset import PAIRS_PER_IDENTITY, write_dataset
+from miniature.experiment.cases import EncodedCases, encode_cases
+from miniature.experiment.reader_training import open_vae
+from miniature.experiment.readers import WEIGHTS_NAME, load_readers
+from miniature.experiment.sampling import (
+    BatchSampler,
+    Conditions,
+    SamplingSettings,
+    decode_latents,
+    draw_noise,
+    record_references,
+)
+from miniature.make import unpack_encoders
+from miniature.world.draws import draw_shot
+from miniature.world.pairs import Pair, draw_pair
+
+NUM_PEOPLE, NUM_STEPS = 16, 120
+GALLERY_PICTURES = 3
+BASE = ASSETS_DIR / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
+SETTINGS = SamplingSettings(steps=10)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Encoders from the shipped files, a data set of a few people, and an adapter trained on them."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("learning")
+    unpack_encoders(folder)
+    write_dataset(folder / "data", NUM_PEOPLE, 2)
+    paths = {
+        "data.manifest": folder / "data" / "train.jsonl",
+        "data.validation_manifest": folder / "data" / "heldout.jsonl",
+        "data.cache": folder / "cache",
+        "data.vae": folder / "vae",
+        "data.text_encoder": folder / "text_encoder",
+        "data.tokenizer": folder / "tokenizer",
+        "run.output": folder / "run",
+    }
+    changes = [f"{key}={path}" for key, path in paths.items()]
+    stages = f'stages=[{{ name = "mixed", kind = "mixed", steps = {NUM_STEPS} }}]'
+    assert run_command(["train", str(ADAPTER_CONFIG), *changes, stages, "run.checkpoint_every=0"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def people() -> list[Pair]:
+    """The people that were trained on, with their photos, in videos that were not."""
+    return [
+        draw_pair(10**6 + i, "multi-scene", is_video=True, held_out_captions=True, identity_number=i)
+        for i in range(NUM_PEOPLE)
+    ]
+
+
+def sample_clips(wan: PackedWan, adapter: AdapterModules, cases: EncodedCases, work: Path) -> np.ndarray:
+    """A video of each person, [people, 9, 64, 64, 3] uint8 RGB."""
+    features = record_references(wan, list(cases.references), cases.reference_text)
+    grey = record_references(wan, [cases.grey_reference], cases.reference_text)
+    wanted = Conditions(cases.texts, cases.embeddings, features)
+    unwanted = Conditions([cases.empty_text], torch.zeros_like(cases.embeddings[:1]), grey)
+    noise = torch.stack([draw_noise(number, 0) for number in range(NUM_PEOPLE)])
+    latents = BatchSampler(wan, adapter).sample(noise, wanted, unwanted, SETTINGS)
+    return decode_latents(open_vae(work), latents)
+
+
+def test_a_short_training_carries_likeness(work: Path, people: list[Pair]) -> None:
+    """Against the same adapter before its first step, which adds nothing to the base."""
+    assert PAIRS_PER_IDENTITY * NUM_PEOPLE < 10**6, "the videos' scenes are none of the training's"
+    wan = PackedWan(load_transformer(BASE, torch.float32))
+    cases = encode_cases(people, work, ASSETS_DIR)
+    readers = load_readers(ASSETS_DIR / WEIGHTS_NAME)
+    gallery = np.stack(
+        [
+            readers.embed(
+                np.stack(
+                    [draw_shot(p.target.identity, 10**7 + k).draw_frame(4) for k in range(GALLERY_PICTURES)]
+                )
+            ).mean(0)
+            for p in people
+        ]
+    )
+    gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+    trained = AdapterModules.from_adapter(open_adapter(work / "run" / "adapter.safetensors"))
+    likeness, top1 = [], []
+    for adapter in (AdapterModules.create(trained.configs, 0), trained):
+        adapter.eval().requires_grad_(False)
+        scores = readers.read_clips(sample_clips(wan, adapter, cases, work)).embedding @ gallery.T
+        likeness.append(np.diag(scores).mean() - scores[~np.eye(len(scores), dtype=bool)].mean())
+        top1.append((scores.argmax(1) == np.arange(len(scores))).mean())
+    print(
+        f"lead in likeness {likeness[0]:.3f} before, {likeness[1]:.3f} after; top-1 {top1[0]:.2f}, {top1[1]:.2f}"
+    )
+    assert likeness[1] > likeness[0] + 0.1
+    assert top1[1] > top1[0]
