@@ -49,7 +49,7 @@ def test_a_face_is_found_where_it_was_drawn(analyzer: FaceAnalyzer, size_px: int
         faces = analyzer.detector.detect(shot.draw_frame(LAST_FRAME, size_px))
         assert len(faces) == 1
         off = np.linalg.norm(faces[0].landmarks - shot.find_landmarks(LAST_FRAME, size_px), axis=1).mean()
-        assert off < 0.06 * size_px * shot.pose_at(LAST_FRAME).scale
+        assert off < 0.08 * size_px * shot.pose_at(LAST_FRAME).scale
 
 
 def test_a_place_without_anybody_has_no_face(analyzer: FaceAnalyzer) -> None:
@@ -65,7 +65,7 @@ def test_people_are_recognised_in_another_pose_and_place(analyzer: FaceAnalyzer)
     )
     cosines = frames @ photos.T
     assert (cosines.argmax(1) == torch.arange(NUM_PEOPLE)).sum() >= NUM_PEOPLE - 1
-    assert cosines.diagonal().mean() > 0.75
+    assert cosines.diagonal().mean() > 0.7
     assert cosines[~torch.eye(NUM_PEOPLE, dtype=torch.bool)].mean() < 0.2
 
 
