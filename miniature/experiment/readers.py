@@ -152,7 +152,9 @@ class Readers(nn.Module):
 def save_readers(readers: Readers, path: Path) -> None:
     """Write the weights in float16."""
     state = {
-        name: tensor.half() for name, tensor in readers.state_dict().items() if tensor.is_floating_point()
+        name: tensor.half().contiguous()
+        for name, tensor in readers.state_dict().items()
+        if tensor.is_floating_point()
     }
     write_beside(path, lambda beside: save_file(state, beside))
 
