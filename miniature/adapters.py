@@ -14,7 +14,7 @@ WORK_DIR, ASSETS_DIR = REPO_DIR / ".miniature", REPO_DIR / "assets" / "mini"
 ADAPTER_CONFIG = REPO_DIR / "configs" / "mini_lynx.toml"
 SEEDS = (0, 1, 2)
 SHIPPED_SEED = 0
-STAGE_ONE, VIDEOS_ONLY = "full_stage1", "full_videos_only"
+STAGE_ONE, SCRATCH = "full_stage1", "full_scratch"
 
 
 def run_lynx(verb: str, stop_at: float | None, *changes: str) -> bool:
@@ -47,13 +47,12 @@ def train_full(seed: int, stop_at: float | None = None) -> bool:
 
 
 def train_controls(stop_at: float | None = None) -> bool:
-    """The shipped seed after its first stage alone, and one that never saw the first stage."""
+    """The shipped seed after its first stage alone, and one that starts from random weights."""
     from lynx_core.training.configuration_file import read_configuration
 
-    images, videos = read_configuration(ADAPTER_CONFIG).stages
-    export_checkpoint(f"full_seed{SHIPPED_SEED}", images.steps, find_adapter(STAGE_ONE))
-    stages = f'stages=[{{ name = "{videos.name}", kind = "{videos.kind}", steps = {videos.steps} }}]'
-    return _train(VIDEOS_ONLY, SHIPPED_SEED, stop_at, stages)
+    first_stage = read_configuration(ADAPTER_CONFIG).stages[0]
+    export_checkpoint(f"full_seed{SHIPPED_SEED}", first_stage.steps, find_adapter(STAGE_ONE))
+    return _train(SCRATCH, SHIPPED_SEED, stop_at, "adapter.resampler_init=", "adapter.ref_keys_init=random")
 
 
 def _train(name: str, seed: int, stop_at: float | None, *changes: str) -> bool:

@@ -83,6 +83,7 @@ def list_parts() -> dict[str, Part]:
             is_shared=True,
         ),
     }
+    parts["resampler"] = Part(start_resampler)
     for seed in SEEDS:
         parts[f"adapter{seed}"] = Part(
             lambda stop_at, seed=seed: train_full(seed, stop_at),
@@ -103,6 +104,28 @@ def unpack_encoders(folder: Path) -> bool:
     unpack_vae(ASSETS_DIR, folder)
     unpack_text_encoder(ASSETS_DIR, folder)
     return True
+
+
+def start_resampler(stop_at: float | None) -> bool:
+    """Train what the adapters' resampler starts from, on the embeddings of the photos."""
+    from lynx_core.models.adapter_modules import configure_variant
+    from lynx_core.training.configuration_file import read_configuration
+
+    from .parts.base import DIM, NUM_BLOCKS, load_encoded_set
+    from .parts.resampler import train_resampler
+
+    settings = read_configuration(ADAPTER_CONFIG).adapter
+    configs = configure_variant(
+        settings.variant,
+        DIM,
+        NUM_BLOCKS,
+        resampler_dim=settings.resampler_dim,
+        resampler_depth=settings.resampler_depth,
+        resampler_heads=settings.resampler_heads,
+    )
+    assert configs.resampler is not None
+    embeddings = load_encoded_set(WORK_DIR / "encoded.safetensors").embeddings
+    return train_resampler(WORK_DIR, configs.resampler, embeddings, stop_at)
 
 
 def encode_data() -> bool:

@@ -20,7 +20,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="SECTION.KEY=VALUE",
-        help="values that replace the file's, such as optimizer.learning_rate=2e-5",
+        help="values that replace the file's, such as optimizer.learning_rate=2e-5; an empty value takes the key out",
     )
 
 

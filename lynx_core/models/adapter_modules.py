@@ -7,7 +7,7 @@ names and the files are the same: what is trained here opens in the nodes as it 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -276,6 +276,14 @@ class AdapterModules(nn.Module):
                 f"nothing of the resampler in {path} fits: it is {part.config}, this is {self.configs.resampler}."
             )
         return ResamplerStart(part.embedder, tuple(left_out))
+
+    def init_ref_keys_from(self, projections: Sequence[nn.Linear]) -> None:
+        """Start the Ref-adapter's keys as the base's own, by block; biases it has none for are left out."""
+        for name, layer in self.ref.items():
+            key, own = cast(nn.Linear, layer.to_k_ref), projections[int(name)]
+            key.weight.data.copy_(own.weight)
+            if key.bias is not None and own.bias is not None:
+                key.bias.data.copy_(own.bias)
 
     def add_low_rank(self, rank: int, alpha: float, seed: int) -> None:
         """Train low-rank updates of the layers' projections only, everything else frozen.

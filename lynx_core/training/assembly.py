@@ -133,6 +133,8 @@ def _start_adapter(
         resampler_heads=settings.resampler_heads,
     )
     adapter = AdapterModules.create(configs, derive_seed(seed, "adapter"), embedder=embedder)
+    if settings.ref_keys_init == "base":
+        adapter.init_ref_keys_from([block.attn1.to_k for block in base.transformer.blocks])
     if settings.resampler_init is not None:
         start = adapter.init_resampler_from(settings.resampler_init)
         left = f"; not from it: {', '.join(start.left_out)}" if start.left_out else ""

@@ -21,6 +21,7 @@ Variant = Literal["full", "id_only", "ref_only", "lite"]
 Timesteps = Literal["uniform", "logit_normal", "shifted"]
 LossMean = Literal["token", "sample"]
 StageKind = Literal["images", "first_frames", "videos", "mixed"]
+RefKeysInit = Literal["random", "base"]
 OptimizerKind = Literal["adamw", "adamw8bit_bitsandbytes", "adamw8bit_torchao"]
 Sharding = Literal["ddp", "fsdp2"]
 ExportDtype = Literal["fp32", "bf16", "fp16"]
@@ -87,6 +88,8 @@ class AdapterSettings:
     """Files or folders of an adapter to go on from (a release, say); none starts a new one."""
     resampler_init: Path | None = None
     """A resampler to start a new adapter from: InstantID's ip-adapter.bin. From scratch it hardly learns."""
+    ref_keys_init: RefKeysInit = "random"
+    """base: a new Ref-adapter looks for what is alike, with the keys of the base's own self-attention."""
     lora_rank: int = 0
     """0 trains all weights; more trains low-rank updates of the key and value projections of `init`."""
     lora_alpha: float = 32.0
@@ -98,6 +101,7 @@ class AdapterSettings:
     """Width of the identity tokens of a new lite adapter; in the others it is the base's."""
 
     def __post_init__(self) -> None:
+        _check_choice("adapter.ref_keys_init", self.ref_keys_init, RefKeysInit)
         _check_choice("adapter.variant", self.variant, Variant)
         _check(self.lora_rank >= 0, "adapter.lora_rank", self.lora_rank, "0 or more")
         _check(
@@ -371,6 +375,13 @@ class TrainingConfig:
             "base.reference_memory_gb",
             self.base.reference_memory_gb,
             "0 with distributed.shard_base, where all processes must look at references together",
+        )
+        _check(
+            self.adapter.ref_keys_init == "random"
+            or not (self.distributed.shard_base or self.base.quantisation != "none"),
+            "adapter.ref_keys_init",
+            self.adapter.ref_keys_init,
+            'only "random" with a quantised or divided base',
         )
 
     @property

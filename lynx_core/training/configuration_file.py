@@ -90,7 +90,10 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigurationError(f"{key} names a whole entry of a list; name a key of it")
     if not isinstance(table, dict):
         raise ConfigurationError(f"{key}: {'.'.join(names[:-1])} is a value, not a section")
-    table[names[-1]] = value
+    if value == "":
+        table.pop(names[-1], None)
+    else:
+        table[names[-1]] = value
 
 
 def _entry(table: Any, name: str, key: str) -> Any:

@@ -24,7 +24,7 @@ from .runs import Bench, Rows, Run
 from .sampling import SamplingSettings
 
 VARIANTS = ("base", "id_only", "ref_only", "full")
-CONTROLS = ("swapped", "null", "zero", "stage1", "videos_only", "strength")
+CONTROLS = ("swapped", "null", "zero", "stage1", "scratch", "strength")
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 STRENGTH_CASES = 32
 _PARTS: dict[str, tuple[Any, ...]] = {"id_only": ("resampler", "id"), "ref_only": ("ref",)}
@@ -123,7 +123,7 @@ def _run_controls(
         found["null_identity"] = measure(replace(full, name="null", photo="null")).estimates()
     if "zero" in wanted:
         found["zero_initialised"] = measure(replace(full, name="zero", zero_init=True)).estimates()
-    for name, control in (("stage1", "full_stage1"), ("videos_only", "full_videos_only")):
+    for name, control in (("stage1", "full_stage1"), ("scratch", "full_scratch")):
         path = adapters.find(control)
         if name in wanted and path is not None:
             found[control] = measure(Run(name, arguments.seeds[0], path)).estimates()

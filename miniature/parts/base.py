@@ -68,6 +68,8 @@ class EncodedSet:
     """[captions, longest + 1, 4096] float16; row 0 is the empty prompt."""
     lengths: Tensor
     """Tokens of each text."""
+    embeddings: Tensor
+    """Of the photos, [N, 512]."""
 
 
 def build_base() -> Any:
@@ -250,7 +252,10 @@ def save_encoded_set(data: EncodedSet, path: Path) -> None:
     tensors = {f"latents.{sort}": value for sort, value in data.latents.items()}
     tensors |= {f"captions.{sort}": value for sort, value in data.captions.items()}
     write_beside(
-        path, lambda beside: save_file(tensors | {"texts": data.texts, "lengths": data.lengths}, beside)
+        path,
+        lambda beside: save_file(
+            tensors | {"texts": data.texts, "lengths": data.lengths, "embeddings": data.embeddings}, beside
+        ),
     )
 
 
@@ -261,7 +266,9 @@ def load_encoded_set(path: Path) -> EncodedSet:
     def pick(start: str) -> dict[str, Tensor]:
         return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
 
-    return EncodedSet(pick("latents."), pick("captions."), tensors["texts"], tensors["lengths"])
+    return EncodedSet(
+        pick("latents."), pick("captions."), tensors["texts"], tensors["lengths"], tensors["embeddings"]
+    )
 
 
 def encode_rows(source: Any, nulls: Any) -> EncodedSet:
@@ -274,8 +281,9 @@ def encode_rows(source: Any, nulls: Any) -> EncodedSet:
     latents: dict[str, list[Tensor]] = {"clips": [], "images": [], "crops": []}
     captions: dict[str, list[int]] = {"clips": [], "images": [], "crops": []}
     numbers = {"": 0, "reference": 1}
-    texts = [nulls.empty_text, nulls.reference_text]
+    texts, embeddings = [nulls.empty_text, nulls.reference_text], []
     for sample in _load_all(source):
+        embeddings.append(sample.embedding)
         if sample.caption not in numbers:
             numbers[sample.caption] = len(texts)
             texts.append(sample.text)
@@ -294,6 +302,7 @@ def encode_rows(source: Any, nulls: Any) -> EncodedSet:
         {name: torch.tensor(values) for name, values in captions.items()},
         padded,
         lengths,
+        torch.stack(embeddings),
     )
 
 

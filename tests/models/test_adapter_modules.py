@@ -171,6 +171,15 @@ def test_resampler_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         make_adapter("ref only").init_resampler_from(tmp_path / "resampler.safetensors")
 
 
+def test_reference_keys_start_as_the_bases() -> None:
+    adapter = AdapterModules.create(configure_variant("full", 8, 3), seed=0)
+    own = [torch.nn.Linear(8, 8) for _ in range(3)]
+    adapter.init_ref_keys_from(own)
+    for layer, linear in zip(adapter.ref.values(), own, strict=True):
+        assert torch.equal(layer.to_k_ref.weight, linear.weight)
+        assert not layer.to_v_ref.weight.any(), "it still adds nothing"
+
+
 def test_low_rank_starts_as_the_adapter_and_trains_alone(tmp_path: Path) -> None:
     wan, adapter, samples = PackedWan(make_transformer()), make_adapter("full"), make_samples()
     before = adapter.canonical_state()

@@ -30,6 +30,13 @@ def test_file_overrides_and_back() -> None:
     assert parse_configuration(as_plain(config)) == config
 
 
+def test_an_empty_override_takes_a_key_out() -> None:
+    changes = ["adapter.lora_alpha=4.0", "adapter.lora_alpha="]
+    assert read_configuration(MINI_CONFIG, changes) == read_configuration(MINI_CONFIG)
+    with pytest.raises(ConfigurationError, match=r"data\.vae is missing"):
+        read_configuration(MINI_CONFIG, ["data.vae="])
+
+
 @pytest.mark.parametrize(
     ("key", "near"),
     [
