@@ -1,7 +1,7 @@
 """Make Mini Lynx: every part, the training data, and the adapters.
 
 python -m miniature.make [--minutes 60] [--only vae base] [--processes 2]
-python -m miniature.make --only unpack data cache adapter0
+python -m miniature.make --only unpack data cache resampler adapter0
 
 The second takes VAE and text encoder out of the shipped files and makes an adapter alone.
 

@@ -50,6 +50,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data.text_encoder": folder / "text_encoder",
         "data.tokenizer": folder / "tokenizer",
         "run.output": folder / "run",
+        "adapter.resampler_init": ASSETS_DIR / "lynx" / "lynx_mini.safetensors",
     }
     changes = [f"{key}={path}" for key, path in paths.items()]
     stages = f'stages=[{{ name = "mixed", kind = "mixed", steps = {NUM_STEPS} }}]'
