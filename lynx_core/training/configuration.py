@@ -22,7 +22,7 @@ Timesteps = Literal["uniform", "logit_normal", "shifted"]
 LossMean = Literal["token", "sample"]
 StageKind = Literal["images", "first_frames", "videos", "mixed"]
 RefKeysInit = Literal["random", "base"]
-OptimizerKind = Literal["adamw", "adamw8bit_bitsandbytes", "adamw8bit_torchao"]
+OptimizerKind = Literal["adamw", "adamw8bit_bitsandbytes", "adamw8bit_torchao", "muon"]
 Sharding = Literal["ddp", "fsdp2"]
 ExportDtype = Literal["fp32", "bf16", "fp16"]
 
@@ -174,10 +174,11 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW; the trained weights and their mean are float32 with each kind."""
+    """The trained weights and their mean are float32 with each kind."""
 
     kind: OptimizerKind = "adamw"
-    """The 8-bit kinds keep both moments in 8 bits: 2 instead of 8 bytes a weight."""
+    """The 8-bit kinds keep AdamW's moments in 8 bits: 2 instead of 8 bytes a weight. muon: for small models
+    from random weights."""
     learning_rate: float = 1e-5
     weight_decay: float = 0.01
     beta1: float = 0.9

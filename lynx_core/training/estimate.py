@@ -21,7 +21,7 @@ from .configuration import ConfigurationError, TrainingConfig
 _GB = 1e9
 _WORKING_HIDDEN, _WORKING_FF = 6, 3
 _BASE_BYTES = {"fp32": 4, "bf16": 2}
-_OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit_bitsandbytes": 2, "adamw8bit_torchao": 2}
+_OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit_bitsandbytes": 2, "adamw8bit_torchao": 2, "muon": 4}
 
 
 @dataclass(frozen=True)

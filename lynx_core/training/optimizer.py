@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .configuration import ConfigurationError, OptimizerConfig
 from .distributed import divide_like, gather_full
+from .muon import MuonWithAdamW, has_muon
 
 NamedParameters = dict[str, nn.Parameter]
 OptimizerState = dict[str, dict[str, Any]]
@@ -37,10 +38,10 @@ def trained_parameters(module: nn.Module) -> NamedParameters:
 
 
 def make_optimizer(config: OptimizerConfig, parameters: NamedParameters) -> torch.optim.Optimizer:
-    """Make the configured AdamW.
+    """Make the configured optimiser.
 
     Raises:
-        ConfigurationError: when its package is not installed.
+        ConfigurationError: when its package is not installed, or too old.
     """
     weights = list(parameters.values())
     options: dict[str, Any] = {
@@ -51,6 +52,13 @@ def make_optimizer(config: OptimizerConfig, parameters: NamedParameters) -> torc
     }
     if config.kind == "adamw":
         return torch.optim.AdamW(weights, fused=weights[0].is_cuda, **options)
+    if config.kind == "muon":
+        if not has_muon():
+            raise ConfigurationError(
+                f'optimizer.kind = "muon" needs PyTorch 2.9 or newer, this is {torch.__version__}; update it or '
+                'take "adamw"'
+            )
+        return MuonWithAdamW(weights, options)
     package = "bitsandbytes" if config.kind == "adamw8bit_bitsandbytes" else "torchao"
     try:
         kind = importlib.import_module(f"{package}.optim").AdamW8bit
