@@ -20,7 +20,8 @@ def shipped(comfy: InProcessComfy, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / folder).mkdir()
         if folder in known:
             paths, extensions = known[folder]
-            monkeypatch.setitem(known, folder, (list(paths), extensions))
+            own = [path for path in paths if not Path(path).is_relative_to(files.SHIPPED_DIR)]
+            monkeypatch.setitem(known, folder, (own, extensions))
     (tmp_path / "insightface" / "models" / "lynx_mini").mkdir(parents=True)
     (tmp_path / "lynx" / "lynx_mini.safetensors").touch()
     monkeypatch.setattr(files, "SHIPPED_DIR", tmp_path)
