@@ -108,21 +108,13 @@ def unpack_encoders(folder: Path) -> bool:
 
 def start_resampler(stop_at: float | None) -> bool:
     """Train what the adapters' resampler starts from, on the embeddings of the photos."""
-    from lynx_core.models.adapter_modules import configure_variant
+    from lynx_core.training.assembly import configure_new_adapter
     from lynx_core.training.configuration_file import read_configuration
 
     from .parts.base import DIM, NUM_BLOCKS, load_encoded_set
     from .parts.resampler import train_resampler
 
-    settings = read_configuration(ADAPTER_CONFIG).adapter
-    configs = configure_variant(
-        settings.variant,
-        DIM,
-        NUM_BLOCKS,
-        resampler_dim=settings.resampler_dim,
-        resampler_depth=settings.resampler_depth,
-        resampler_heads=settings.resampler_heads,
-    )
+    configs = configure_new_adapter(read_configuration(ADAPTER_CONFIG).adapter, DIM, NUM_BLOCKS)
     assert configs.resampler is not None
     embeddings = load_encoded_set(WORK_DIR / "encoded.safetensors").embeddings
     return train_resampler(WORK_DIR, configs.resampler, embeddings, stop_at)
@@ -132,9 +124,7 @@ def encode_data() -> bool:
     """Gather what the base learns from out of the trainer's cache."""
     import torch
 
-    from lynx_core.data.manifest import read_manifest
-    from lynx_core.data.source import SampleSource
-    from lynx_core.training.assembly import make_encoders
+    from lynx_core.training.assembly import open_source
     from lynx_core.training.configuration_file import read_configuration
 
     from .parts.base import encode_rows, save_encoded_set
@@ -142,10 +132,8 @@ def encode_data() -> bool:
     path = WORK_DIR / "encoded.safetensors"
     if not path.is_file():
         config = read_configuration(ADAPTER_CONFIG)
-        encoders = make_encoders(config.data, torch.device("cpu"))
-        manifest = read_manifest(config.data.manifest, None)
-        source = SampleSource(manifest, encoders, config.decoding, cache_dir=config.data.cache)
-        save_encoded_set(encode_rows(source, source.features.load_nulls()), path)
+        source = open_source(config, config.data.manifest, torch.device("cpu"))
+        save_encoded_set(encode_rows(source, source.nulls()), path)
     return True
 
 

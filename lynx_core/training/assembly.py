@@ -17,7 +17,7 @@ from ..data.source import SampleSource
 from ..faces.analyzer import FaceAnalyzer
 from ..formats.adapter import Adapter, open_adapter
 from ..formats.layouts import PartKind
-from ..models.adapter_modules import AdapterModules, configure_variant
+from ..models.adapter_modules import AdapterConfigs, AdapterModules, configure_variant
 from ..models.adapter_modules import Variant as NamedVariant
 from ..models.frozen_base import BlockOffload, load_transformer, quantise_base
 from ..models.packed_wan import PackedWan
@@ -120,18 +120,23 @@ def _continue_adapter(settings: AdapterSettings, embedder: str) -> AdapterModule
     return AdapterModules.from_adapter(Adapter(opened.name, [opened.parts[kind] for kind in wanted]))
 
 
-def _start_adapter(
-    settings: AdapterSettings, base: PackedWan, seed: int, embedder: str, note: Callable[[str], None]
-) -> AdapterModules:
-    configs = configure_variant(
+def configure_new_adapter(settings: AdapterSettings, dim: int, num_blocks: int) -> AdapterConfigs:
+    """The shape of a new adapter for a base of this width and depth."""
+    return configure_variant(
         _VARIANTS[settings.variant],
-        base.dim,
-        base.config.num_layers,
+        dim,
+        num_blocks,
         lite_token_dim=settings.lite_token_dim,
         resampler_dim=settings.resampler_dim,
         resampler_depth=settings.resampler_depth,
         resampler_heads=settings.resampler_heads,
     )
+
+
+def _start_adapter(
+    settings: AdapterSettings, base: PackedWan, seed: int, embedder: str, note: Callable[[str], None]
+) -> AdapterModules:
+    configs = configure_new_adapter(settings, base.dim, base.config.num_layers)
     adapter = AdapterModules.create(configs, derive_seed(seed, "adapter"), embedder=embedder)
     if settings.ref_keys_init == "base":
         adapter.init_ref_keys_from([block.attn1.to_k for block in base.transformer.blocks])

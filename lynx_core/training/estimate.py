@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ..formats.adapter import open_adapter
 from ..formats.tensor_file import open_tensor_file
-from ..models.adapter_modules import AdapterConfigs, AdapterModules, configure_variant
+from ..models.adapter_modules import AdapterConfigs, AdapterModules
+from .assembly import configure_new_adapter
 from .configuration import ConfigurationError, TrainingConfig
 
 _GB = 1e9
@@ -132,16 +133,7 @@ def find_adapter_configs(config: TrainingConfig, shape: BaseShape) -> AdapterCon
             opened.id if settings.has_id else None,
             opened.ref if settings.has_ref else None,
         )
-    names = {"full": "full", "id_only": "id only", "ref_only": "ref only", "lite": "lite"}
-    return configure_variant(
-        names[settings.variant],  # type: ignore[arg-type]
-        shape.dim,
-        shape.num_blocks,
-        lite_token_dim=settings.lite_token_dim,
-        resampler_dim=settings.resampler_dim,
-        resampler_depth=settings.resampler_depth,
-        resampler_heads=settings.resampler_heads,
-    )
+    return configure_new_adapter(settings, shape.dim, shape.num_blocks)
 
 
 def read_base_shape(path: Path) -> BaseShape:

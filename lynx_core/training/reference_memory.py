@@ -36,7 +36,8 @@ class ReferenceMemory:
         latents, text = inputs.reference_latents, inputs.reference_text
         if latents is None or text is None:
             return None
-        found = [[] if latent is None else self._find(latent, text) for latent in latents]
+        text_key = _hash_tensor(text)
+        found = [[] if latent is None else self._find(latent, text, text_key) for latent in latents]
         present = [features for features in found if features]
         features = {
             index: torch.cat(list(seen)).to(inputs.timesteps.device)
@@ -44,8 +45,8 @@ class ReferenceMemory:
         }
         return RecordedReferences(features, Segments(tuple(len(f[0]) if f else 0 for f in found)))
 
-    def _find(self, latent: Tensor, text: Tensor) -> list[Tensor]:
-        key = _hash_tensors((latent, text))
+    def _find(self, latent: Tensor, text: Tensor, text_key: bytes) -> list[Tensor]:
+        key = text_key + _hash_tensor(latent)
         features = self._kept.pop(key, None)
         if features is None:
             # Alone, since the rest of a pack changes the last bits, and a resumed run recalls others.
@@ -59,11 +60,9 @@ class ReferenceMemory:
         return features
 
 
-def _hash_tensors(tensors: Sequence[Tensor]) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.digest()
+def _hash_tensor(tensor: Tensor) -> bytes:
+    data = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _count_bytes(tensors: Sequence[Tensor]) -> int:

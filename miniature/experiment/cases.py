@@ -17,6 +17,7 @@ from lynx_core.faces.crops import crop_aligned
 from lynx_core.faces.embedding import ArcFaceEmbedder, load_arcface
 
 from ..parts.resumable import write_beside
+from ..parts.vae import to_signal
 from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from ..world.identity import draw_identity
 from ..world.pairs import Pair, draw_pair
@@ -99,4 +100,4 @@ def encode_cases(cases: list[Pair], work: Path, assets: Path) -> EncodedCases:
 
 def _to_clip(photo: np.ndarray) -> Tensor:
     """[H, W, 3] uint8 -> [3, 1, H, W], -1 to 1."""
-    return torch.from_numpy(photo).permute(2, 0, 1)[:, None].float() / 127.5 - 1
+    return to_signal(photo)[:, None]

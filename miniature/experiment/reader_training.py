@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from lynx_core.data.single_frames import run_single_frames_in_2d
 
-from ..parts.resumable import run_steps, set_cosine_rate, write_beside
+from ..parts.resumable import run_steps, set_cosine_rate, take_step, write_beside
 from ..parts.vae import to_signal
 from ..world.clip import NUM_FRAMES, Shot
 from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
@@ -74,10 +74,7 @@ def train_readers(folder: Path, stop_at: float | None = None) -> bool:
         with torch.autocast("cpu", torch.bfloat16):
             embeddings, read = readers.identity(pixels), readers.picture(pixels)
         loss = identity_loss(embeddings.float()) + picture_loss(read, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+        return take_step(loss, trained.parameters(), optimizer)
 
     parts = {"readers": readers, "optimizer": optimizer}
     path = folder / "readers.pt"
@@ -226,10 +223,7 @@ def _train_action(readers: Readers, folder: Path) -> ActionReader:
         poses = poses + errors * torch.randn(poses.shape, generator=generator)
         poses = poses + errors * torch.randn(len(poses), 1, len(POSE_NAMES), generator=generator)
         loss = F.cross_entropy(reader(poses), torch.tensor([shot.action for shot in shots]))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+        return take_step(loss, reader.parameters(), optimizer)
 
     run_steps(folder / "reader_action.pt", {"reader": reader, "optimizer": optimizer}, ACTION_STEPS, step)
     return reader.eval().requires_grad_(False)

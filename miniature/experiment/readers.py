@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..parts.resumable import write_beside
+from ..parts.vae import to_signal
 from ..world.clip import FRAME_PX, NUM_FRAMES
 from ..world.identity import CHOICES, SHARES, Identity
 from ..world.scene import ACTIONS, BACKGROUNDS, Pose, Scene
@@ -190,5 +191,4 @@ def label_picture(identity: Identity, scene: Scene, pose: Pose) -> dict[str, np.
 
 
 def _to_signal(pictures: np.ndarray) -> Tensor:
-    signal = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return signal.contiguous(memory_format=torch.channels_last)
+    return to_signal(np.ascontiguousarray(pictures)).contiguous(memory_format=torch.channels_last)

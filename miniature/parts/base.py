@@ -26,7 +26,7 @@ from lynx_core.models.packed_inputs import TEXT_LENGTH
 
 from ..world.seeds import make_generator
 from .muon import Muon, split_weights
-from .resumable import average_gradients, my_rank, num_ranks, run_steps, set_cosine_rate, write_beside
+from .resumable import my_rank, num_ranks, run_steps, set_cosine_rate, take_step, write_beside
 
 DIM, HEAD_DIM, NUM_BLOCKS, FFN_DIM, TEXT_DIM = 256, 128, 5, 512, 4096
 STEPS = 5000
@@ -119,17 +119,12 @@ def train_base(folder: Path, data: EncodedSet, stop_at: float | None = None) -> 
         set_cosine_rate(muon, number, STEPS, MUON_RATE)
         set_cosine_rate(adam, number, STEPS, ADAM_RATE)
         loss = _flow_loss(base, data, number)
-        base.zero_grad(set_to_none=True)
-        loss.backward()
-        average_gradients(base)
-        torch.nn.utils.clip_grad_norm_(base.parameters(), 1.0)
-        muon.step()
-        adam.step()
+        loss_value = take_step(loss, base.parameters(), muon, adam, max_norm=1.0)
         share = 1 - min(MEAN_DECAY, (number + 1) / (number + 10))
         with torch.no_grad():
             for slow, fast in zip(mean.parameters(), base.parameters(), strict=True):
                 slow.lerp_(fast, share)
-        return loss.item()
+        return loss_value
 
     parts = {"base": base, "mean": mean, "muon": muon, "adam": adam}
     return run_steps(folder / "base.pt", parts, STEPS, step, stop_at=stop_at)

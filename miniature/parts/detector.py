@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .detector_pictures import SEEN_PX, Picture, draw_picture
-from .resumable import run_steps, set_cosine_rate, write_beside
+from .resumable import run_steps, set_cosine_rate, take_step, write_beside
 
 STRIDES, STRIDE = (8, 16, 32), 16
 SHRINK = 4
@@ -95,11 +95,7 @@ def train_detector(folder: Path, stop_at: float | None = None) -> bool:
         with torch.autocast("cpu", torch.bfloat16):
             out = net(to_input(pictures))
         loss = detection_loss(out.float(), pictures)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimizer.step()
-        return loss.item()
+        return take_step(loss, net.parameters(), optimizer, max_norm=5.0)
 
     parts = {"net": net.train(), "optimizer": optimizer}
     return run_steps(folder / "detector.pt", parts, NUM_STEPS, step, stop_at=stop_at)

@@ -25,7 +25,7 @@ from ..world.draws import draw_shot
 from ..world.identity import CHOICES, SHARES, Identity, change_mark, draw_identity
 from ..world.scene import edit_expression
 from ..world.seeds import make_generator
-from .resumable import run_steps, set_cosine_rate, write_beside
+from .resumable import run_steps, set_cosine_rate, take_step, write_beside
 
 EMBEDDER = "lynx_mini_arcface"
 CONFIG = ArcFaceConfig(unit_dims=(8, 24, 24, 48, 48, 96), stem_dim=8, squeeze_dims=(2, 4, 4, 8, 8, 12))
@@ -91,11 +91,7 @@ def train_embedder(folder: Path, stop_at: float | None = None) -> bool:
         with torch.autocast("cpu", torch.bfloat16):
             embeddings = network(to_input(vary_crops(crops.read(indices), number)))
         loss: Tensor = head(embeddings.float(), people, shares[people], choices[people])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 5.0)
-        optimizer.step()
-        return loss.item()
+        return take_step(loss, weights, optimizer, max_norm=5.0)
 
     parts = {"network": network.train(), "head": head, "optimizer": optimizer}
     return run_steps(folder / "embedder.pt", parts, NUM_STEPS, step, stop_at=stop_at)

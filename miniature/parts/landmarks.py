@@ -23,7 +23,7 @@ from ..world.head import EYE_Y, MOUTH_Y, NOSE_Y, Head
 from ..world.scene import edit_expression
 from ..world.seeds import make_generator
 from .detector import convolve, export_onnx
-from .resumable import run_steps, set_cosine_rate, write_beside
+from .resumable import run_steps, set_cosine_rate, take_step, write_beside
 
 NUM_POINTS, INPUT_PX, SHRINK = 106, 192, 2
 NUM_STEPS, BATCH = 1200, 32
@@ -148,11 +148,7 @@ def train_landmarks(folder: Path, stop_at: float | None = None) -> bool:
             read = net(to_input(np.stack([crop for crop, _ in examples])))
         truth = torch.from_numpy(np.stack([points for _, points in examples])).float()
         loss = F.l1_loss(read.float().view_as(truth), truth)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        return loss.item()
+        return take_step(loss, net.parameters(), optimizer, max_norm=1.0)
 
     parts = {"net": net.train(), "optimizer": optimizer}
     return run_steps(folder / "landmarks.pt", parts, NUM_STEPS, step, stop_at=stop_at)

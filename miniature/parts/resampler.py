@@ -18,7 +18,7 @@ from lynx_core.models.resampler import Resampler, ResamplerConfig
 
 from ..world.seeds import make_generator
 from .muon import Muon, split_weights
-from .resumable import run_steps, set_cosine_rate, write_beside
+from .resumable import run_steps, set_cosine_rate, take_step, write_beside
 
 WEIGHTS_NAME = "resampler.safetensors"
 STEPS, BATCH = 500, 128
@@ -49,11 +49,7 @@ def train_resampler(
         wanted = F.normalize(first.lerp(second, shares), dim=-1)
         found = resampler(wanted).flatten(1) @ projection / math.sqrt(SHARE * size)
         loss = (found - wanted).square().sum(1).mean()
-        resampler.zero_grad(set_to_none=True)
-        loss.backward()
-        muon.step()
-        adam.step()
-        return loss.item()
+        return take_step(loss, resampler.parameters(), muon, adam)
 
     parts = {"resampler": resampler, "muon": muon, "adam": adam}
     if not run_steps(folder / "resampler.pt", parts, STEPS, step, stop_at=stop_at):

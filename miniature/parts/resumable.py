@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
-from torch import nn
+from torch import Tensor, nn
 
 SAVE_EVERY_S = 60.0
 LOG_EVERY_S = 30.0
@@ -87,11 +87,31 @@ def join_ranks() -> None:
         torch.distributed.init_process_group("gloo")
 
 
-def average_gradients(network: nn.Module) -> None:
+def take_step(
+    loss: Tensor, weights: Iterable[Tensor], *optimizers: torch.optim.Optimizer, max_norm: float = math.inf
+) -> float:
+    """Move the weights down the loss, by the mean gradient of all processes; gives the loss.
+
+    Args:
+        max_norm: longer gradients are scaled down to it.
+    """
+    weights = list(weights)
+    for weight in weights:
+        weight.grad = None
+    loss.backward()
+    average_gradients(weights)
+    if max_norm < math.inf:
+        nn.utils.clip_grad_norm_(weights, max_norm)
+    for optimizer in optimizers:
+        optimizer.step()
+    return loss.item()
+
+
+def average_gradients(weights: Iterable[Tensor]) -> None:
     """Give all processes the mean of their gradients."""
     if num_ranks() == 1:
         return
-    gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     torch.distributed.all_reduce(flat)
     flat /= num_ranks()

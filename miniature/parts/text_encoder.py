@@ -21,7 +21,7 @@ from lynx_core.models.ref_adapter import REFERENCE_PROMPT
 
 from ..world.caption import list_captions
 from ..world.seeds import make_generator
-from .resumable import run_steps, set_cosine_rate, write_beside
+from .resumable import run_steps, set_cosine_rate, take_step, write_beside
 
 CONFIG = {"vocab_size": 448, "d_model": 4096, "d_kv": 16, "num_heads": 4, "d_ff": 64, "num_layers": 1}
 STEPS, BATCH = 300, 32
@@ -82,7 +82,8 @@ def train_text_encoder(folder: Path, stop_at: float | None = None) -> bool:
     guess = torch.nn.Linear(CONFIG["d_model"], CONFIG["vocab_size"])
     meaning_head = torch.nn.Linear(CONFIG["d_model"], sum(sizes))
     heads = torch.nn.ModuleList([guess, meaning_head])
-    optimizer = torch.optim.Adam([*encoder.parameters(), *heads.parameters()], lr=LEARNING_RATE)
+    weights = [*encoder.parameters(), *heads.parameters()]
+    optimizer = torch.optim.Adam(weights, lr=LEARNING_RATE)
 
     def step(number: int) -> float:
         set_cosine_rate(optimizer, number, STEPS, LEARNING_RATE, warmup_steps=20)
@@ -96,10 +97,7 @@ def train_text_encoder(folder: Path, stop_at: float | None = None) -> bool:
         asked = meanings[rows, None].expand(-1, batch.shape[1], -1)[seen > 0]
         for part, wanted in zip(meaning_head(states[seen > 0]).split(sizes, -1), asked.T, strict=True):
             loss = loss + F.cross_entropy(part, wanted)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+        return take_step(loss, weights, optimizer)
 
     parts = {"encoder": encoder, "heads": heads, "optimizer": optimizer}
     return run_steps(folder / "text_encoder.pt", parts, STEPS, step, stop_at=stop_at)

@@ -24,7 +24,7 @@ from ..world.crop import draw_crops
 from ..world.draws import draw_training_shot
 from ..world.seeds import make_generator
 from .muon import Muon, split_weights
-from .resumable import average_gradients, my_rank, num_ranks, run_steps, set_cosine_rate, write_beside
+from .resumable import my_rank, num_ranks, run_steps, set_cosine_rate, take_step, write_beside
 
 BASE_DIM, LATENT_CHANNELS = 16, 16
 IMAGE_STEPS, IMAGE_BATCH = 4200, 16
@@ -83,13 +83,7 @@ def train_vae(folder: Path, stop_at: float | None = None) -> bool:
         set_cosine_rate(adam, place, length, ADAM_RATE * (0.5 if is_clip else 1))
         pixels = (draw_clip_batch if is_clip else draw_image_batch)(number)
         loss = _reconstruction_loss(vae, pixels, number * num_ranks() + my_rank())
-        vae.zero_grad(set_to_none=True)
-        loss.backward()
-        average_gradients(vae)
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        muon.step()
-        adam.step()
-        return loss.item()
+        return take_step(loss, vae.parameters(), muon, adam, max_norm=1.0)
 
     parts = {"vae": vae, "muon": muon, "adam": adam}
     return run_steps(folder / "vae.pt", parts, IMAGE_STEPS + CLIP_STEPS, step, stop_at=stop_at)
