@@ -1,8 +1,8 @@
 """One block of Wan over a pack, with the adapters' extra attentions in it.
 
-The block is diffusers' WanTransformerBlock, taken by its sub-modules. Modulation runs sample
-by sample on views of the sequence, since six float32 vectors spread over 33,600 tokens would
-take 4.1 GB.
+The block is diffusers' WanTransformerBlock, taken by its sub-modules. Modulation runs on views of the
+sequence, neighbours of equal length together, since six float32 vectors spread over 33,600 tokens
+would take 4.1 GB.
 
 Shapes: N samples, S tokens of the pack, D model dim, H heads, C head dim.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .adapter_modules import AdapterModules
 from .segment_attention import Backend, attend_segments
-from .segments import Segments
+from .segments import Segments, find_runs
 
 
 class PackContext(NamedTuple):
@@ -86,13 +86,24 @@ def finish_block(
 
 def modulate(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor, tokens: Segments) -> Tensor:
     """Norm [S, D] in float32, then scale and shift each sample by its own row of [N, D]."""
-    pieces = zip(tokens.split(x), shift, scale, strict=True)
-    return torch.cat([torch.addcmul(b, norm(piece.float()), 1 + a).to(x.dtype) for piece, b, a in pieces])
+    runs = find_runs(tokens)
+    batches = zip(tokens.split_runs(x, runs), *_split_rows(runs, shift, scale), strict=True)
+    done = [torch.addcmul(b, norm(batch.float()), 1 + a).to(x.dtype) for batch, b, a in batches]
+    return torch.cat([batch.flatten(0, 1) for batch in done])
 
 
 def _add_gated(x: Tensor, update: Tensor, gate: Tensor, tokens: Segments) -> Tensor:
-    pieces = zip(tokens.split(x), tokens.split(update), gate, strict=True)
-    return torch.cat([torch.addcmul(piece.float(), u.float(), g).to(x.dtype) for piece, u, g in pieces])
+    runs = find_runs(tokens)
+    batches = zip(
+        tokens.split_runs(x, runs), tokens.split_runs(update, runs), *_split_rows(runs, gate), strict=True
+    )
+    done = [torch.addcmul(batch.float(), u.float(), g).to(x.dtype) for batch, u, g in batches]
+    return torch.cat([batch.flatten(0, 1) for batch in done])
+
+
+def _split_rows(runs: tuple[int, ...], *rows: Tensor) -> list[tuple[Tensor, ...]]:
+    """Split each [N, D] into [samples, 1, D] for each run."""
+    return [row[:, None].split(runs) for row in rows]
 
 
 def _modulation_of(block: Any, context: PackContext) -> tuple[Tensor, ...]:

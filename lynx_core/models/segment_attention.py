@@ -1,7 +1,7 @@
 """Attention inside each sample of a pack, by several kernels behind one signature.
 
-The loop calls SDPA once a sample: exact on every device and the reference for the others. A
-pack has some 2 to 14 samples, so it costs few launches. The variable-length kernels take the
+The loop calls SDPA once for each run of equal samples: exact on every device and the reference for
+the others. A pack has some 2 to 14 samples, so it costs few launches. The variable-length kernels take the
 pack in one launch; FlexAttention does too, but compiles, and for each new mask builds its own
 block table. Which one runs is chosen once and logged.
 
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .segments import Segments
+from .segments import Segments, find_runs
 
 Backend = Literal["loop", "varlen", "flash", "flex"]
-"""`loop`: SDPA a sample; `varlen`: torch.nn.attention.varlen; `flash`: the package flash-attn
+"""`loop`: SDPA for each run of equal samples; `varlen`: torch.nn.attention.varlen; `flash`: the package flash-attn
 (version 3 if there, else 2); `flex`: FlexAttention."""
 
 AUTO_ORDER: tuple[Backend, ...] = ("flash", "varlen", "loop")
@@ -139,13 +139,16 @@ def attend_segments(
 
 
 def _attend_loop(query: Tensor, key: Tensor, value: Tensor, queries: Segments, keys: Segments) -> Tensor:
-    samples = zip(queries.split(query), keys.split(key), keys.split(value), strict=True)
-    return torch.cat([_attend_sample(*sample) for sample in samples])
+    runs = find_runs(queries, keys)
+    batches = zip(
+        queries.split_runs(query, runs), keys.split_runs(key, runs), keys.split_runs(value, runs), strict=True
+    )
+    return torch.cat([_attend_batch(*batch).flatten(0, 1) for batch in batches])
 
 
-def _attend_sample(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    query, key, value = (t.transpose(0, 1)[None] for t in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value)[0].transpose(0, 1)
+def _attend_batch(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    query, key, value = (t.transpose(1, 2) for t in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, queries: Segments, keys: Segments) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
@@ -59,6 +59,27 @@ class Segments:
         if len(packed) != self.total:
             raise ValueError(f"segments of {self.total} tokens do not fit a sequence of {len(packed)}")
         return packed.split(self.lengths)
+
+    def split_runs(self, packed: Tensor, runs: tuple[int, ...]) -> list[Tensor]:
+        """Split [total, ...] into views [samples, length, ...], one for each run of `find_runs`.
+
+        Raises:
+            ValueError: when `packed` has another number of tokens.
+        """
+        lengths = [self.lengths[start] for start in accumulate(runs[:-1], initial=0)]
+        shapes = list(zip(runs, lengths, strict=True))
+        pieces = Segments(tuple(run * length for run, length in shapes)).split(packed)
+        return [piece.unflatten(0, shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+@lru_cache(maxsize=32)
+def find_runs(*packs: Segments) -> tuple[int, ...]:
+    """Count the neighbours that have equal lengths, in each of several packs of the same samples.
+
+    A run of equal samples is a plain batch: one kernel instead of one for each.
+    """
+    lengths = zip(*(pack.lengths for pack in packs), strict=True)
+    return tuple(len(list(run)) for _, run in groupby(lengths))
 
 
 @lru_cache(maxsize=32)

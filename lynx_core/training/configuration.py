@@ -186,6 +186,8 @@ class OptimizerConfig:
     eps: float = 1e-8
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0 to its value."""
+    decay_steps: int = 0
+    """Last steps of the run, over which it falls to 0."""
     max_grad_norm: float = 1.0
     """Longer gradients are scaled down to this; 0 never does."""
     accumulation: int = 1
@@ -198,7 +200,7 @@ class OptimizerConfig:
         _check(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "more than 0")
         _check(self.eps > 0, "optimizer.eps", self.eps, "more than 0")
         _check(self.accumulation >= 1, "optimizer.accumulation", self.accumulation, "1 or more")
-        for name in ("weight_decay", "warmup_steps", "max_grad_norm"):
+        for name in ("weight_decay", "warmup_steps", "decay_steps", "max_grad_norm"):
             _check(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
         for name in ("beta1", "beta2", "ema_decay"):
             value = getattr(self, name)

@@ -195,7 +195,7 @@ class Trainer:
             self.completed_steps += 1
             self.cursor = loaded.cursor
             self._count_skipped(outcome)
-            learning_rate = learning_rate_at(self.completed_steps - 1, self.config.optimizer)
+            learning_rate = learning_rate_at(self.completed_steps - 1, self.config)
             self.progress.add(self.completed_steps, loaded.stage.name, outcome, learning_rate)
             is_last = self.completed_steps == self.config.total_steps
             if is_last or outcome.is_stop_wanted or self._is_due(self.config.run.checkpoint_every):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .configuration import ConfigurationError, OptimizerConfig
+from .configuration import ConfigurationError, OptimizerConfig, TrainingConfig
 from .distributed import divide_like, gather_full
 from .muon import MuonWithAdamW, has_muon
 
@@ -69,9 +69,11 @@ def make_optimizer(config: OptimizerConfig, parameters: NamedParameters) -> torc
     return kind(weights, **options)
 
 
-def learning_rate_at(step: int, config: OptimizerConfig) -> float:
-    """Learning rate of a step (from 0): rises linearly over the warm-up, then stays."""
-    return config.learning_rate * min(1.0, (step + 1) / (config.warmup_steps + 1))
+def learning_rate_at(step: int, config: TrainingConfig) -> float:
+    """Learning rate of a step (from 0): rises linearly, stays, falls linearly at the end of the run."""
+    rise = (step + 1) / (config.optimizer.warmup_steps + 1)
+    fall = (config.total_steps - step) / (config.optimizer.decay_steps + 1)
+    return config.optimizer.learning_rate * min(1.0, rise, fall)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -88,7 +88,7 @@ class TrainingStep:
         grad_norm = clip_gradients(self.parameters, self.config.optimizer.max_grad_norm)
         is_finite = math.isfinite(loss_value) and math.isfinite(grad_norm)
         if is_finite:
-            set_learning_rate(self.optimizer, learning_rate_at(step, self.config.optimizer))
+            set_learning_rate(self.optimizer, learning_rate_at(step, self.config))
             self.optimizer.step()
             if self.mean is not None:
                 self.mean.update()
