@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,14 @@ ADAPTER_CONFIG = REPO_DIR / "configs" / "mini_lynx.toml"
 SEEDS = (0, 1, 2)
 SHIPPED_SEED = 0
 STAGE_ONE, SCRATCH = "full_stage1", "full_scratch"
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2 * 10**9),
+    "MALLOC_TRIM_THRESHOLD_": str(8 * 10**9),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+"""For glibc, which otherwise gives every large block back, and has its pages cleared again at the next use."""
+GROWTH = "full_step"
+"""Begins the names of the shipped adapter after fewer steps."""
 
 
 def run_lynx(verb: str, stop_at: float | None, *changes: str) -> bool:
@@ -24,7 +33,7 @@ def run_lynx(verb: str, stop_at: float | None, *changes: str) -> bool:
         SystemExit: when it fails; it has said why.
     """
     command = [sys.executable, "-m", "lynx_core.cli.main", verb, str(ADAPTER_CONFIG), *changes]
-    process = subprocess.Popen(command, cwd=REPO_DIR)
+    process = subprocess.Popen(command, cwd=REPO_DIR, env=os.environ | KEEP_FREED_MEMORY)
     try:
         code = process.wait(None if stop_at is None else max(stop_at - time.monotonic(), 1))
     except subprocess.TimeoutExpired:
@@ -47,11 +56,14 @@ def train_full(seed: int, stop_at: float | None = None) -> bool:
 
 
 def train_controls(stop_at: float | None = None) -> bool:
-    """The shipped seed after its first stage alone, and one that starts from random weights."""
+    """The shipped seed after fewer steps, and one that starts from random weights."""
     from lynx_core.training.configuration_file import read_configuration
 
-    first_stage = read_configuration(ADAPTER_CONFIG).stages[0]
-    export_checkpoint(f"full_seed{SHIPPED_SEED}", first_stage.steps, find_adapter(STAGE_ONE))
+    config = read_configuration(ADAPTER_CONFIG)
+    shipped = f"full_seed{SHIPPED_SEED}"
+    export_checkpoint(shipped, config.stages[0].steps, find_adapter(STAGE_ONE))
+    for step in range(config.run.keep_every, config.total_steps + 1, config.run.keep_every):
+        export_checkpoint(shipped, step, find_adapter(f"{GROWTH}{step}"))
     return _train(SCRATCH, SHIPPED_SEED, stop_at, "adapter.resampler_init=", "adapter.ref_keys_init=random")
 
 

@@ -12,6 +12,7 @@ done stays in `.miniature/`; the finished files go to `assets/mini/`.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 from .adapters import (
     ADAPTER_CONFIG,
     ASSETS_DIR,
+    KEEP_FREED_MEMORY,
     REPO_DIR,
     SEEDS,
     SHIPPED_SEED,
@@ -161,7 +163,8 @@ def run_together(name: str, stop_at: float | None, num_processes: int) -> bool:
     command += ["-m", "miniature.make", "--worker", name]
     if stop_at is not None:
         command += ["--minutes", str(max(stop_at - time.monotonic(), 1) / 60)]
-    code = subprocess.run(command, check=False, cwd=REPO_DIR).returncode
+    environment = os.environ | KEEP_FREED_MEMORY
+    code = subprocess.run(command, check=False, cwd=REPO_DIR, env=environment).returncode
     if code:
         raise SystemExit(code)
     return list_parts()[name].train(time.monotonic())  # one step at most

@@ -16,17 +16,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..adapters import GROWTH
 from ..parts.resumable import write_beside
 from .cases import NUM_PEOPLE, draw_gallery
 from .measures import MEASURES, Measured, Truth, chances, compare, measure_swap
+from .one_step import ONE_STEP_CASES, measure_one_step
 from .report import PEOPLE_SHOWN, draw_contact_sheet, write_report
 from .runs import Bench, Rows, Run
 from .sampling import SamplingSettings
 
 VARIANTS = ("base", "id_only", "ref_only", "full")
-CONTROLS = ("swapped", "null", "zero", "stage1", "scratch", "strength")
+CONTROLS = ("swapped", "null", "zero", "stage1", "scratch", "strength", "one_step", "growth")
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 STRENGTH_CASES = 32
+GROWTH_CASES = 64
 _PARTS: dict[str, tuple[Any, ...]] = {"id_only": ("resampler", "id"), "ref_only": ("ref",)}
 
 
@@ -61,6 +64,11 @@ class Adapters:
             return None
         self.used[name] = "the full adapter with its other part left out"
         return replace(full, name=variant, parts=_PARTS[variant])
+
+    def list_growth(self) -> dict[int, Path]:
+        """The shipped adapter by the number of steps it was trained, as far as that was kept."""
+        found = self.folder.glob(f"{GROWTH}*/adapter.safetensors")
+        return dict(sorted((int(path.parent.name.removeprefix(GROWTH)), path) for path in found))
 
 
 def main() -> None:
@@ -131,6 +139,18 @@ def _run_controls(
         count = min(STRENGTH_CASES, arguments.cases)
         runs = [replace(full, name=f"strength {strength}", strength=strength) for strength in STRENGTHS]
         found["strength"] = [{"strength": run.strength, **measure(run, count).estimates()} for run in runs]
+    if "growth" in wanted:
+        count = min(GROWTH_CASES, arguments.cases)
+        steps = adapters.list_growth()
+        found["growth"] = [
+            {"steps": step, **measure(Run(f"step {step}", full.seed, path), count).estimates()}
+            for step, path in steps.items()
+        ]
+    if "one_step" in wanted:
+        count = min(ONE_STEP_CASES, arguments.cases)
+        base = Run("base", full.seed, None)
+        shown = {"base": base, "full": full}
+        found["one_step"] = measure_one_step(bench, truth, shown, arguments.work, count)
     return found
 
 

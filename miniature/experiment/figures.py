@@ -67,15 +67,14 @@ def draw_factors(results: Mapping[str, Any], variants: Mapping[str, str], path: 
     _save(figure, axis, path)
 
 
-def draw_strength(results: Mapping[str, Any], path: Path) -> None:
-    """The measures over the adapter's strength; no figure where it was not measured."""
-    rows = results["controls"].get("strength")
+def draw_series(rows: Sequence[Mapping[str, Any]], over: str, label: str, path: Path) -> None:
+    """The measures over the strength or the age of the adapter; no figure where it was not measured."""
     if not rows:
         return
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
-    x = [row["strength"] for row in rows]
+    x = [row[over] for row in rows]
     for name, colour in zip(
         BARS, ("#2e9d5b", "#86c79d", "#a142f4", "#4285f4", "#f4a142", "#db4437"), strict=True
     ):
@@ -83,7 +82,7 @@ def draw_strength(results: Mapping[str, Any], path: Path) -> None:
         axis.fill_between(
             x, [r[name]["lo"] for r in rows], [r[name]["hi"] for r in rows], color=colour, alpha=0.12
         )
-    axis.set_xlabel("strength of the adapter")
+    axis.set_xlabel(label)
     axis.legend(fontsize=7, frameon=False, ncols=2)
     _save(figure, axis, path)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .statistics import estimate_correlation, estimate_mean, estimate_r2
 
 MEASURES = ("top1", "cosine", "mark", "background", "action", "motion")
 """Of every variant; each [seeds, cases]."""
+FEW = 8
 _MOTION_NAMES = ("yaw", "pitch", "scale", "smile")
 _STAY_STILL = ACTIONS.index("stay still")
 
@@ -64,6 +66,14 @@ class Measured:
         """Whether that person is the nearest of all 128."""
         return self.cosines().argmax(2) == np.array(people)
 
+    def named_of_few(self, people: Sequence[int]) -> np.ndarray:
+        """The chance that the person is the nearest among `FEW`, when the others are drawn."""
+        cosines = self.cosines()
+        own = cosines[:, np.arange(self.count), list(people)]
+        nearer = (cosines > own[..., None]).sum(2)
+        others = cosines.shape[2] - 1
+        return np.vectorize(lambda n: comb(others - n, FEW - 1) / comb(others, FEW - 1))(nearer)
+
     def hits(self, name: str) -> np.ndarray:
         """Whether a choice was read back; NaN where it cannot be seen."""
         true = self.truth.factor(name, self.count)
@@ -82,6 +92,7 @@ class Measured:
             "motion": self.motion[0],
             "mark_place": self.hits("mark_place"),
             "mark_colour_and_place": self.hits("mark_colour") * self.hits("mark_place"),
+            "top1_of_8": self.named_of_few(people),
             "motion_amount": self.motion[1],
             "still_amount": self.motion[2],
             "reference_background": self._stack("background")
@@ -218,6 +229,7 @@ def chances(base: Measured | None) -> dict[str, float]:
     """What guessing gives."""
     found = {
         "top1": 1 / 128,
+        "top1_of_8": 1 / FEW,
         "mark": 1 / len(MARK_COLOURS),
         "mark_place": 1 / len(MARK_PLACES),
         "mark_colour_and_place": 1 / len(MARK_COLOURS) / len(MARK_PLACES),

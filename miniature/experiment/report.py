@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..world.identity import CHOICES, SHARES
-from .figures import draw_ablation, draw_contact_sheet, draw_factors, draw_strength
+from .figures import draw_ablation, draw_contact_sheet, draw_factors, draw_series
 
 __all__ = ["PEOPLE_SHOWN", "draw_contact_sheet", "write_report"]
 
@@ -24,6 +24,7 @@ PEOPLE_SHOWN = 6
 VARIANT_NAMES = {"base": "base", "id_only": "ID only", "ref_only": "reference only", "full": "full"}
 MEASURE_NAMES = {
     "top1": "top-1 of 128",
+    "top1_of_8": "top-1 of 8",
     "cosine": "cosine",
     "mark": "mark's colour",
     "mark_place": "mark's place",
@@ -59,7 +60,9 @@ def write_report(folder: Path) -> None:
     results = json.loads(path.read_text(encoding="utf-8"))
     draw_ablation(results, VARIANT_NAMES, MEASURE_NAMES, folder / "ablation.png")
     draw_factors(results, VARIANT_NAMES, folder / "factors.png")
-    draw_strength(results, folder / "strength.png")
+    controls = results["controls"]
+    draw_series(controls.get("strength", []), "strength", "strength of the adapter", folder / "strength.png")
+    draw_series(controls.get("growth", []), "steps", "steps of training", folder / "growth.png")
     report = folder / "report.md"
     if report.is_file():
         text = fill_in(report.read_text(encoding="utf-8"), make_tables(results))
@@ -89,6 +92,8 @@ def make_tables(results: Results) -> dict[str, str]:
         "swap": _swap,
         "controls": _controls,
         "strength": _strength,
+        "growth": _growth,
+        "one-step": _one_step,
         "settings": _settings,
     }
     return {name: make(results) for name, make in tables.items()}
@@ -221,12 +226,31 @@ def _controls(results: Results) -> str:
 
 
 def _strength(results: Results) -> str:
+    return _series(results["controls"].get("strength", []), "strength", "{:.2f}")
+
+
+def _growth(results: Results) -> str:
+    return _series(results["controls"].get("growth", []), "steps", "{}")
+
+
+def _series(found: Sequence[Results], over: str, form: str) -> str:
     names = ["top1", "cosine", "mark", "background", "action", "motion"]
+    rows = [[form.format(row[over]), *(_show(row[name]) for name in names)] for row in found]
+    return _table([over, *(MEASURE_NAMES[name] for name in names)], rows) if rows else "Not measured."
+
+
+def _one_step(results: Results) -> str:
+    found = results["controls"].get("one_step")
+    if not found:
+        return "Not measured."
+    variants = [name for name in VARIANT_NAMES if name in found[0]]
+    columns = [(variant, measure) for measure in found[0][variants[0]] for variant in variants]
+    head = [f"{MEASURE_NAMES[measure]}, {VARIANT_NAMES[variant]}" for variant, measure in columns]
     rows = [
-        [f"{row['strength']:.2f}", *(_show(row[name]) for name in names)]
-        for row in results["controls"].get("strength", [])
+        [f"{100 * row['noise']:.0f} %", *(_show(row[variant][measure]) for variant, measure in columns)]
+        for row in found
     ]
-    return _table(["strength", *(MEASURE_NAMES[name] for name in names)], rows) if rows else "Not measured."
+    return _table(["noise", *head], rows)
 
 
 def _settings(results: Results) -> str:

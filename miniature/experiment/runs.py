@@ -120,12 +120,12 @@ class Bench:
             sampler = sampler or BatchSampler(self.wan, open_parts(run))
             noise = torch.stack([draw_noise(number, run.seed) for number in numbers])
             settings = replace(self.settings, id_scale=run.strength, ref_scale=run.strength)
-            latents = sampler.sample(noise, *self._conditions(run, numbers), settings)
+            latents = sampler.sample(noise, *self.conditions(run, numbers), settings)
             _save(path, {"latents": latents.half().numpy()})
         with np.load(path) as file:
             return torch.from_numpy(file["latents"]).float()
 
-    def _conditions(self, run: Run, numbers: range) -> tuple[Conditions, Conditions]:
+    def conditions(self, run: Run, numbers: range) -> tuple[Conditions, Conditions]:
         encoded = self.encoded
         texts = [encoded.texts[number] for number in numbers]
         nothing = torch.zeros(1, encoded.embeddings.shape[1])

@@ -24,7 +24,8 @@ from lynx_core.models.segment_attention import (
 from lynx_core.models.segments import Segments
 
 CPU = torch.device("cpu")
-QUERIES, KEYS = Segments((5, 1, 130, 9)), Segments((7, 3, 40, 0))
+# Neighbours that are equal in queries, in keys, and in both.
+QUERIES, KEYS = Segments((5, 5, 5, 1, 130, 130, 9)), Segments((7, 7, 3, 3, 40, 40, 0))
 
 
 def make_tensors(dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
@@ -127,7 +128,7 @@ def test_kernels_get_what_they_document(backend: Backend, monkeypatch: pytest.Mo
 
 def test_no_keys_at_all_give_zeros() -> None:
     query, key, value = make_tensors()
-    out = attend_segments(query, key[:0], value[:0], QUERIES, Segments((0, 0, 0, 0)))
+    out = attend_segments(query, key[:0], value[:0], QUERIES, Segments((0,) * 7))
     assert out.shape == query.shape
     assert not out.any()
 

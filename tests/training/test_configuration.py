@@ -10,6 +10,7 @@ from small_run import MINI_CONFIG, plain_configuration
 
 from lynx_core.training.configuration import ConfigurationError
 from lynx_core.training.configuration_file import as_plain, parse_configuration, read_configuration
+from lynx_core.training.optimizer import learning_rate_at
 
 CONFIGS_DIR = Path(__file__).resolve().parents[2] / "configs"
 
@@ -99,3 +100,10 @@ def test_shipped_configurations_are_read(path: Path) -> None:
     head = path.read_text().split("\n\n")[0]
     assert f"comfy-lynx train configs/{path.name}" in path.read_text()
     assert head.startswith("#")
+
+
+def test_learning_rate_rises_stays_and_falls() -> None:
+    changes = ["optimizer.learning_rate=1", "optimizer.warmup_steps=3", "optimizer.decay_steps=3"]
+    config = read_configuration(MINI_CONFIG, [*changes, "stages.0.steps=5", "stages.1.steps=5"])
+    rates = [learning_rate_at(step, config) for step in range(config.total_steps)]
+    assert rates == [0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25]
