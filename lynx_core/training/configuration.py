@@ -355,6 +355,13 @@ class TrainingConfig:
             self.validation.every,
             "only possible with data.validation_manifest, the pairs to validate on",
         )
+        total = self.total_steps
+        _check(
+            self.optimizer.decay_steps <= total,
+            "optimizer.decay_steps",
+            self.optimizer.decay_steps,
+            f"at most {total}, the steps of all stages",
+        )
         _check(
             self.distributed.sharding == "ddp" or self.optimizer.kind == "adamw",
             "optimizer.kind",

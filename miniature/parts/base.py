@@ -29,7 +29,7 @@ from .muon import Muon, split_weights
 from .resumable import my_rank, num_ranks, run_steps, set_cosine_rate, take_step, write_beside
 
 DIM, HEAD_DIM, NUM_BLOCKS, FFN_DIM, TEXT_DIM = 256, 128, 5, 512, 4096
-STEPS = 5000
+STEPS = 10000
 MUON_RATE, ADAM_RATE = 0.02, 2e-3
 MEAN_DECAY = 0.998
 DROP_TEXT = 0.1

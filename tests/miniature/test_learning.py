@@ -53,8 +53,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "adapter.resampler_init": ASSETS_DIR / "lynx" / "lynx_mini.safetensors",
     }
     changes = [f"{key}={path}" for key, path in paths.items()]
-    stages = f'stages=[{{ name = "mixed", kind = "mixed", steps = {NUM_STEPS} }}]'
-    assert run_command(["train", str(ADAPTER_CONFIG), *changes, stages, "run.checkpoint_every=1000"]) == 0
+    changes.append(f'stages=[{{ name = "mixed", kind = "mixed", steps = {NUM_STEPS} }}]')
+    changes += ["optimizer.decay_steps=20", "run.checkpoint_every=1000"]
+    assert run_command(["train", str(ADAPTER_CONFIG), *changes]) == 0
     return folder
 
 

@@ -59,6 +59,7 @@ def test_unknown_key_is_refused_with_the_nearest(key: str, near: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("optimizer.decay_steps=99", "optimizer.decay_steps is at most 8, the steps of all stages, got 99"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate is more than 0, got -1"),
         ("optimizer.learning_rate=fast", "optimizer.learning_rate is a number, got 'fast'"),
         ("optimizer.accumulation=1.5", "optimizer.accumulation is a whole number"),
