@@ -15,7 +15,7 @@ WORK_DIR, ASSETS_DIR = REPO_DIR / ".miniature", REPO_DIR / "assets" / "mini"
 ADAPTER_CONFIG = REPO_DIR / "configs" / "mini_lynx.toml"
 SEEDS = (0, 1, 2)
 SHIPPED_SEED = 0
-STAGE_ONE, SCRATCH = "full_stage1", "full_scratch"
+STAGE_ONE, SCRATCH = "full_stage1", "full_stage1_scratch"
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2 * 10**9),
     "MALLOC_TRIM_THRESHOLD_": str(8 * 10**9),
@@ -56,15 +56,20 @@ def train_full(seed: int, stop_at: float | None = None) -> bool:
 
 
 def train_controls(stop_at: float | None = None) -> bool:
-    """The shipped seed after fewer steps, and one that starts from random weights."""
+    """The shipped seed after fewer steps, and its first stage from random weights."""
     from lynx_core.training.configuration_file import read_configuration
 
     config = read_configuration(ADAPTER_CONFIG)
     shipped = f"full_seed{SHIPPED_SEED}"
-    export_checkpoint(shipped, config.stages[0].steps, find_adapter(STAGE_ONE))
-    for step in range(config.run.keep_every, config.total_steps + 1, config.run.keep_every):
+    first = config.stages[0]
+    export_checkpoint(shipped, first.steps, find_adapter(STAGE_ONE))
+    step = config.run.keep_every
+    while step <= config.total_steps:
         export_checkpoint(shipped, step, find_adapter(f"{GROWTH}{step}"))
-    return _train(SCRATCH, SHIPPED_SEED, stop_at, "adapter.resampler_init=", "adapter.ref_keys_init=random")
+        step *= 2
+    random_weights = ("adapter.resampler_init=", "adapter.ref_keys_init=random")
+    first_alone = f'stages=[{{ name = "{first.name}", kind = "{first.kind}", steps = {first.steps} }}]'
+    return _train(SCRATCH, SHIPPED_SEED, stop_at, *random_weights, first_alone, "optimizer.decay_steps=0")
 
 
 def _train(name: str, seed: int, stop_at: float | None, *changes: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..adapters import GROWTH
+from ..adapters import GROWTH, SCRATCH, STAGE_ONE
 from ..parts.resumable import write_beside
 from .cases import NUM_PEOPLE, draw_gallery
 from .measures import MEASURES, Measured, Truth, chances, compare, measure_swap
@@ -131,7 +131,7 @@ def _run_controls(
         found["null_identity"] = measure(replace(full, name="null", photo="null")).estimates()
     if "zero" in wanted:
         found["zero_initialised"] = measure(replace(full, name="zero", zero_init=True)).estimates()
-    for name, control in (("stage1", "full_stage1"), ("scratch", "full_scratch")):
+    for name, control in (("stage1", STAGE_ONE), ("scratch", SCRATCH)):
         path = adapters.find(control)
         if name in wanted and path is not None:
             found[control] = measure(Run(name, arguments.seeds[0], path)).estimates()

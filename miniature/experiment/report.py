@@ -41,7 +41,7 @@ CONTROL_NAMES = {
     "null_identity": "null identity",
     "zero_initialised": "zero-initialised adapter",
     "full_stage1": "full, stage 1 only",
-    "full_scratch": "full, resampler and reference keys from random weights",
+    "full_stage1_scratch": "full, stage 1 only, resampler and reference keys from random weights",
 }
 TOP1_TARGET, MARK_TARGET, PROMPT_TARGET = 0.80, 0.60, 0.02
 Results = Mapping[str, Any]
