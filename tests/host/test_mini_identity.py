@@ -24,15 +24,15 @@ pytestmark = pytest.mark.host
 
 STORED = Path(__file__).parent / "mini_latents.safetensors"
 NUM_STORED = 2
-MAX_DRIFT = 0.05
+MAX_DRIFT = 0.03
 """Relative L2 distance from the stored latents; another CPU's rounding stays far below it."""
 
-MIN_LIKENESS = {"conditioning": 0.12, "reader": 0.3}
+MIN_LIKENESS = {"conditioning": 0.22, "reader": 0.48}
 """Mean cosine of a video with the person in it."""
-MIN_LEAD = {"conditioning": 0.1, "reader": 0.25}
+MIN_LEAD = {"conditioning": 0.2, "reader": 0.45}
 """By how much that is above the likeness to the others."""
-MIN_TOP1 = {"conditioning": 0.375, "reader": 0.375}
-"""Three of eight; one of eight is chance."""
+MIN_TOP1 = {"conditioning": 0.5, "reader": 0.625}
+"""Four and five of eight; one of eight is chance."""
 MAX_NULL_LEAD = 0.15
 """What a person leads by in a video of nobody."""
 
