@@ -59,7 +59,7 @@ def list_parts() -> dict[str, Part]:
     """All parts by name, each after those it needs."""
     from .dataset import write_dataset
     from .experiment.reader_training import export_readers, train_readers
-    from .parts import base, detector, embedder, landmarks, text_encoder, vae
+    from .parts import base, base_data, detector, embedder, landmarks, text_encoder, vae
 
     def on(train: Callable[..., bool]) -> Train:
         return lambda stop_at: train(WORK_DIR, stop_at)
@@ -76,15 +76,16 @@ def list_parts() -> dict[str, Part]:
         "landmarks": Part(
             on(landmarks.train_landmarks), lambda: landmarks.export_landmarks(WORK_DIR, ASSETS_DIR)
         ),
-        "cache": Part(lambda stop_at: run_lynx("prepare", stop_at) and encode_data()),
+        "drawings": Part(
+            lambda stop_at: base_data.encode_drawings(WORK_DIR, ASSETS_DIR, stop_at), is_shared=True
+        ),
         "base": Part(
-            lambda stop_at: base.train_base(
-                WORK_DIR, base.load_encoded_set(WORK_DIR / "encoded.safetensors"), stop_at
-            ),
+            lambda stop_at: base.train_base(WORK_DIR, base_data.load_drawings(WORK_DIR), stop_at),
             lambda: base.export_base(WORK_DIR, ASSETS_DIR),
             is_shared=True,
         ),
     }
+    parts["cache"] = Part(lambda stop_at: run_lynx("prepare", stop_at))
     parts["resampler"] = Part(start_resampler)
     for seed in SEEDS:
         parts[f"adapter{seed}"] = Part(
@@ -109,34 +110,17 @@ def unpack_encoders(folder: Path) -> bool:
 
 
 def start_resampler(stop_at: float | None) -> bool:
-    """Train what the adapters' resampler starts from, on the embeddings of the photos."""
+    """Train what the adapters' resampler starts from, on the embeddings of the base's faces."""
     from lynx_core.training.assembly import configure_new_adapter
     from lynx_core.training.configuration_file import read_configuration
 
-    from .parts.base import DIM, NUM_BLOCKS, load_encoded_set
+    from .parts.base import DIM, NUM_BLOCKS
+    from .parts.base_data import load_drawings
     from .parts.resampler import train_resampler
 
     configs = configure_new_adapter(read_configuration(ADAPTER_CONFIG).adapter, DIM, NUM_BLOCKS)
     assert configs.resampler is not None
-    embeddings = load_encoded_set(WORK_DIR / "encoded.safetensors").embeddings
-    return train_resampler(WORK_DIR, configs.resampler, embeddings, stop_at)
-
-
-def encode_data() -> bool:
-    """Gather what the base learns from out of the trainer's cache."""
-    import torch
-
-    from lynx_core.training.assembly import open_source
-    from lynx_core.training.configuration_file import read_configuration
-
-    from .parts.base import encode_rows, save_encoded_set
-
-    path = WORK_DIR / "encoded.safetensors"
-    if not path.is_file():
-        config = read_configuration(ADAPTER_CONFIG)
-        source = open_source(config, config.data.manifest, torch.device("cpu"))
-        save_encoded_set(encode_rows(source, source.nulls()), path)
-    return True
+    return train_resampler(WORK_DIR, configs.resampler, load_drawings(WORK_DIR).embeddings, stop_at)
 
 
 def make(names: list[str], stop_at: float | None, num_processes: int) -> bool:

@@ -13,9 +13,9 @@ import numpy as np
 
 from ..world.clip import NUM_FRAMES
 from ..world.identity import CHOICES, GLASSES, MARK_COLOURS, MARK_PLACES, SHARES
+from ..world.labels import POSE_MIDDLES, POSE_NAMES, POSE_SPREADS, pose_numbers
 from ..world.pairs import Pair
 from ..world.scene import ACTIONS, BACKGROUNDS
-from .readers import POSE_MIDDLES, POSE_NAMES, POSE_SPREADS, pose_numbers
 from .runs import Rows, swap_person
 from .statistics import estimate_correlation, estimate_mean, estimate_r2
 

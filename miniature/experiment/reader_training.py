@@ -21,22 +21,15 @@ from torch.nn import functional as F
 
 from lynx_core.data.single_frames import run_single_frames_in_2d
 
+from ..parts.picture_labels import picture_loss
 from ..parts.resumable import run_steps, set_cosine_rate, take_step, write_beside
 from ..parts.vae import to_signal
 from ..world.clip import NUM_FRAMES, Shot
 from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from ..world.identity import CHOICES, SHARES, Identity, draw_identity
+from ..world.labels import POSE_NAMES, label_picture, pose_numbers
 from ..world.seeds import make_generator
-from .readers import (
-    POSE_NAMES,
-    WEIGHTS_NAME,
-    ActionReader,
-    Readers,
-    label_picture,
-    load_readers,
-    pose_numbers,
-    save_readers,
-)
+from .readers import WEIGHTS_NAME, ActionReader, Readers, load_readers, save_readers
 
 FIRST_IDENTITY = 500_000
 """The readers' own people: no other part trains on them."""
@@ -142,15 +135,6 @@ def identity_loss(embeddings: Tensor) -> Tensor:
     cosines = embeddings @ embeddings.T
     cosines = cosines - MARGIN * F.one_hot(other, count) - 1e4 * torch.eye(count)
     return F.cross_entropy(SCALE * cosines, other)
-
-
-def picture_loss(read: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
-    """Sum over all that is read."""
-    loss = 6 * F.smooth_l1_loss(read["shares"].float(), labels["shares"], beta=0.2)
-    loss = loss + 0.5 * F.smooth_l1_loss(read["pose"].float(), labels["pose"], beta=0.5)
-    for name in ("background", *CHOICES):
-        loss = loss + 0.3 * F.cross_entropy(read[name].float(), labels[name])
-    return loss
 
 
 def _disturb(pixels: Tensor, seed: int) -> Tensor:

@@ -18,17 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..parts.picture_labels import split_reading
 from ..parts.resumable import write_beside
 from ..parts.vae import to_signal
 from ..world.clip import FRAME_PX, NUM_FRAMES
-from ..world.identity import CHOICES, SHARES, Identity
-from ..world.scene import ACTIONS, BACKGROUNDS, Pose, Scene
+from ..world.identity import CHOICES, SHARES
+from ..world.labels import LABEL_SIZES, POSE_NAMES
+from ..world.scene import ACTIONS
 
 EMBEDDING_DIM = 128
-POSE_NAMES = ("yaw", "pitch", "roll", "scale", "smile", "mouth_open")
-POSE_SPREADS = (0.3, 0.2, 0.07, 0.035, 0.4, 0.3)
-"""About one standard deviation of each number of a pose over all frames."""
-POSE_MIDDLES = (0.0, 0.0, 0.0, 0.32, 0.2, 0.25)
 WEIGHTS_NAME = "readers.safetensors"
 _WIDTHS = (24, 64, 96, 128)
 _READ_BATCH = 256
@@ -63,16 +61,13 @@ class PictureReader(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sizes = {"shares": len(SHARES), "pose": len(POSE_NAMES), "background": len(BACKGROUNDS)}
-        self.sizes |= {name: len(table) for name, table in CHOICES.items()}
         self.trunk = _trunk(EMBEDDING_DIM)
         self.norm = nn.BatchNorm1d(EMBEDDING_DIM)
-        self.head = nn.Linear(EMBEDDING_DIM, sum(self.sizes.values()))
+        self.head = nn.Linear(EMBEDDING_DIM, sum(LABEL_SIZES.values()))
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """[N, 3, 64, 64], -1 to 1 -> logits of each choice and the background; shares; the pose in spreads."""
-        out = self.head(F.relu(self.norm(self.trunk(pixels))))
-        return dict(zip(self.sizes, out.split(list(self.sizes.values()), 1), strict=True))
+        return split_reading(self.head(F.relu(self.norm(self.trunk(pixels)))))
 
 
 class ActionReader(nn.Module):
@@ -175,19 +170,6 @@ def load_readers(path: Path) -> Readers:
     counters = {name: value for name, value in readers.state_dict().items() if name not in state}
     readers.load_state_dict(state | counters)
     return readers.eval().requires_grad_(False)
-
-
-def pose_numbers(pose: Pose) -> np.ndarray:
-    """A pose as the readers name it, [6] in spreads."""
-    values = [getattr(pose, name) for name in POSE_NAMES]
-    return ((np.array(values) - POSE_MIDDLES) / POSE_SPREADS).astype(np.float32)
-
-
-def label_picture(identity: Identity, scene: Scene, pose: Pose) -> dict[str, np.ndarray]:
-    """What is to be read in a picture, shaped as one row of `PictureReader`'s output, choices as positions."""
-    labels = {name: np.int64(getattr(identity, name)) for name in CHOICES}
-    labels |= {"background": np.int64(scene.background), "pose": pose_numbers(pose)}
-    return labels | {"shares": np.array([getattr(identity, name) for name in SHARES], np.float32)}
 
 
 def _to_signal(pictures: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""A small Wan T2V, trained by flow matching on the encoded data of the adapters.
+"""A small Wan T2V, trained by flow matching on drawings of its own.
 
 The network is diffusers' `WanTransformer3DModel` by its parts, over whole batches of one shape: all but a few
 of a prompt's 512 tokens are zeros, so their key is computed once and weighed by their number, which gives
@@ -11,31 +11,30 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lynx_core.models.packed_inputs import TEXT_LENGTH
 
 from ..world.seeds import make_generator
+from .base_data import EncodedSet
 from .muon import Muon, split_weights
 from .resumable import my_rank, num_ranks, run_steps, set_cosine_rate, take_step, write_beside
 
 DIM, HEAD_DIM, NUM_BLOCKS, FFN_DIM, TEXT_DIM = 256, 128, 5, 512, 4096
-STEPS = 10000
+STEPS = 6000
 MUON_RATE, ADAM_RATE = 0.02, 2e-3
 MEAN_DECAY = 0.998
 DROP_TEXT = 0.1
 SHIFT = 3.0
 """Of the timesteps in training and in sampling, s t / (1 + (s - 1) t)."""
-TURNS = ("clips", "clips", "images", "clips", "crops", "clips", "images", "clips")
+TURNS = ("clips", "images", "clips", "images", "crops", "clips", "images", "clips")
 BATCH_SIZES = {"clips": 40, "images": 96, "crops": 8}
 _RENAMES = {
     "condition_embedder.time_embedder.linear_1": "time_embedding.0",
@@ -54,22 +53,6 @@ _RENAMES = {
     "norm2": "norm3",
     "proj_out": "head.head",
 }
-
-
-@dataclass(frozen=True)
-class EncodedSet:
-    """Latents in model space with the number of their caption, by sort of target."""
-
-    latents: dict[str, Tensor]
-    """clips [N, 16, 3, 8, 8], images [N, 16, 1, 8, 8], crops [N, 16, 1, 32, 32], float16."""
-    captions: dict[str, Tensor]
-    """Rows of `texts`, [N]."""
-    texts: Tensor
-    """[captions, longest + 1, 4096] float16; row 0 is the empty prompt."""
-    lengths: Tensor
-    """Tokens of each text."""
-    embeddings: Tensor
-    """Of the photos, [N, 512]."""
 
 
 def build_base() -> Any:
@@ -240,67 +223,3 @@ def rename_weight(name: str) -> str:
     for theirs, wan in _RENAMES.items():
         name = name.replace(theirs, wan)
     return name
-
-
-def save_encoded_set(data: EncodedSet, path: Path) -> None:
-    """Keep it as one file."""
-    tensors = {f"latents.{sort}": value for sort, value in data.latents.items()}
-    tensors |= {f"captions.{sort}": value for sort, value in data.captions.items()}
-    write_beside(
-        path,
-        lambda beside: save_file(
-            tensors | {"texts": data.texts, "lengths": data.lengths, "embeddings": data.embeddings}, beside
-        ),
-    )
-
-
-def load_encoded_set(path: Path) -> EncodedSet:
-    """Open what `save_encoded_set` wrote."""
-    tensors = load_file(path)
-
-    def pick(start: str) -> dict[str, Tensor]:
-        return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-
-    return EncodedSet(
-        pick("latents."), pick("captions."), tensors["texts"], tensors["lengths"], tensors["embeddings"]
-    )
-
-
-def encode_rows(source: Any, nulls: Any) -> EncodedSet:
-    """Take the latents and captions of a training set out of the trainer's cache.
-
-    Args:
-        source: a `SampleSource` whose cache `comfy-lynx prepare` has filled.
-        nulls: of the same.
-    """
-    latents: dict[str, list[Tensor]] = {"clips": [], "images": [], "crops": []}
-    captions: dict[str, list[int]] = {"clips": [], "images": [], "crops": []}
-    numbers = {"": 0, "reference": 1}
-    texts, embeddings = [nulls.empty_text, nulls.reference_text], []
-    for sample in _load_all(source):
-        embeddings.append(sample.embedding)
-        if sample.caption not in numbers:
-            numbers[sample.caption] = len(texts)
-            texts.append(sample.text)
-        sort = "clips" if sample.latents.shape[1] > 1 else "images"
-        for name, value, number in (
-            (sort, sample.latents, numbers[sample.caption]),
-            ("crops", sample.reference_latents, 1),
-        ):
-            latents[name].append(value.half())
-            captions[name].append(number)
-    lengths = torch.tensor([len(text) for text in texts])
-    room = int(lengths.max()) + 1
-    padded = torch.stack([F.pad(text, (0, 0, 0, room - len(text))) for text in texts]).half()
-    return EncodedSet(
-        {name: torch.stack(values) for name, values in latents.items()},
-        {name: torch.tensor(values) for name, values in captions.items()},
-        padded,
-        lengths,
-        torch.stack(embeddings),
-    )
-
-
-def _load_all(source: Any) -> Iterator[Any]:
-    for index in range(len(source)):
-        yield source.load(index)

@@ -2,7 +2,7 @@
 
 The network is diffusers' `AutoencoderKLWan`; the file carries the names that ComfyUI reads. Its causal
 convolutions see a single frame through their last tap only, so pictures train on plain 2-D convolutions,
-and a short second stage on clips teaches the taps of time.
+and a short second stage on clips teaches the taps of time. The third is in noisy_latents.py.
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ from ..world.crop import draw_crops
 from ..world.draws import draw_training_shot
 from ..world.seeds import make_generator
 from .muon import Muon, split_weights
+from .noisy_latents import build_latent_reader, measure_noisy_loss
 from .resumable import my_rank, num_ranks, run_steps, set_cosine_rate, take_step, write_beside
 
 BASE_DIM, LATENT_CHANNELS = 16, 16
 IMAGE_STEPS, IMAGE_BATCH = 4200, 16
 CLIP_STEPS, CLIP_BATCH = 300, 2
+NOISY_STEPS = 3000
 MUON_RATE, ADAM_RATE = 0.02, 1e-3
 KL_WEIGHT = 1e-4
+STAGES = {"pictures": (1.0, IMAGE_STEPS), "clips": (0.5, CLIP_STEPS), "noisy": (0.5, NOISY_STEPS)}
+"""Share of the learning rates, and steps."""
 _RENAMES = (
     (r"^quant_conv\.", "conv1."),
     (r"^post_quant_conv\.", "conv2."),
@@ -70,23 +74,38 @@ def build_vae() -> Any:
 
 
 def train_vae(folder: Path, stop_at: float | None = None) -> bool:
-    """Train on pictures, then on clips; whether all is done."""
-    vae = build_vae()
+    """Train on pictures, then on clips, then on both with noise in the latents; whether all is done."""
+    vae, reader = build_vae(), build_latent_reader(LATENT_CHANNELS)
     run_single_frames_in_2d(vae)
     matrices, rest = split_weights(vae)
+    rest += list(reader.parameters())
     muon, adam = Muon(matrices, MUON_RATE), torch.optim.Adam(rest, lr=ADAM_RATE, betas=(0.9, 0.95))
 
     def step(number: int) -> float:
-        is_clip = number >= IMAGE_STEPS
-        place, length = (number - IMAGE_STEPS, CLIP_STEPS) if is_clip else (number, IMAGE_STEPS)
-        set_cosine_rate(muon, place, length, MUON_RATE * (0.5 if is_clip else 1))
-        set_cosine_rate(adam, place, length, ADAM_RATE * (0.5 if is_clip else 1))
-        pixels = (draw_clip_batch if is_clip else draw_image_batch)(number)
-        loss = _reconstruction_loss(vae, pixels, number * num_ranks() + my_rank())
-        return take_step(loss, vae.parameters(), muon, adam, max_norm=1.0)
+        stage, place = find_stage(number)
+        share, length = STAGES[stage]
+        set_cosine_rate(muon, place, length, share * MUON_RATE)
+        set_cosine_rate(adam, place, length, share * ADAM_RATE)
+        if stage == "noisy":
+            loss = measure_noisy_loss(vae, reader, place)
+        else:
+            pixels = (draw_clip_batch if stage == "clips" else draw_image_batch)(number)
+            loss = _reconstruction_loss(vae, pixels, number * num_ranks() + my_rank())
+        weights = [*vae.parameters(), *(reader.parameters() if stage == "noisy" else ())]
+        return take_step(loss, weights, muon, adam, max_norm=1.0)
 
-    parts = {"vae": vae, "muon": muon, "adam": adam}
-    return run_steps(folder / "vae.pt", parts, IMAGE_STEPS + CLIP_STEPS, step, stop_at=stop_at)
+    parts = {"vae": vae, "reader": reader, "muon": muon, "adam": adam}
+    total = sum(length for _, length in STAGES.values())
+    return run_steps(folder / "vae.pt", parts, total, step, stop_at=stop_at)
+
+
+def find_stage(number: int) -> tuple[str, int]:
+    """The stage of a step, and its place there."""
+    for name, (_, length) in STAGES.items():
+        if number < length:
+            return name, number
+        number -= length
+    raise ValueError(f"step {number} is beyond the last stage")
 
 
 def draw_image_batch(step: int) -> Tensor:

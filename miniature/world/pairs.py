@@ -95,7 +95,7 @@ def draw_pair(
         target = draw_shot(identity, int(rng.integers(2**31)), held_out_captions=held_out_captions)
         if target.scene.background != elsewhere.scene.background:
             break
-    told = _find_told_frame(target.action)
+    told = find_told_frame(target.action)
     own_frame = int(rng.integers(NUM_FRAMES)) if is_video else told
     own = edit_photo(stand_still(target, own_frame), sort, int(rng.integers(2**31)))
     is_elsewhere = sort == "multi-scene"
@@ -128,6 +128,6 @@ def edit_photo(photo: Shot, sort: str, seed: int) -> Shot:
     return photo
 
 
-def _find_told_frame(action: int) -> int:
+def find_told_frame(action: int) -> int:
     """The frame that shows an action best: a nod is lowest halfway, all others end where they lead."""
     return NUM_FRAMES // 2 if ACTIONS[action] == "nod" else NUM_FRAMES - 1

@@ -11,6 +11,8 @@ from .seeds import make_generator
 BACKGROUNDS = ("beach", "forest", "desert", "city", "room", "snow", "meadow", "stage")
 ACTIONS = ("turn left", "turn right", "nod", "smile", "lean in", "stay still")
 LIGHTS = ("plain", "warm", "cold")
+NUM_ARRANGEMENTS = 4
+"""Of each background: where its trees, windows or flowers are."""
 CLOTHES_COLOURS: tuple[Colour, ...] = (
     (200, 60, 60),
     (60, 110, 180),
@@ -61,7 +63,7 @@ def draw_scene(seed: int) -> Scene:
     rng = make_generator("scene", seed)
     return Scene(
         background=int(rng.integers(len(BACKGROUNDS))),
-        background_seed=int(rng.integers(2**31)),
+        background_seed=int(rng.integers(NUM_ARRANGEMENTS)),
         light=int(rng.integers(len(LIGHTS))),
         light_side=float(rng.uniform(-1, 1)),
         clothes_colour=int(rng.integers(len(CLOTHES_COLOURS))),
@@ -72,12 +74,12 @@ def draw_pose(seed: int) -> Pose:
     """Draw how the head is held when an action begins, and with which expression."""
     rng = make_generator("pose", seed)
     return Pose(
-        yaw=float(rng.uniform(-0.35, 0.35)),
-        pitch=float(rng.uniform(-0.18, 0.18)),
-        roll=float(rng.uniform(-0.12, 0.12)),
-        x=float(rng.uniform(0.46, 0.54)),
-        y=float(rng.uniform(0.45, 0.5)),
-        scale=float(rng.uniform(0.29, 0.33)),
+        yaw=float(rng.uniform(-0.25, 0.25)),
+        pitch=float(rng.uniform(-0.1, 0.1)),
+        roll=float(rng.uniform(-0.06, 0.06)),
+        x=float(rng.uniform(0.48, 0.52)),
+        y=float(rng.uniform(0.47, 0.5)),
+        scale=float(rng.uniform(0.31, 0.34)),
         smile=float(rng.uniform(-0.2, 0.4)),
         mouth_open=float(rng.choice((0.0, 0.0, 0.5))),
     )
@@ -133,5 +135,5 @@ def replace_background(scene: Scene, seed: int) -> Scene:
     return replace(
         scene,
         background=(scene.background + other) % len(BACKGROUNDS),
-        background_seed=int(rng.integers(2**31)),
+        background_seed=int(rng.integers(NUM_ARRANGEMENTS)),
     )

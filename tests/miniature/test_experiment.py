@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lynx_core.models.adapter_modules import AdapterModules, configure_variant
 from lynx_core.models.packed_wan import PackedInputs, PackedWan
-from miniature.experiment.readers import Readers, load_readers, pose_numbers, save_readers
+from miniature.experiment.readers import Readers, load_readers, save_readers
 from miniature.experiment.report import fill_in, judge_targets, make_tables
 from miniature.experiment.sampling import (
     LATENT_SHAPE,
@@ -26,6 +26,7 @@ from miniature.experiment.statistics import estimate_correlation, estimate_mean,
 from miniature.world.clip import NUM_FRAMES
 from miniature.world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from miniature.world.identity import draw_identity
+from miniature.world.labels import pose_numbers
 
 REPO_DIR = Path(__file__).resolve().parents[2]
 READERS = REPO_DIR / "assets" / "mini" / "readers.safetensors"
