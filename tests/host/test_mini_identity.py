@@ -27,13 +27,13 @@ NUM_STORED = 2
 MAX_DRIFT = 0.03
 """Relative L2 distance from the stored latents; another CPU's rounding stays far below it."""
 
-MIN_LIKENESS = {"conditioning": 0.22, "reader": 0.48}
+MIN_LIKENESS = {"conditioning": 0.42, "reader": 0.7}
 """Mean cosine of a video with the person in it."""
-MIN_LEAD = {"conditioning": 0.2, "reader": 0.45}
+MIN_LEAD = {"conditioning": 0.4, "reader": 0.7}
 """By how much that is above the likeness to the others."""
-MIN_TOP1 = {"conditioning": 0.5, "reader": 0.625}
-"""Four and five of eight; one of eight is chance."""
-MAX_NULL_LEAD = 0.15
+MIN_TOP1 = {"conditioning": 0.875, "reader": 0.875}
+"""Seven of eight; one of eight is chance."""
+MAX_NULL_LEAD = 0.2
 """What a person leads by in a video of nobody."""
 
 OWN = list(range(NUM_PEOPLE))
