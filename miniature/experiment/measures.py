@@ -79,6 +79,16 @@ class Measured:
         true = self.truth.factor(name, self.count)
         return np.where(np.isnan(true), np.nan, self._stack(f"factor {name}") == true)
 
+    def lead(self, name: str) -> np.ndarray:
+        """How much more often a choice is read back than it is that of somebody else.
+
+        0 where nothing is known of the person, whichever choice the videos show most often.
+        """
+        true, read = self.truth.factor(name, self.count), self._stack(f"factor {name}")
+        among_all = (read[..., None] == true).sum(2)
+        own = read == true
+        return own - (among_all - own) / (self.count - 1)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The measures of `MEASURES` and some more."""
         people = range(self.count)
@@ -90,6 +100,7 @@ class Measured:
             "background": self._stack("background") == [shot.scene.background for shot in asked],
             "action": self._stack("action") == [shot.action for shot in asked],
             "motion": self.motion[0],
+            "mark_lead": self.lead("mark_colour"),
             "mark_place": self.hits("mark_place"),
             "mark_colour_and_place": self.hits("mark_colour") * self.hits("mark_place"),
             "top1_of_8": self.named_of_few(people),
@@ -231,6 +242,7 @@ def chances(base: Measured | None) -> dict[str, float]:
         "top1": 1 / 128,
         "top1_of_8": 1 / FEW,
         "mark": 1 / len(MARK_COLOURS),
+        "mark_lead": 0.0,
         "mark_place": 1 / len(MARK_PLACES),
         "mark_colour_and_place": 1 / len(MARK_COLOURS) / len(MARK_PLACES),
         "background": 1 / len(BACKGROUNDS),

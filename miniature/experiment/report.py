@@ -27,6 +27,7 @@ MEASURE_NAMES = {
     "top1_of_8": "top-1 of 8",
     "cosine": "cosine",
     "mark": "mark's colour",
+    "mark_lead": "mark's colour, lead",
     "mark_place": "mark's place",
     "mark_colour_and_place": "mark, both",
     "background": "background",
@@ -129,8 +130,8 @@ def judge_targets(results: Results) -> list[tuple[str, str, bool | None]]:
             )
         )
     if id_only:
-        goal = f"ID only: mark's colour at chance ({chance['mark']:.3f})"
-        judged.append((goal, _show(id_only["mark"]), _is_at(id_only["mark"], chance["mark"])))
+        goal = "ID only: mark's colour at chance (lead of 0)"
+        judged.append((goal, _show(id_only["mark_lead"]), _is_at(id_only["mark_lead"], chance["mark_lead"])))
     for name in ("background", "action") if difference else ():
         goal = f"full: {name} within {100 * PROMPT_TARGET:.0f} points of the base"
         judged.append(

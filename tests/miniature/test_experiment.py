@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from lynx_core.models.adapter_modules import AdapterModules, configure_variant
 from lynx_core.models.packed_wan import PackedInputs, PackedWan
+from miniature.experiment.cases import draw_cases
+from miniature.experiment.measures import Measured, Truth
 from miniature.experiment.readers import Readers, load_readers, save_readers
 from miniature.experiment.report import fill_in, judge_targets, make_tables
 from miniature.experiment.sampling import (
@@ -49,6 +51,20 @@ def test_interval_is_wider_where_seeds_disagree() -> None:
     assert estimate_mean(apart).hi - estimate_mean(apart).lo > 3 * (
         estimate_mean(alike).hi - estimate_mean(alike).lo
     )
+
+
+def test_a_lead_is_nothing_for_a_guess_and_much_for_knowledge() -> None:
+    """One colour for everybody is right as often as that colour occurs, and yet knows nobody."""
+    truth = Truth(draw_cases()[:64], np.zeros((64, 2)))
+    colours = truth.factor("mark_colour", 64)
+    often = np.bincount(colours.astype(int)).argmax()
+    guessed, known = (
+        Measured(truth, [{"background": np.zeros(64), "factor mark_colour": read}])
+        for read in (np.full(64, often), colours)
+    )
+    assert guessed.hits("mark_colour").mean() > 1 / 6
+    assert guessed.lead("mark_colour").mean() == pytest.approx(0)
+    assert 0.7 < known.lead("mark_colour").mean() < 1
 
 
 def test_cases_that_are_not_known_do_not_count() -> None:
