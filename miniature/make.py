@@ -115,12 +115,12 @@ def start_resampler(stop_at: float | None) -> bool:
     from lynx_core.training.configuration_file import read_configuration
 
     from .parts.base import DIM, NUM_BLOCKS
-    from .parts.base_data import load_drawings
+    from .parts.base_data import load_face_embeddings
     from .parts.resampler import train_resampler
 
     configs = configure_new_adapter(read_configuration(ADAPTER_CONFIG).adapter, DIM, NUM_BLOCKS)
     assert configs.resampler is not None
-    return train_resampler(WORK_DIR, configs.resampler, load_drawings(WORK_DIR).embeddings, stop_at)
+    return train_resampler(WORK_DIR, configs.resampler, load_face_embeddings(WORK_DIR), stop_at)
 
 
 def make(names: list[str], stop_at: float | None, num_processes: int) -> bool:

@@ -16,8 +16,8 @@ from lynx_core.data.sample import REFERENCE_PROMPT, REFERENCE_PX
 from lynx_core.faces.crops import crop_aligned
 from lynx_core.faces.embedding import ArcFaceEmbedder, load_arcface
 
+from ..parts.pixel_signal import to_signal
 from ..parts.resumable import write_beside
-from ..parts.vae import to_signal
 from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from ..world.identity import draw_identity
 from ..world.pairs import Pair, draw_pair

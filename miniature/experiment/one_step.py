@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lynx_core.data.encoders import WanVideoEncoder
 
-from ..parts.vae import to_signal
+from ..parts.pixel_signal import to_signal
 from .measures import Measured, Truth
 from .runs import Bench, Run, open_parts
 from .sampling import BatchSampler, decode_latents, draw_noise

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from lynx_core.data.single_frames import run_single_frames_in_2d
 
 from ..parts.picture_labels import picture_loss
+from ..parts.pixel_signal import to_signal
 from ..parts.resumable import run_steps, set_cosine_rate, take_step, write_beside
-from ..parts.vae import to_signal
 from ..world.clip import NUM_FRAMES, Shot
 from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from ..world.identity import CHOICES, SHARES, Identity, draw_identity

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..parts.picture_labels import split_reading
+from ..parts.pixel_signal import to_signal
 from ..parts.resumable import write_beside
-from ..parts.vae import to_signal
 from ..world.clip import FRAME_PX, NUM_FRAMES
 from ..world.identity import CHOICES, SHARES
 from ..world.labels import LABEL_SIZES, POSE_NAMES

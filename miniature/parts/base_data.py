@@ -31,6 +31,7 @@ from ..world.crop import draw_crops
 from ..world.draws import caption_of, draw_training_shot
 from ..world.pairs import LANDMARK_ERROR, find_told_frame
 from ..world.seeds import make_generator
+from .pixel_signal import to_signal
 from .resumable import my_rank, num_ranks, write_beside
 
 SIZES = {"images": 24_000, "clips": 9_000, "crops": 1_200}
@@ -54,8 +55,6 @@ class EncodedSet:
     """[captions, longest + 1, 4096] float16; row 0 is the empty prompt."""
     lengths: Tensor
     """Tokens of each text."""
-    embeddings: Tensor
-    """Of the crops, [N, 512]."""
 
 
 def encode_drawings(folder: Path, assets: Path, stop_at: float | None = None) -> bool:
@@ -87,22 +86,22 @@ def encode_drawings(folder: Path, assets: Path, stop_at: float | None = None) ->
 
 def load_drawings(folder: Path) -> EncodedSet:
     """Open what `encode_drawings` wrote."""
-    shards = {
-        sort: [load_file(_shard_path(folder, sort, place)) for place in range(size // SHARD_SIZES[sort])]
-        for sort, size in SIZES.items()
-    }
+    shards = {sort: _load_shards(folder, sort) for sort in SIZES}
     texts = load_file(folder / "drawings" / "texts.safetensors")
 
-    def join(sort: str, name: str) -> Tensor:
-        return torch.cat([shard[name] for shard in shards[sort]])
+    def join(name: str) -> dict[str, Tensor]:
+        return {sort: torch.cat([shard[name] for shard in found]) for sort, found in shards.items()}
 
-    return EncodedSet(
-        latents={sort: join(sort, "latents") for sort in SIZES},
-        captions={sort: join(sort, "captions") for sort in SIZES},
-        texts=texts["texts"],
-        lengths=texts["lengths"],
-        embeddings=join("crops", "embeddings"),
-    )
+    return EncodedSet(join("latents"), join("captions"), texts["texts"], texts["lengths"])
+
+
+def load_face_embeddings(folder: Path) -> Tensor:
+    """The conditioning embedder's embeddings of the crops, [N, 512]."""
+    return torch.cat([shard["embeddings"] for shard in _load_shards(folder, "crops")])
+
+
+def _load_shards(folder: Path, sort: str) -> list[dict[str, Tensor]]:
+    return [load_file(_shard_path(folder, sort, place)) for place in range(SIZES[sort] // SHARD_SIZES[sort])]
 
 
 def _shard_path(folder: Path, sort: str, place: int) -> Path:
@@ -168,7 +167,7 @@ class _Encoder:
         """[N, T, H, W, 3] uint8 -> [N, 16, t, h, w] float16 in model space."""
         config = self._vae.config
         mean, std = (torch.tensor(v).view(-1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))
-        signal = torch.from_numpy(pixels).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        signal = to_signal(pixels).transpose(1, 2)
         found = self._vae.encode(signal.bfloat16()).latent_dist.mode().float()
         return ((found - mean) / std).half().contiguous()
 

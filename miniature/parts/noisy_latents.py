@@ -24,6 +24,7 @@ from ..world.draws import draw_training_shot
 from ..world.labels import LABEL_SIZES, label_picture
 from ..world.seeds import make_generator
 from .picture_labels import picture_loss, split_reading
+from .pixel_signal import to_signal
 from .resumable import my_rank, num_ranks
 
 TURNS = ("pictures", "clips", "pictures", "crops", "pictures", "clips", "pictures", "pictures")
@@ -53,12 +54,12 @@ def measure_noisy_loss(vae: Any, reader: nn.Linear, number: int) -> Tensor:
     pixels = _draw(shots, frames, sort)
     with torch.autocast("cpu", torch.bfloat16):
         mean = vae.encode(pixels).latent_dist.mean.float()
-        noisy = _add_noise(mean, number)
+        spread = mean.detach().std((0, 2, 3, 4), keepdim=True)
+        noisy = _add_noise(mean, spread, number)
         decoded = vae.decode(noisy).sample.float()
         loss = _picture_distance(decoded, pixels, _weigh_faces(shots, frames, sort))
         loss = loss + SIZE_WEIGHT * mean.square().mean()
         if sort != "crops":
-            spread = mean.detach().std((0, 2, 3, 4), keepdim=True)
             numbers = reader(rearrange(noisy / spread, "n c f h w -> (n f) (c h w)"))
             loss = loss + READING_WEIGHT * picture_loss(split_reading(numbers), _label(shots, frames))
     return loss
@@ -79,14 +80,13 @@ def _draw(shots: list[Shot], frames: list[list[int]], sort: str) -> Tensor:
         clips = [
             np.stack([shot.draw_frame(f) for f in each]) for shot, each in zip(shots, frames, strict=True)
         ]
-    return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    return to_signal(np.stack(clips)).transpose(1, 2)
 
 
-def _add_noise(mean: Tensor, number: int) -> Tensor:
+def _add_noise(mean: Tensor, spread: Tensor, number: int) -> Tensor:
     """Noise of a size of its own for each sample, in shares of each channel's spread."""
     generator = torch.Generator().manual_seed(number * num_ranks() + my_rank())
     sizes = MAX_NOISE * torch.rand(len(mean), 1, 1, 1, 1, generator=generator)
-    spread = mean.detach().std((0, 2, 3, 4), keepdim=True)
     return mean + sizes * spread * torch.randn(mean.shape, generator=generator)
 
 

@@ -25,6 +25,7 @@ from ..world.draws import draw_training_shot
 from ..world.seeds import make_generator
 from .muon import Muon, split_weights
 from .noisy_latents import build_latent_reader, measure_noisy_loss
+from .pixel_signal import to_signal
 from .resumable import my_rank, num_ranks, run_steps, set_cosine_rate, take_step, write_beside
 
 BASE_DIM, LATENT_CHANNELS = 16, 16
@@ -91,8 +92,7 @@ def train_vae(folder: Path, stop_at: float | None = None) -> bool:
         else:
             pixels = (draw_clip_batch if stage == "clips" else draw_image_batch)(number)
             loss = _reconstruction_loss(vae, pixels, number * num_ranks() + my_rank())
-        weights = [*vae.parameters(), *(reader.parameters() if stage == "noisy" else ())]
-        return take_step(loss, weights, muon, adam, max_norm=1.0)
+        return take_step(loss, [*vae.parameters(), *reader.parameters()], muon, adam, max_norm=1.0)
 
     parts = {"vae": vae, "reader": reader, "muon": muon, "adam": adam}
     total = sum(length for _, length in STAGES.values())
@@ -129,11 +129,6 @@ def draw_clip_batch(step: int) -> Tensor:
     numbers = range(step * CLIP_BATCH + my_rank(), (step + 1) * CLIP_BATCH, num_ranks())
     clips = np.stack([draw_training_shot(number).draw_clip() for number in numbers])
     return to_signal(clips).transpose(1, 2)
-
-
-def to_signal(pictures: np.ndarray) -> Tensor:
-    """[..., H, W, 3] uint8 -> [..., 3, H, W] float32, -1 to 1."""
-    return torch.from_numpy(pictures).movedim(-1, -3).float() / 127.5 - 1
 
 
 def _reconstruction_loss(vae: Any, pixels: Tensor, step: int) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 
 from miniature.experiment.readers import load_readers
 from miniature.parts.noisy_latents import TURNS, build_latent_reader, measure_noisy_loss
-from miniature.parts.vae import LATENT_CHANNELS, STAGES, build_vae, find_stage, to_signal, unpack_vae
+from miniature.parts.pixel_signal import to_signal
+from miniature.parts.vae import LATENT_CHANNELS, STAGES, build_vae, find_stage, unpack_vae
 from miniature.world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from miniature.world.identity import draw_identity
 
