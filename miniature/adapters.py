@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from .making import REPO_DIR, Making
 from .parts.resumable import write_beside
 
-REPO_DIR = Path(__file__).resolve().parents[1]
-WORK_DIR, ASSETS_DIR = REPO_DIR / ".miniature", REPO_DIR / "assets" / "mini"
+if TYPE_CHECKING:
+    from lynx_core.training.configuration import TrainingConfig
+
 ADAPTER_CONFIG = REPO_DIR / "configs" / "mini_lynx.toml"
 SEEDS = (0, 1, 2)
 SHIPPED_SEED = 0
@@ -26,16 +29,26 @@ GROWTH = "full_step"
 """Begins the names of the shipped adapter after fewer steps."""
 
 
-def run_lynx(verb: str, stop_at: float | None, *changes: str) -> bool:
+def read_adapter_config(making: Making, *changes: str) -> TrainingConfig:
+    """What an adapter of this making is trained by."""
+    from lynx_core.training.configuration_file import read_configuration
+
+    return read_configuration(ADAPTER_CONFIG, [*_fit_config(making), *changes])
+
+
+def run_lynx(verb: str, making: Making, *changes: str) -> bool:
     """Run `comfy-lynx` on the adapter's configuration; whether it came to its end.
 
     Raises:
         SystemExit: when it fails; it has said why.
     """
-    command = [sys.executable, "-m", "lynx_core.cli.main", verb, str(ADAPTER_CONFIG), *changes]
-    process = subprocess.Popen(command, cwd=REPO_DIR, env=os.environ | KEEP_FREED_MEMORY)
+    command = [sys.executable, "-m", "lynx_core.cli.main", verb, str(ADAPTER_CONFIG)]
+    command += [*_fit_config(making), *changes]
+    # The configuration's paths are relative to the folder that it is run in.
+    environment = os.environ | KEEP_FREED_MEMORY | {"PYTHONPATH": str(REPO_DIR)}
+    process = subprocess.Popen(command, cwd=making.root, env=environment)
     try:
-        code = process.wait(None if stop_at is None else max(stop_at - time.monotonic(), 1))
+        code = process.wait(None if making.stop_at is None else max(making.stop_at - time.monotonic(), 1))
     except subprocess.TimeoutExpired:
         process.terminate()
         process.wait()
@@ -45,42 +58,54 @@ def run_lynx(verb: str, stop_at: float | None, *changes: str) -> bool:
     return True
 
 
-def find_adapter(name: str) -> Path:
-    """Where the finished adapter of a run is."""
-    return WORK_DIR / "adapters" / name / "adapter.safetensors"
-
-
-def train_full(seed: int, stop_at: float | None = None) -> bool:
-    """Train in two stages, as the configuration says; whether it is done."""
-    return _train(f"full_seed{seed}", seed, stop_at)
-
-
-def train_controls(stop_at: float | None = None) -> bool:
-    """The shipped seed after fewer steps, and its first stage from random weights."""
+def _fit_config(making: Making) -> list[str]:
+    """What this making changes of the configuration: the device, and in a rehearsal the steps."""
+    changes = ["run.device=auto"] if making.device.type == "cuda" else []
+    if making.share == 1:
+        return changes
     from lynx_core.training.configuration_file import read_configuration
 
-    config = read_configuration(ADAPTER_CONFIG)
+    whole = read_configuration(ADAPTER_CONFIG)
+    steps = {f"stages.{i}.steps": stage.steps for i, stage in enumerate(whole.stages)}
+    steps["optimizer.decay_steps"] = whole.optimizer.decay_steps
+    steps |= {f"run.{name}": getattr(whole.run, name) for name in ("checkpoint_every", "keep_every")}
+    return changes + [f"{key}={making.count(number)}" for key, number in steps.items()]
+
+
+def find_adapter(making: Making, name: str) -> Path:
+    """Where the finished adapter of a run is."""
+    return making.folder / "adapters" / name / "adapter.safetensors"
+
+
+def train_full(making: Making, seed: int) -> bool:
+    """Train in two stages, as the configuration says; whether it is done."""
+    return _train(making, f"full_seed{seed}", seed)
+
+
+def train_controls(making: Making) -> bool:
+    """The shipped seed after fewer steps, and its first stage from random weights."""
+    config = read_adapter_config(making)
     shipped = f"full_seed{SHIPPED_SEED}"
     first = config.stages[0]
-    export_checkpoint(shipped, first.steps, find_adapter(STAGE_ONE))
+    export_checkpoint(making, shipped, first.steps, STAGE_ONE)
     step = config.run.keep_every
     while step <= config.total_steps:
-        export_checkpoint(shipped, step, find_adapter(f"{GROWTH}{step}"))
+        export_checkpoint(making, shipped, step, f"{GROWTH}{step}")
         step *= 2
     random_weights = ("adapter.resampler_init=", "adapter.ref_keys_init=random")
     first_alone = f'stages=[{{ name = "{first.name}", kind = "{first.kind}", steps = {first.steps} }}]'
-    return _train(SCRATCH, SHIPPED_SEED, stop_at, *random_weights, first_alone, "optimizer.decay_steps=0")
+    return _train(making, SCRATCH, SHIPPED_SEED, *random_weights, first_alone, "optimizer.decay_steps=0")
 
 
-def _train(name: str, seed: int, stop_at: float | None, *changes: str) -> bool:
-    path = find_adapter(name)
+def _train(making: Making, name: str, seed: int, *changes: str) -> bool:
+    path = find_adapter(making, name)
     if path.is_file():
         return True
-    return run_lynx("train", stop_at, f"run.output={path.parent}", f"run.seed={seed}", *changes)
+    return run_lynx("train", making, f"run.output={path.parent}", f"run.seed={seed}", *changes)
 
 
-def export_checkpoint(name: str, step: int, target: Path) -> None:
-    """Write the adapter that a finished run had after some step.
+def export_checkpoint(making: Making, name: str, step: int, target: str) -> None:
+    """Write the adapter that a finished run had after some step, under another name.
 
     Raises:
         FileNotFoundError: when the run is not finished, or did not keep that checkpoint.
@@ -89,18 +114,18 @@ def export_checkpoint(name: str, step: int, target: Path) -> None:
     from lynx_core.models.adapter_modules import AdapterModules
     from lynx_core.training.checkpoint import CheckpointFolder, read_checkpoint
 
-    finished = find_adapter(name)
+    finished, exported = find_adapter(making, name), find_adapter(making, target)
     adapter = AdapterModules.from_adapter(open_adapter(finished))
     contents = read_checkpoint(CheckpointFolder(finished.parent, keep_last=1, keep_every=0).path_of(step))
     parameters = dict(adapter.named_parameters())
     for parameter_name, value in (contents.mean or contents.weights).items():
         parameters[parameter_name].data.copy_(value)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    adapter.save(target, overwrite=True)
+    exported.parent.mkdir(parents=True, exist_ok=True)
+    adapter.save(exported, overwrite=True)
 
 
-def ship_adapter() -> None:
+def ship_adapter(making: Making) -> None:
     """Copy the adapter of one seed to the files that ship."""
-    source = find_adapter(f"full_seed{SHIPPED_SEED}")
-    target = ASSETS_DIR / "lynx" / "lynx_mini.safetensors"
+    source = find_adapter(making, f"full_seed{SHIPPED_SEED}")
+    target = making.assets / "lynx" / "lynx_mini.safetensors"
     write_beside(target, lambda beside: beside.write_bytes(source.read_bytes()))

@@ -1,9 +1,11 @@
 """Make Mini Lynx: every part, the training data, and the adapters.
 
-python -m miniature.make [--minutes 60] [--only vae base] [--processes 2]
+python -m miniature.make [--device auto] [--minutes 60] [--only vae base] [--processes 2]
 python -m miniature.make --only unpack data cache resampler adapter0
+python -m miniature.make --rehearse FOLDER
 
-The second takes VAE and text encoder out of the shipped files and makes an adapter alone.
+The second takes VAE and text encoder out of the shipped files and makes an adapter alone. The third goes through
+everything in a few minutes, with few steps, in a folder of its own.
 
 Stop it at any moment with Ctrl-C, or give it minutes, and run it again: it goes on where it was. What is
 done stays in `.miniature/`; the finished files go to `assets/mini/`.
@@ -17,167 +19,193 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .adapters import (
-    ADAPTER_CONFIG,
-    ASSETS_DIR,
     KEEP_FREED_MEMORY,
-    REPO_DIR,
     SEEDS,
     SHIPPED_SEED,
-    WORK_DIR,
+    read_adapter_config,
     run_lynx,
     ship_adapter,
     train_controls,
     train_full,
 )
-from .parts.resumable import join_ranks
+from .making import CPU, REPO_DIR, Making, add_device, choose_device
+from .parts.resumable import joined_ranks
 
 UNPACK = "unpack"
 """The part that is made only when asked for: it stands in for training VAE and text encoder."""
 
-UNFINISHED = 3
-"""Exit code when time ran out first."""
-
-Train = Callable[[float | None], bool]
+UNFINISHED, INTERRUPTED = 3, 130
+"""Exit codes when time ran out first, and after Ctrl-C."""
+REHEARSAL_SHARE = 1 / 500
+MAX_TOGETHER = 2
+"""Processes that train one part on the CPU: the smallest batch has two pictures."""
 
 
 @dataclass(frozen=True)
 class Part:
     """One thing to make."""
 
-    train: Train
-    """Takes the time to stop at; gives whether all is done."""
-    export: Callable[[], None] = lambda: None
+    train: Callable[[Making], bool]
+    """Gives whether all is done."""
+    export: Callable[[Making], None] = lambda making: None
     is_shared: bool = False
-    """Whether several processes train it together."""
+    """Whether several processes of a CPU train it together."""
 
 
 def list_parts() -> dict[str, Part]:
     """All parts by name, each after those it needs."""
-    from .dataset import write_dataset
     from .experiment.reader_training import export_readers, train_readers
     from .parts import base, base_data, detector, embedder, landmarks, text_encoder, vae
 
-    def on(train: Callable[..., bool]) -> Train:
-        return lambda stop_at: train(WORK_DIR, stop_at)
-
     parts = {
-        "data": Part(lambda stop_at: write_dataset(WORK_DIR / "data", stop_at=stop_at)),
-        "vae": Part(on(vae.train_vae), lambda: vae.export_vae(WORK_DIR, ASSETS_DIR), is_shared=True),
-        "text": Part(
-            on(text_encoder.train_text_encoder),
-            lambda: text_encoder.export_text_encoder(WORK_DIR, ASSETS_DIR),
-        ),
-        "embedder": Part(on(embedder.train_embedder), lambda: embedder.export_embedder(WORK_DIR, ASSETS_DIR)),
-        "detector": Part(on(detector.train_detector), lambda: detector.export_detector(WORK_DIR, ASSETS_DIR)),
-        "landmarks": Part(
-            on(landmarks.train_landmarks), lambda: landmarks.export_landmarks(WORK_DIR, ASSETS_DIR)
-        ),
-        "drawings": Part(
-            lambda stop_at: base_data.encode_drawings(WORK_DIR, ASSETS_DIR, stop_at), is_shared=True
-        ),
+        "data": Part(write_data),
+        "vae": Part(vae.train_vae, vae.export_vae, is_shared=True),
+        "text": Part(text_encoder.train_text_encoder, text_encoder.export_text_encoder),
+        "embedder": Part(embedder.train_embedder, embedder.export_embedder),
+        "detector": Part(detector.train_detector, detector.export_detector),
+        "landmarks": Part(landmarks.train_landmarks, landmarks.export_landmarks),
+        "drawings": Part(base_data.encode_drawings, is_shared=True),
         "base": Part(
-            lambda stop_at: base.train_base(WORK_DIR, base_data.load_drawings(WORK_DIR), stop_at),
-            lambda: base.export_base(WORK_DIR, ASSETS_DIR),
+            lambda making: base.train_base(making, base_data.load_drawings(making)),
+            base.export_base,
             is_shared=True,
         ),
+        "cache": Part(lambda making: run_lynx("prepare", making)),
+        "resampler": Part(start_resampler),
     }
-    parts["cache"] = Part(lambda stop_at: run_lynx("prepare", stop_at))
-    parts["resampler"] = Part(start_resampler)
     for seed in SEEDS:
-        parts[f"adapter{seed}"] = Part(
-            lambda stop_at, seed=seed: train_full(seed, stop_at),
-            ship_adapter if seed == SHIPPED_SEED else lambda: None,
-        )
+        train = Part(lambda making, seed=seed: train_full(making, seed))
+        parts[f"adapter{seed}"] = replace(train, export=ship_adapter) if seed == SHIPPED_SEED else train
     return parts | {
         "controls": Part(train_controls),
-        "readers": Part(on(train_readers), lambda: export_readers(WORK_DIR, ASSETS_DIR)),
-        UNPACK: Part(lambda stop_at: unpack_encoders(WORK_DIR)),
+        "readers": Part(train_readers, export_readers),
+        UNPACK: Part(lambda making: unpack_encoders(making.assets, making.folder)),
     }
 
 
-def unpack_encoders(folder: Path) -> bool:
+def write_data(making: Making) -> bool:
+    """Write the adapters' training data."""
+    from .dataset import NUM_HELD_OUT, NUM_IDENTITIES, write_dataset
+
+    numbers = making.count(NUM_IDENTITIES), making.count(NUM_HELD_OUT)
+    return write_dataset(making.folder / "data", *numbers, stop_at=making.stop_at)
+
+
+def unpack_encoders(assets: Path, folder: Path) -> bool:
     """Write the trainer's folders of VAE, text encoder and tokenizer from the shipped files."""
     from .parts.text_encoder import unpack_text_encoder
     from .parts.vae import unpack_vae
 
-    unpack_vae(ASSETS_DIR, folder)
-    unpack_text_encoder(ASSETS_DIR, folder)
+    unpack_vae(assets, folder)
+    unpack_text_encoder(assets, folder)
     return True
 
 
-def start_resampler(stop_at: float | None) -> bool:
+def start_resampler(making: Making) -> bool:
     """Train what the adapters' resampler starts from, on the embeddings of the base's faces."""
     from lynx_core.training.assembly import configure_new_adapter
-    from lynx_core.training.configuration_file import read_configuration
 
     from .parts.base import DIM, NUM_BLOCKS
     from .parts.base_data import load_face_embeddings
     from .parts.resampler import train_resampler
 
-    configs = configure_new_adapter(read_configuration(ADAPTER_CONFIG).adapter, DIM, NUM_BLOCKS)
+    configs = configure_new_adapter(read_adapter_config(making).adapter, DIM, NUM_BLOCKS)
     assert configs.resampler is not None
-    return train_resampler(WORK_DIR, configs.resampler, load_face_embeddings(WORK_DIR), stop_at)
+    return train_resampler(making, configs.resampler, load_face_embeddings(making))
 
 
-def make(names: list[str], stop_at: float | None, num_processes: int) -> bool:
+def make(names: list[str], making: Making, num_together: int) -> bool:
     """Make the named parts in order; whether all are done."""
     parts = list_parts()
     for name in names:
         part = parts[name]
         begun = time.monotonic()
-        if part.is_shared and num_processes > 1:
-            done = run_together(name, stop_at, num_processes)
+        if part.is_shared and num_together > 1:
+            done = run_together(name, making, num_together)
         else:
-            done = part.train(stop_at)
+            done = part.train(making)
         if not done:
             print(f"{name}: not finished; the same command goes on", flush=True)
             return False
-        part.export()
+        part.export(making)
         print(f"{name}: done, {(time.monotonic() - begun) / 60:.1f} min this time", flush=True)
     return True
 
 
-def run_together(name: str, stop_at: float | None, num_processes: int) -> bool:
-    """Train a part in several processes; whether it is done."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={num_processes}"]
+def run_together(name: str, making: Making, num_together: int) -> bool:
+    """Train a part in several processes of the CPU; whether it is done."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={num_together}"]
     command += ["-m", "miniature.make", "--worker", name]
-    if stop_at is not None:
-        command += ["--minutes", str(max(stop_at - time.monotonic(), 1) / 60)]
+    if making.share < 1:
+        command += ["--rehearse", str(making.root)]
+    if making.stop_at is not None:
+        command += ["--minutes", str(max(making.stop_at - time.monotonic(), 1) / 60)]
     environment = os.environ | KEEP_FREED_MEMORY
     code = subprocess.run(command, check=False, cwd=REPO_DIR, env=environment).returncode
     if code:
         raise SystemExit(code)
-    return list_parts()[name].train(time.monotonic())  # one step at most
+    return list_parts()[name].train(replace(making, stop_at=time.monotonic()))  # one step at most
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m miniature.make", description=__doc__.partition("\n\n")[0]
-    )
-    parser.add_argument(
-        "--minutes", type=float, help="stop after about this long (default: when all is done)"
-    )
-    parser.add_argument("--only", nargs="+", metavar="PART", help="make these parts alone")
-    parser.add_argument(
-        "--processes", type=int, default=2, help="for the VAE and the base (default: %(default)s)"
-    )
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    stop_at = None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
+    parser, arguments = _parse()
+    making = _set_up(arguments)
     parts = list_parts()
     if arguments.worker:
-        join_ranks()
-        parts[arguments.worker].train(stop_at)
+        with joined_ranks():
+            parts[arguments.worker].train(making)
         return 0
     names = arguments.only or [name for name in parts if name != UNPACK]
     unknown = [name for name in names if name not in parts]
     if unknown:
         parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(parts)}")
-    return 0 if make(names, stop_at, arguments.processes) else UNFINISHED
+    is_on_cpu = making.device == CPU
+    if is_on_cpu and arguments.processes and not 1 <= arguments.processes <= MAX_TOGETHER:
+        parser.error(f"on the CPU --processes is 1 or {MAX_TOGETHER}, got {arguments.processes}")
+    together = (arguments.processes or MAX_TOGETHER) if is_on_cpu else 1
+    try:
+        return 0 if make(names, making, together) else UNFINISHED
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", flush=True)
+        return INTERRUPTED
+
+
+def _parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        prog="python -m miniature.make", description=(__doc__ or "").partition("\n\n")[0]
+    )
+    add_device(parser)
+    parser.add_argument(
+        "--minutes", type=float, help="stop after about this long (default: when all is done)"
+    )
+    parser.add_argument("--only", nargs="+", metavar="PART", help="make these parts alone")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        help=f"on the CPU: that train VAE and base together (default: {MAX_TOGETHER}); "
+        "with a GPU: that draw for it (default: one for each core)",
+    )
+    parser.add_argument(
+        "--rehearse", type=Path, metavar="FOLDER", help="make everything with few steps in this folder"
+    )
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser, parser.parse_args()
+
+
+def _set_up(arguments: argparse.Namespace) -> Making:
+    device = CPU if arguments.worker else choose_device(arguments.device)
+    making = Making(
+        device=device,
+        num_drawers=0 if device == CPU else arguments.processes or os.cpu_count() or 1,
+        stop_at=None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes,
+    )
+    if arguments.rehearse is None:
+        return making
+    return replace(making, root=arguments.rehearse.resolve(), share=REHEARSAL_SHARE)
 
 
 if __name__ == "__main__":

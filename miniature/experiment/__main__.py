@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ..adapters import GROWTH, SCRATCH, STAGE_ONE
+from ..making import add_device, choose_device
 from ..parts.resumable import write_beside
 from .cases import NUM_PEOPLE, draw_gallery
 from .measures import MEASURES, Measured, Truth, chances, compare, measure_swap
@@ -75,7 +76,9 @@ def main() -> None:
     arguments = _parse()
     torch.set_num_threads(arguments.threads)
     settings = SamplingSettings(steps=arguments.steps, guidance=arguments.guidance)
-    bench = Bench(arguments.work, arguments.assets, settings)
+    device = choose_device(arguments.device)
+    print(f"on the {device.type.upper()}", flush=True)
+    bench = Bench(arguments.work, arguments.assets, settings, device)
     adapters = Adapters(arguments.work / "adapters", dict(_split(pair) for pair in arguments.adapter))
     truth = Truth(bench.cases, _mean_gallery(bench))
     variants = _run_variants(bench, adapters, truth, arguments)
@@ -234,6 +237,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--assets", type=Path, default=Path("assets/mini"))
     parser.add_argument("--out", type=Path, default=Path("docs/mini"))
     parser.add_argument("--threads", type=int, default=1)
+    add_device(parser)
     arguments = parser.parse_args()
     unknown = set(arguments.variants) - {*VARIANTS, *CONTROLS}
     if unknown or not 1 <= arguments.cases <= NUM_PEOPLE:

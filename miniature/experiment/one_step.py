@@ -18,7 +18,7 @@ from lynx_core.data.encoders import WanVideoEncoder
 from ..parts.pixel_signal import to_signal
 from .measures import Measured, Truth
 from .runs import Bench, Run, open_parts
-from .sampling import BatchSampler, decode_latents, draw_noise
+from .sampling import BatchSampler, decode_latents, draw_noise, find_device
 
 NOISE_SHARES = (1.0, 0.9, 0.75, 0.5, 0.25)
 ONE_STEP_CASES = 64
@@ -36,7 +36,7 @@ def measure_one_step(
     """
     encoder = WanVideoEncoder(work / "vae")
     clips = [to_signal(case.draw_target()).movedim(1, 0) for case in bench.cases[:num_cases]]
-    clean = torch.stack([encoder.encode(clip).float() for clip in clips])
+    clean = torch.stack([encoder.encode(clip).float() for clip in clips]).to(find_device(bench.vae))
     rows: list[dict[str, Any]] = [{"noise": share} for share in NOISE_SHARES]
     for name, run in variants.items():
         sampler = BatchSampler(bench.wan, open_parts(run))
@@ -50,9 +50,9 @@ def measure_one_step(
 @torch.no_grad()
 def _predict_clean(bench: Bench, sampler: BatchSampler, run: Run, clean: Tensor, share: float) -> Tensor:
     """[cases, 16, 3, 8, 8], without guidance."""
-    noise = torch.stack([draw_noise(number, _NOISE_SEED) for number in range(len(clean))])
+    noise = torch.stack([draw_noise(number, _NOISE_SEED) for number in range(len(clean))]).to(clean.device)
     noisy = clean.lerp(noise, share)
     wanted, _ = bench.conditions(run, range(len(clean)))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(clean.device.type, torch.bfloat16):
         velocity = sampler.predict(noisy, share, sampler.prepare(wanted), bench.settings)
     return noisy - share * velocity.float()

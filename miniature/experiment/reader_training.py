@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +22,15 @@ from torch.nn import functional as F
 
 from lynx_core.data.single_frames import run_single_frames_in_2d
 
+from ..making import Making
+from ..parts.drawing_ahead import send_drawn
 from ..parts.picture_labels import picture_loss
-from ..parts.pixel_signal import to_signal
-from ..parts.resumable import run_steps, set_cosine_rate, take_step, write_beside
+from ..parts.pixel_signal import to_signal, to_video_signal
+from ..parts.resumable import run_steps, save_arrays, set_cosine_rate, take_step, write_beside
 from ..world.clip import NUM_FRAMES, Shot
 from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from ..world.identity import CHOICES, SHARES, Identity, draw_identity
-from ..world.labels import POSE_NAMES, label_picture, pose_numbers
+from ..world.labels import POSE_NAMES, label_picture, pose_numbers, stack_labels
 from ..world.seeds import make_generator
 from .readers import WEIGHTS_NAME, ActionReader, Readers, load_readers, save_readers
 
@@ -46,46 +49,42 @@ ACTION_STEPS, ACTION_BATCH = 800, 64
 SCORED_PEOPLE = 128
 
 
-def train_readers(folder: Path, stop_at: float | None = None) -> bool:
+def train_readers(making: Making) -> bool:
     """Train all three; whether all is done. The last steps wait for the trained VAE."""
     torch.manual_seed(7)
-    readers = Readers().to(memory_format=torch.channels_last)
+    readers = Readers().to(making.device, memory_format=torch.channels_last)
     trained = nn.ModuleList([readers.identity, readers.picture])
     optimizer = torch.optim.AdamW(trained.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
-    mixed: list[tuple[Tensor, dict[str, Tensor]]] = []
-    total = DRAWN_STEPS + MIXED_STEPS
+    num_drawn = making.count(DRAWN_STEPS)
+    total = num_drawn + making.count(MIXED_STEPS)
 
-    def step(number: int) -> float:
+    def step(number: int, drawn: Batch) -> Tensor:
         set_cosine_rate(optimizer, number, total, LEARNING_RATE)
-        if number >= DRAWN_STEPS and number % 2:
-            if not mixed:
-                mixed.append(_load_vae_pictures(folder))
-            pixels, labels = _pick_vae_batch(*mixed[0], number)
-        else:
-            pixels, labels = draw_batch(number)
-        pixels = _disturb(pixels, number)
-        with torch.autocast("cpu", torch.bfloat16):
+        pixels = _disturb(to_signal(drawn.pictures), number)
+        with making.halve():
             embeddings, read = readers.identity(pixels), readers.picture(pixels)
-        loss = identity_loss(embeddings.float()) + picture_loss(read, labels)
+        loss = identity_loss(embeddings.float()) + picture_loss(read, drawn.labels)
         return take_step(loss, trained.parameters(), optimizer)
 
     parts = {"readers": readers, "optimizer": optimizer}
-    path = folder / "readers.pt"
-    if not run_steps(path, parts, DRAWN_STEPS, step, stop_at=stop_at) or not (folder / "vae").is_dir():
+    if not run_steps(making, "readers", parts, num_drawn, step, draw_batch):
         return False
-    if not run_steps(path, parts, total, step, stop_at=stop_at):
+    if not (making.folder / "vae").is_dir():
+        return False
+    decoded = _load_vae_pictures(making)
+    if not run_steps(making, "readers", parts, total, step, partial(draw_mixed_batch, decoded)):
         return False
     readers.eval().requires_grad_(False)
-    readers.action = _train_action(readers, folder)
-    save_readers(readers, folder / WEIGHTS_NAME)
+    readers.action = _train_action(readers, making)
+    save_readers(readers.cpu(), making.folder / WEIGHTS_NAME)
     return True
 
 
-def export_readers(folder: Path, assets: Path) -> None:
+def export_readers(making: Making) -> None:
     """Copy the trained readers to the files that ship, and write their scores beside the work."""
-    weights = (folder / WEIGHTS_NAME).read_bytes()
-    write_beside(assets / WEIGHTS_NAME, lambda path: path.write_bytes(weights))
-    score_readers(folder)
+    weights = (making.folder / WEIGHTS_NAME).read_bytes()
+    write_beside(making.assets / WEIGHTS_NAME, lambda path: path.write_bytes(weights))
+    score_readers(making.folder)
 
 
 def open_vae(folder: Path) -> Any:
@@ -111,106 +110,124 @@ def draw_people(first: int, count: int) -> list[Identity]:
     return people
 
 
-def draw_batch(step: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Pictures of new people, the views of one person in a row, [48, 3, 64, 64], -1 to 1, with what is in them."""
+class Batch(NamedTuple):
+    """Pictures with what is in them."""
+
+    pictures: np.ndarray
+    """[N, 64, 64, 3] uint8, the views of one person in a row."""
+    labels: dict[str, np.ndarray]
+
+
+def draw_batch(step: int) -> Batch:
+    """Pictures of new people."""
     people = draw_people(FIRST_IDENTITY + step * PEOPLE % 400_000, PEOPLE)
     return _draw_pictures([p for p in people for _ in range(VIEWS)], step * PEOPLE * VIEWS)
 
 
-def _draw_pictures(people: list[Identity], first_seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+def draw_mixed_batch(decoded: Batch, step: int) -> Batch:
+    """By turns new people, and families of siblings among those that went through the VAE."""
+    if step % 2 == 0:
+        return draw_batch(step)
+    rng = make_generator("vae batch", step)
+    family = 2 * VIEWS
+    families = rng.choice(len(decoded.pictures) // family, PEOPLE // 2, replace=False)
+    rows = (families[:, None] * family + np.arange(family)).ravel()
+    return Batch(decoded.pictures[rows], {name: value[rows] for name, value in decoded.labels.items()})
+
+
+def _draw_pictures(people: list[Identity], first_seed: int) -> Batch:
     pictures, labels = [], []
     for number, identity in enumerate(people, first_seed):
         rng = make_generator("reader picture", number)
         shot, frame = draw_shot(identity, int(rng.integers(2**31))), int(rng.integers(NUM_FRAMES))
         pictures.append(shot.draw_frame(frame))
         labels.append(label_picture(identity, shot.scene, shot.pose_at(frame)))
-    stacked = {name: torch.from_numpy(np.stack([label[name] for label in labels])) for name in labels[0]}
-    return to_signal(np.stack(pictures)), stacked
+    return Batch(np.stack(pictures), stack_labels(labels))
 
 
 def identity_loss(embeddings: Tensor) -> Tensor:
     """Find the other view of each person among all pictures, with a margin. [N, 128], views in a row."""
     count = len(embeddings)
-    other = torch.arange(count) ^ 1
+    other = torch.arange(count, device=embeddings.device) ^ 1
     cosines = embeddings @ embeddings.T
-    cosines = cosines - MARGIN * F.one_hot(other, count) - 1e4 * torch.eye(count)
+    cosines = cosines - MARGIN * F.one_hot(other, count)
+    cosines = cosines - 1e4 * torch.eye(count, device=embeddings.device)
     return F.cross_entropy(SCALE * cosines, other)
 
 
 def _disturb(pixels: Tensor, seed: int) -> Tensor:
     """Tint, blur and noise, each picture by its own draw."""
     generator = torch.Generator().manual_seed(seed)
-    count = len(pixels)
-    pixels = pixels * (1 + 0.08 * (torch.rand(count, 3, 1, 1, generator=generator) - 0.5) * 2)
-    pixels = pixels + 0.06 * torch.randn(count, 3, 1, 1, generator=generator)
-    sigma = 0.15 + 0.85 * torch.rand(count, 1, generator=generator)
-    kernel = torch.exp(-0.5 * (torch.arange(-2, 3)[None] / sigma) ** 2)
+    count, device = len(pixels), pixels.device
+
+    def draw(*shape: int, normal: bool = False) -> Tensor:
+        return (torch.randn if normal else torch.rand)(shape, generator=generator).to(device)
+
+    pixels = pixels * (1 + 0.08 * (draw(count, 3, 1, 1) - 0.5) * 2)
+    pixels = pixels + 0.06 * draw(count, 3, 1, 1, normal=True)
+    sigma = 0.15 + 0.85 * draw(count, 1)
+    kernel = torch.exp(-0.5 * (torch.arange(-2, 3, device=device)[None] / sigma) ** 2)
     kernel = kernel / kernel.sum(1, keepdim=True)
     padded = F.pad(pixels, (2, 2, 2, 2), mode="replicate")
     wide, high = pixels.shape[-1], pixels.shape[-2]
     rows = sum(kernel[:, i].view(-1, 1, 1, 1) * padded[..., i : i + wide] for i in range(5))
     blurred = sum(kernel[:, i].view(-1, 1, 1, 1) * rows[..., i : i + high, :] for i in range(5))
-    noise = (
-        torch.randn(pixels.shape, generator=generator)
-        * 0.08
-        * torch.rand(count, 1, 1, 1, generator=generator)
-    )
+    noise = draw(*pixels.shape, normal=True) * 0.08 * draw(count, 1, 1, 1)
     return (blurred + noise).contiguous(memory_format=torch.channels_last)
 
 
-def _load_vae_pictures(folder: Path) -> tuple[Tensor, dict[str, Tensor]]:
-    """Pictures that went through the VAE, uint8 [2048, 3, 64, 64], made once, with what is in them."""
-    people = draw_people(FIRST_IDENTITY + 400_000, VAE_PEOPLE)
-    path = folder / "reader_vae_pictures.pt"
+def _load_vae_pictures(making: Making) -> Batch:
+    """Pictures that went through the VAE, made once."""
+    path = making.folder / "reader_vae_pictures.npz"
     if not path.is_file():
-        pixels, labels = _draw_pictures([p for p in people for _ in range(VIEWS)], 10**9)
-        pixels = reconstruct(open_vae(folder), pixels)
-        state = {"pixels": ((pixels + 1) * 127.5).round().byte(), "labels": labels}
-        write_beside(path, lambda beside: torch.save(state, beside))
-    state = torch.load(path, weights_only=True)
-    return state["pixels"], state["labels"]
-
-
-def _pick_vae_batch(pixels: Tensor, labels: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Families of siblings with all their views."""
-    rng = make_generator("vae batch", step)
-    family = 2 * VIEWS
-    families = rng.choice(len(pixels) // family, PEOPLE // 2, replace=False)
-    rows = torch.from_numpy((families[:, None] * family + np.arange(family)).ravel())
-    return pixels[rows].float() / 127.5 - 1, {name: value[rows] for name, value in labels.items()}
+        people = draw_people(FIRST_IDENTITY + 400_000, making.count(VAE_PEOPLE, least=PEOPLE))
+        pictures, labels = _draw_pictures([p for p in people for _ in range(VIEWS)], 10**9)
+        decoded = reconstruct(making, to_signal(pictures))
+        arrays = {**labels, "pictures": ((decoded + 1) * 127.5).round().byte().movedim(1, -1).numpy()}
+        write_beside(path, lambda beside: save_arrays(beside, arrays))
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    return Batch(arrays.pop("pictures"), arrays)
 
 
 @torch.no_grad()
-def reconstruct(vae: Any, pixels: Tensor) -> Tensor:
-    """Pictures [N, 3, 64, 64] through the VAE and back, in bfloat16 arithmetic."""
-    out = []
-    with torch.autocast("cpu", torch.bfloat16):
+def reconstruct(making: Making, pixels: Tensor) -> Tensor:
+    """Pictures [N, 3, 64, 64] through the trained VAE and back, in bfloat16 arithmetic."""
+    vae, out = open_vae(making.folder).to(making.device), []
+    with making.halve():
         for part in pixels.split(64):
-            latents = vae.encode(part[:, :, None]).latent_dist.mode().float()
-            out.append(vae.decode(latents).sample[:, :, 0].float())
+            latents = vae.encode(part[:, :, None].to(making.device)).latent_dist.mode().float()
+            out.append(vae.decode(latents).sample[:, :, 0].float().cpu())
     return torch.cat(out).clamp(-1, 1)
 
 
-def _train_action(readers: Readers, folder: Path) -> ActionReader:
+def _train_action(readers: Readers, making: Making) -> ActionReader:
     """Train on the true poses of drawn clips, with the errors that the other reader makes."""
     torch.manual_seed(8)
-    reader = ActionReader()
+    reader = ActionReader().to(making.device)
     optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3)
-    pixels, labels = draw_batch(10**6)
-    errors = (readers.picture(pixels)["pose"] - labels["pose"]).std(0)
+    pictures, labels = send_drawn(draw_batch(10**6), making.device)
+    errors = (readers.picture(to_signal(pictures))["pose"] - labels["pose"]).std(0)
+    num_steps = making.count(ACTION_STEPS)
 
-    def step(number: int) -> float:
-        set_cosine_rate(optimizer, number, ACTION_STEPS, 2e-3)
-        shots = [draw_shot(draw_identity(0), number * ACTION_BATCH + i) for i in range(ACTION_BATCH)]
-        poses = torch.from_numpy(np.stack([_pose_path(shot) for shot in shots]))
+    def step(number: int, drawn: tuple[Tensor, Tensor]) -> Tensor:
+        set_cosine_rate(optimizer, number, num_steps, 2e-3)
+        poses, actions = drawn
         generator = torch.Generator().manual_seed(number)
-        poses = poses + errors * torch.randn(poses.shape, generator=generator)
-        poses = poses + errors * torch.randn(len(poses), 1, len(POSE_NAMES), generator=generator)
-        loss = F.cross_entropy(reader(poses), torch.tensor([shot.action for shot in shots]))
-        return take_step(loss, reader.parameters(), optimizer)
+        for shape in (poses.shape, (len(poses), 1, len(POSE_NAMES))):  # of each frame, and of the whole clip
+            poses = poses + errors * torch.randn(shape, generator=generator).to(making.device)
+        return take_step(F.cross_entropy(reader(poses), actions), reader.parameters(), optimizer)
 
-    run_steps(folder / "reader_action.pt", {"reader": reader, "optimizer": optimizer}, ACTION_STEPS, step)
+    parts = {"reader": reader, "optimizer": optimizer}
+    to_the_end = replace(making, stop_at=None)  # a matter of seconds
+    run_steps(to_the_end, "reader_action", parts, num_steps, step, draw_pose_paths)
     return reader.eval().requires_grad_(False)
+
+
+def draw_pose_paths(step: int) -> tuple[np.ndarray, np.ndarray]:
+    """True poses [64, 9, 6] and actions [64] of one step."""
+    shots = [draw_shot(draw_identity(0), step * ACTION_BATCH + i) for i in range(ACTION_BATCH)]
+    return np.stack([_pose_path(shot) for shot in shots]), np.array([shot.action for shot in shots])
 
 
 def _pose_path(shot: Shot) -> np.ndarray:
@@ -226,7 +243,7 @@ def score_readers(folder: Path) -> dict[str, dict[str, float]]:
     gallery = np.stack([draw_shot(p, 4 * 10**8 + i).draw_frame(0) for i, p in enumerate(people)])
     scores = {"drawn": _score_clips(readers, shots, clips, gallery)}
     vae = open_vae(folder)
-    signal = to_signal(clips).transpose(1, 2)
+    signal = to_video_signal(clips)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         decoded = [vae.decode(vae.encode(clip[None]).latent_dist.mode().float()).sample for clip in signal]
     pixels = torch.cat(decoded).float().clamp(-1, 1).permute(0, 2, 3, 4, 1)
@@ -271,11 +288,11 @@ def _r2(read: np.ndarray, true: np.ndarray) -> float:
 def main() -> int:
     """Train as far as the parts at hand allow; 0 when all is done, 3 while the VAE is not trained."""
     torch.set_num_threads(1)
-    folder = Path(".miniature")
-    if not train_readers(folder):
+    making = Making()
+    if not train_readers(making):
         print("the rest waits for the trained VAE: python -m miniature.make, then this command again")
         return 3
-    print(json.dumps(score_readers(folder), indent=1))
+    print(json.dumps(score_readers(making.folder), indent=1))
     return 0
 
 

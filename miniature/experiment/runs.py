@@ -22,7 +22,8 @@ from lynx_core.models.adapter_modules import AdapterModules
 from lynx_core.models.frozen_base import load_transformer
 from lynx_core.models.packed_wan import PackedWan
 
-from ..parts.resumable import write_beside
+from ..making import CPU
+from ..parts.resumable import save_arrays, write_beside
 from ..world.pairs import Pair
 from .cases import NUM_PEOPLE, EncodedCases, draw_cases, encode_cases
 from .readers import WEIGHTS_NAME, load_readers
@@ -66,9 +67,12 @@ class Bench:
         work: folder of the making, `.miniature`.
         assets: folder of the shipped files.
         settings: of sampling; its scales are set by the runs.
+        device: that the base and the VAE compute on; the readers stay on the CPU.
     """
 
-    def __init__(self, work: Path, assets: Path, settings: SamplingSettings) -> None:
+    def __init__(
+        self, work: Path, assets: Path, settings: SamplingSettings, device: torch.device = CPU
+    ) -> None:
         from diffusers import AutoencoderKLWan
 
         base = assets / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
@@ -77,8 +81,9 @@ class Bench:
         self.settings = settings
         self.cases: list[Pair] = draw_cases()
         self.encoded: EncodedCases = encode_cases(self.cases, work, assets)
-        self.wan = PackedWan(load_transformer(base, torch.float32))
-        self.vae: Any = AutoencoderKLWan.from_pretrained(str(work / "vae")).eval().requires_grad_(False)
+        self.wan = PackedWan(load_transformer(base, torch.float32).to(device))
+        vae: Any = AutoencoderKLWan.from_pretrained(str(work / "vae"))
+        self.vae = vae.eval().requires_grad_(False).to(device)
         self.readers = load_readers(readers)
         self._video_key = [
             hash_file(base),
@@ -121,7 +126,7 @@ class Bench:
             noise = torch.stack([draw_noise(number, run.seed) for number in numbers])
             settings = replace(self.settings, id_scale=run.strength, ref_scale=run.strength)
             latents = sampler.sample(noise, *self.conditions(run, numbers), settings)
-            _save(path, {"latents": latents.half().numpy()})
+            _save(path, {"latents": latents.half().cpu().numpy()})
         with np.load(path) as file:
             return torch.from_numpy(file["latents"]).float()
 
@@ -185,8 +190,4 @@ def open_parts(run: Run) -> AdapterModules | None:
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    def write(beside: Path) -> None:
-        with beside.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-
-    write_beside(path, write)
+    write_beside(path, lambda beside: save_arrays(beside, arrays))

@@ -1,4 +1,4 @@
-"""Videos in batches on a CPU: the arithmetic of the nodes and the trainer, with all that repeats done once.
+"""Videos in batches: the arithmetic of the nodes and the trainer, with all that repeats done once.
 
 All videos of a batch have one shape and one timestep, so a pack is a plain batch here. Keys and values of text,
 identity and reference do not change from step to step and are computed once. The prompt's padding is many equal
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lynx_core.models.adapter_modules import AdapterModules
@@ -81,7 +81,10 @@ class BatchSampler:
             wan.check_adapter(adapter)
         self.wan, self.adapter, self.half = wan, adapter, half
         self.num_heads: int = wan.config.num_attention_heads
-        rotation = wan.place_tokens([torch.zeros(LATENT_SHAPE)])
+        self.device = find_device(wan.transformer)
+        if adapter is not None:
+            adapter.to(self.device)
+        rotation = wan.place_tokens([torch.zeros(LATENT_SHAPE, device=self.device)])
         self._rotation = tuple(table.transpose(0, 1) for table in rotation)  # [1, S, C / 2]
 
     @torch.no_grad()
@@ -94,11 +97,11 @@ class BatchSampler:
             noise: [B, 16, 3, 8, 8].
 
         Returns:
-            Latents in model space, [B, 16, 3, 8, 8] float32.
+            Latents in model space, [B, 16, 3, 8, 8] float32, on the base's device.
         """
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             sides = [self.prepare(side) for side in (wanted, unwanted)]
-            x = noise
+            x = noise.to(self.device)
             times = [shift_timestep(1 - i / settings.steps, settings.shift) for i in range(settings.steps)]
             for t, after in zip(times, [*times[1:], 0.0], strict=True):
                 positive, negative = (self.predict(x, t, side, settings) for side in sides)
@@ -108,7 +111,7 @@ class BatchSampler:
     def prepare(self, conditions: Conditions) -> _Prepared:
         """Compute all keys and values that stay the same over the steps."""
         text, lengths = self._embed_texts(conditions.texts)
-        positions = torch.arange(text.shape[1])
+        positions = torch.arange(text.shape[1], device=self.device)
         bias = torch.where(positions < lengths[:, None], 0.0, -math.inf)
         bias = torch.where(positions == lengths[:, None], (TEXT_LENGTH - lengths[:, None]).log(), bias)
         blocks: Any = self.wan.transformer.blocks
@@ -121,17 +124,18 @@ class BatchSampler:
 
     def _embed_texts(self, texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Tokens and one token of padding, [B, longest + 1, D], and lengths [B]."""
-        lengths = torch.tensor([len(text) for text in texts])
+        lengths = [len(text) for text in texts]
         padded = torch.stack(
-            [F.pad(text.float(), (0, 0, 0, int(lengths.max()) + 1 - len(text))) for text in texts]
-        )
-        return self.wan.transformer.condition_embedder.text_embedder(padded), lengths
+            [F.pad(text.float(), (0, 0, 0, max(lengths) + 1 - len(text))) for text in texts]
+        ).to(self.device)
+        embed = self.wan.transformer.condition_embedder.text_embedder
+        return embed(padded), torch.tensor(lengths, device=self.device)
 
     def _prepare_id(self, embeddings: Tensor | None) -> dict[int, KeyValue]:
         adapter = self.adapter
         if adapter is None or adapter.resampler is None or embeddings is None:
             return {}
-        tokens = adapter.resampler(embeddings.float())
+        tokens = adapter.resampler(embeddings.float().to(self.device))
         found = {}
         for index, block in enumerate(self.wan.transformer.blocks):
             layer = adapter.find_id_layer(index)
@@ -163,7 +167,7 @@ class BatchSampler:
         """The velocity, [B, 16, 3, 8, 8] float32."""
         transformer = self.wan.transformer
         embedder = transformer.condition_embedder
-        sinusoids = embedder.timesteps_proj(torch.tensor([t * TIMESTEP_SCALE]))
+        sinusoids = embedder.timesteps_proj(torch.tensor([t * TIMESTEP_SCALE], device=x.device))
         time = embedder.time_embedder(sinusoids).float()
         modulation = embedder.time_proj(F.silu(time)).float().unflatten(1, (6, -1))
         embedding = transformer.patch_embedding
@@ -228,6 +232,11 @@ def _join(x: Tensor) -> Tensor:
     return rearrange(x, "b h s c -> b s (h c)")
 
 
+def find_device(network: nn.Module) -> torch.device:
+    """Where a network computes."""
+    return next(network.parameters()).device
+
+
 def draw_noise(case: int, seed: int) -> Tensor:
     """The noise that a video begins with, [16, 3, 8, 8]: the same for every variant."""
     return torch.randn(LATENT_SHAPE, generator=torch.Generator().manual_seed(1000 * seed + case + 1))
@@ -236,10 +245,11 @@ def draw_noise(case: int, seed: int) -> Tensor:
 @torch.no_grad()
 def record_references(wan: PackedWan, latents: Sequence[Tensor], text: Tensor) -> dict[int, Tensor]:
     """Run the reference pass over B faces [16, 1, 32, 32]; block number to [B, R, D] in bfloat16."""
+    device = find_device(wan.transformer)
     parts: list[dict[int, Tensor]] = []
     for first in range(0, len(latents), 8):
-        some = list(latents[first : first + 8])
-        features = wan.record_features(some, text).features
+        some = [latent.to(device) for latent in latents[first : first + 8]]
+        features = wan.record_features(some, text.to(device)).features
         parts.append({i: f.unflatten(0, (len(some), -1)).bfloat16() for i, f in features.items()})
     return {index: torch.cat([part[index] for part in parts]) for index in parts[0]}
 
@@ -248,9 +258,9 @@ def record_references(wan: PackedWan, latents: Sequence[Tensor], text: Tensor) -
 def decode_latents(vae: Any, latents: Tensor) -> np.ndarray:
     """Decode [B, 16, t, h, w] in model space to clips [B, T, H, W, 3] uint8 RGB, in bfloat16 arithmetic."""
     mean, std = (torch.tensor(v).view(-1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
-    clips = []
-    for part in (latents * std + mean).split(8):
-        with torch.autocast("cpu", torch.bfloat16):
-            pixels = vae.decode(part).sample.float()
+    device, clips = find_device(vae), []
+    for part in (latents.cpu() * std + mean).split(8):
+        with torch.autocast(device.type, torch.bfloat16):
+            pixels = vae.decode(part.to(device)).sample.float().cpu()
         clips.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy())
     return np.concatenate(clips)

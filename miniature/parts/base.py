@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import copy
 import math
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from einops import rearrange
 from safetensors.torch import save_file
@@ -22,10 +24,11 @@ from torch.nn import functional as F
 
 from lynx_core.models.packed_inputs import TEXT_LENGTH
 
+from ..making import Making
 from ..world.seeds import make_generator
-from .base_data import EncodedSet
+from .base_data import EMPTY, EncodedSet
 from .muon import Muon, split_weights
-from .resumable import my_rank, num_ranks, run_steps, set_cosine_rate, take_step, write_beside
+from .resumable import my_rank, num_ranks, read_part, run_steps, set_cosine_rate, take_step, write_beside
 
 DIM, HEAD_DIM, NUM_BLOCKS, FFN_DIM, TEXT_DIM = 256, 128, 5, 512, 4096
 STEPS = 6000
@@ -90,48 +93,71 @@ def _look_past_padding(transformer: Any) -> None:
         nn.init.zeros_(block.attn2.to_v.bias)
 
 
-def train_base(folder: Path, data: EncodedSet, stop_at: float | None = None) -> bool:
+def train_base(making: Making, data: EncodedSet) -> bool:
     """Train it; whether all is done."""
-    base = build_base()
+    base = build_base().to(making.device)
     mean = copy.deepcopy(base).requires_grad_(False)
     inside, rest = split_weights(base.blocks)
     rest += [weight for name, weight in base.named_parameters() if not name.startswith("blocks.")]
     muon, adam = Muon(inside, MUON_RATE), torch.optim.Adam(rest, lr=ADAM_RATE, betas=(0.9, 0.98))
+    here = data.to(making.device)
+    num_steps = making.count(STEPS)
 
-    def step(number: int) -> float:
-        set_cosine_rate(muon, number, STEPS, MUON_RATE)
-        set_cosine_rate(adam, number, STEPS, ADAM_RATE)
-        loss = _flow_loss(base, data, number)
-        loss_value = take_step(loss, base.parameters(), muon, adam, max_norm=1.0)
+    def step(number: int, drawn: FlowDraws) -> Tensor:
+        set_cosine_rate(muon, number, num_steps, MUON_RATE)
+        set_cosine_rate(adam, number, num_steps, ADAM_RATE)
+        with making.halve():
+            loss = _flow_loss(base, here, drawn, TURNS[number % len(TURNS)])
+        loss = take_step(loss, base.parameters(), muon, adam, max_norm=1.0)
         share = 1 - min(MEAN_DECAY, (number + 1) / (number + 10))
         with torch.no_grad():
             for slow, fast in zip(mean.parameters(), base.parameters(), strict=True):
                 slow.lerp_(fast, share)
-        return loss_value
+        return loss
 
     parts = {"base": base, "mean": mean, "muon": muon, "adam": adam}
-    return run_steps(folder / "base.pt", parts, STEPS, step, stop_at=stop_at)
+    alone = replace(making, num_drawers=0)  # all data is in memory, and what is drawn here is little
+    return run_steps(alone, "base", parts, num_steps, step, partial(draw_flow, data))
 
 
-def _flow_loss(base: Any, data: EncodedSet, number: int) -> Tensor:
+class FlowDraws(NamedTuple):
+    """What is drawn for one step."""
+
+    rows: Any
+    """Of the latents, [N]."""
+    captions: Any
+    """Rows of the texts, [N]."""
+    num_tokens: int
+    """To which the texts are cut: the longest with one token of padding."""
+    times: Any
+    """[N], 0 to 1."""
+    noise: Any
+    """[N, 16, T, H, W]."""
+
+
+def draw_flow(data: EncodedSet, number: int) -> FlowDraws:
+    """This process's share of one step."""
     sort = TURNS[number % len(TURNS)]
     rng = make_generator("base", number, my_rank())
     size = BATCH_SIZES[sort] // num_ranks()
-    rows = torch.from_numpy(rng.integers(len(data.latents[sort]), size=size))
-    clean = data.latents[sort][rows].float()
-    captions = data.captions[sort][rows]
-    captions = captions.where(torch.from_numpy(rng.uniform(size=size)) >= DROP_TEXT, 0)
-    uniform = torch.from_numpy(rng.uniform(size=size)).float()
+    latents = data.latents[sort]
+    rows = rng.integers(len(latents), size=size)
+    captions = data.captions[sort].numpy()[rows]
+    captions = np.where(rng.uniform(size=size) >= DROP_TEXT, captions, EMPTY)
+    uniform = rng.uniform(size=size).astype(np.float32)
     times = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
     if sort == "crops":  # the reference pass sees them without noise
-        times = times * torch.from_numpy(rng.uniform(size=size) < 0.7)
-    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype="float32"))
-    share = times.view(-1, 1, 1, 1, 1)
-    with torch.autocast("cpu", torch.bfloat16):
-        velocity = predict(
-            base, clean.lerp(noise, share), 1000 * times, data.texts[captions], data.lengths[captions]
-        )
-    return F.mse_loss(velocity.float(), noise - clean)
+        times = times * (rng.uniform(size=size) < 0.7)
+    noise = rng.standard_normal((size, *latents.shape[1:]), dtype="float32")
+    return FlowDraws(rows, captions, int(data.lengths.numpy()[captions].max()) + 1, times, noise)
+
+
+def _flow_loss(base: Any, data: EncodedSet, drawn: FlowDraws, sort: str) -> Tensor:
+    clean = data.latents[sort][drawn.rows].float()
+    share = drawn.times.view(-1, 1, 1, 1, 1)
+    texts, lengths = data.texts[drawn.captions, : drawn.num_tokens], data.lengths[drawn.captions]
+    velocity = predict(base, clean.lerp(drawn.noise, share), 1000 * drawn.times, texts, lengths)
+    return F.mse_loss(velocity.float(), drawn.noise - clean)
 
 
 def predict(base: Any, latents: Tensor, timesteps: Tensor, texts: Tensor, lengths: Tensor) -> Tensor:
@@ -140,15 +166,14 @@ def predict(base: Any, latents: Tensor, timesteps: Tensor, texts: Tensor, length
     Args:
         latents: [N, 16, T, H, W], noisy.
         timesteps: [N], 0 to 1000.
-        texts: [N, longest + 1, 4096], zeros from `lengths` on.
+        texts: [N, L, 4096], zeros from `lengths` on.
         lengths: [N], fewer than there is room for.
     """
     embedder = base.condition_embedder
     time = embedder.time_embedder(embedder.timesteps_proj(timesteps))
     modulation = embedder.time_proj(F.silu(time)).unflatten(1, (6, -1)).float()
-    longest = int(lengths.max()) + 1  # with one token of padding
-    text = embedder.text_embedder(texts[:, :longest].float())
-    weights = _weigh_text(lengths, longest)
+    text = embedder.text_embedder(texts.float())
+    weights = _weigh_text(lengths, texts.shape[1])
     rotation = base.rope(latents)
     hidden = base.patch_embedding(latents).flatten(2).transpose(1, 2)
     for block in base.blocks:
@@ -163,13 +188,12 @@ def predict(base: Any, latents: Tensor, timesteps: Tensor, texts: Tensor, length
     )  # fmt: skip
 
 
-def _weigh_text(lengths: Tensor, longest: int) -> Tensor:
+def _weigh_text(lengths: Tensor, num_tokens: int) -> Tensor:
     """Logits to add, [N, 1, 1, L]: the first token of padding stands for all of it, the others are unseen."""
-    places = torch.arange(longest)
-    logits = torch.zeros(len(lengths), longest).masked_fill(places > lengths[:, None], -math.inf)
-    padding = (TEXT_LENGTH - lengths).float().log()
-    logits[torch.arange(len(lengths)), lengths] = padding
-    return logits[:, None, None]
+    places = torch.arange(num_tokens, device=lengths.device)
+    padding = (TEXT_LENGTH - lengths).float().log()[:, None]
+    logits = torch.where(places == lengths[:, None], padding, 0.0)
+    return logits.masked_fill(places > lengths[:, None], -math.inf)[:, None, None]
 
 
 def _run_block(
@@ -207,11 +231,11 @@ def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return turned.flatten(-2).to(x.dtype)
 
 
-def export_base(folder: Path, assets: Path) -> None:
+def export_base(making: Making) -> None:
     """Write the running mean as the file for the host, which the trainer opens as well."""
-    weights = torch.load(folder / "base.pt", weights_only=True)["mean"]
+    weights = read_part(making.folder / "base.pt", "mean")
     state = {rename_weight(name): weight.bfloat16().contiguous() for name, weight in weights.items()}
-    path = assets / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
+    path = making.assets / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
     write_beside(path, lambda beside: save_file(state, beside))
 
 

@@ -6,12 +6,10 @@ once, in files of some hundred each, and never lie anywhere as pictures.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,16 +20,18 @@ from torch.nn import functional as F
 from lynx_core.data.encoders import UMT5TextEncoder
 from lynx_core.data.sample import REFERENCE_PROMPT
 from lynx_core.data.single_frames import run_single_frames_in_2d
-from lynx_core.faces.crops import crop_aligned
+from lynx_core.faces.crops import FaceCrop, crop_aligned
 from lynx_core.faces.embedding import ArcFaceEmbedder, load_arcface
 
+from ..making import Making
 from ..world.caption import list_captions
 from ..world.clip import Shot
 from ..world.crop import draw_crops
 from ..world.draws import caption_of, draw_training_shot
 from ..world.pairs import LANDMARK_ERROR, find_told_frame
 from ..world.seeds import make_generator
-from .pixel_signal import to_signal
+from .drawing_ahead import draw_ahead
+from .pixel_signal import to_video_signal
 from .resumable import my_rank, num_ranks, write_beside
 
 SIZES = {"images": 24_000, "clips": 9_000, "crops": 1_200}
@@ -40,7 +40,9 @@ FIRST_NUMBERS = {"images": 100_000, "clips": 200_000, "crops": 300_000}
 """Of people and shots; the adapters' people are below, the readers' above."""
 EMPTY, REFERENCE = 0, 1
 """Rows of the texts."""
+_ROWS = {caption: row for row, (caption, _) in enumerate(list_captions(), REFERENCE + 1)}
 _BATCH = 10
+"""Of images and clips, for the VAE; crops are large and go one by one."""
 
 
 @dataclass(frozen=True)
@@ -56,38 +58,86 @@ class EncodedSet:
     lengths: Tensor
     """Tokens of each text."""
 
+    def to(self, device: torch.device) -> EncodedSet:
+        """The same on a device."""
+        return EncodedSet(
+            {sort: latents.to(device) for sort, latents in self.latents.items()},
+            {sort: captions.to(device) for sort, captions in self.captions.items()},
+            self.texts.to(device),
+            self.lengths.to(device),
+        )
 
-def encode_drawings(folder: Path, assets: Path, stop_at: float | None = None) -> bool:
-    """Draw and encode what is not there yet; whether all is done. Processes share the work.
 
-    Args:
-        folder: of the making, with the trainer's folders of VAE and text encoder.
-        assets: of the shipped embedder.
-        stop_at: time (`time.monotonic`) after which to leave.
-    """
-    encoder = _Encoder(folder, assets)
-    makers: dict[Path, Callable[[], dict[str, Tensor]]] = {
-        folder / "drawings" / "texts.safetensors": encoder.encode_texts
-    }
+@dataclass(frozen=True)
+class Shard:
+    """Drawings of one file."""
+
+    sort: str
+    numbers: range
+    path: Path
+
+
+class DrawnShard(NamedTuple):
+    """What is in a shard."""
+
+    pixels: np.ndarray
+    """[N, T, H, W, 3] uint8."""
+    rows: np.ndarray
+    """Captions as rows of the texts, [N]."""
+    id_crops: list[np.ndarray]
+    """Of crops, [112, 112, 3] uint8 each; of others none."""
+
+
+def list_shards(making: Making) -> list[Shard]:
+    """All files of drawings."""
+    shards = []
     for sort, size in SIZES.items():
-        for start in range(0, size, SHARD_SIZES[sort]):
-            path = _shard_path(folder, sort, start // SHARD_SIZES[sort])
-            makers[path] = partial(encoder.encode_shard, sort, start, SHARD_SIZES[sort])
-    for place, (path, make) in enumerate(makers.items()):
-        if path.is_file() or place % num_ranks() != my_rank():
-            continue
-        if stop_at is not None and time.monotonic() > stop_at:
+        first, total = FIRST_NUMBERS[sort], making.count(size)
+        for start in range(0, total, SHARD_SIZES[sort]):
+            numbers = range(first + start, first + min(start + SHARD_SIZES[sort], total))
+            path = making.folder / "drawings" / f"{sort}-{start // SHARD_SIZES[sort]:03d}.safetensors"
+            shards.append(Shard(sort, numbers, path))
+    return shards
+
+
+def encode_drawings(making: Making) -> bool:
+    """Draw and encode what is not there yet; whether all is done. Processes share the work."""
+    encoder = _Encoder(making)
+    texts_path = making.folder / "drawings" / "texts.safetensors"
+    if my_rank() == 0 and not texts_path.is_file():
+        write_beside(texts_path, partial(save_file, encoder.encode_texts()))
+    shards = [shard for shard in list_shards(making)[my_rank() :: num_ranks()] if not shard.path.is_file()]
+    drawings = draw_ahead(draw_shard, shards, making.num_drawers)
+    for shard, drawn in zip(shards, drawings, strict=False):
+        write_beside(shard.path, partial(save_file, encoder.encode_shard(shard.sort, drawn)))
+        print(f"drawings: {shard.path.stem}", flush=True)
+        if making.is_out_of_time:
             return False
-        tensors = make()
-        write_beside(path, partial(save_file, tensors))
-        print(f"drawings: {path.stem}", flush=True)
     return True
 
 
-def load_drawings(folder: Path) -> EncodedSet:
+def draw_shard(shard: Shard) -> DrawnShard:
+    """Draw new people, each in a shot of its own."""
+    sort, numbers = shard.sort, shard.numbers
+    shots = [draw_training_shot(number) for number in numbers]
+    if sort == "crops":
+        crops = [_draw_crop(shot, number) for shot, number in zip(shots, numbers, strict=True)]
+        pixels = np.stack([crop.reference_crop[None] for crop in crops])
+        return DrawnShard(pixels, np.full(len(shots), REFERENCE), [crop.id_crop for crop in crops])
+    rows = [_ROWS[caption_of(shot, number)] for shot, number in zip(shots, numbers, strict=True)]
+    draw = Shot.draw_clip if sort == "clips" else _draw_told_frame
+    return DrawnShard(np.stack([draw(shot) for shot in shots]), np.array(rows), [])
+
+
+def _draw_crop(shot: Shot, number: int) -> FaceCrop:
+    rng = make_generator("landmark error", number)
+    return crop_aligned(draw_crops(shot, 0, rng.normal(0, LANDMARK_ERROR, (5, 2)))[1])
+
+
+def load_drawings(making: Making) -> EncodedSet:
     """Open what `encode_drawings` wrote."""
-    shards = {sort: _load_shards(folder, sort) for sort in SIZES}
-    texts = load_file(folder / "drawings" / "texts.safetensors")
+    texts = load_file(making.folder / "drawings" / "texts.safetensors")
+    shards = {sort: _load_shards(making, sort) for sort in SIZES}
 
     def join(name: str) -> dict[str, Tensor]:
         return {sort: torch.cat([shard[name] for shard in found]) for sort, found in shards.items()}
@@ -95,80 +145,63 @@ def load_drawings(folder: Path) -> EncodedSet:
     return EncodedSet(join("latents"), join("captions"), texts["texts"], texts["lengths"])
 
 
-def load_face_embeddings(folder: Path) -> Tensor:
+def load_face_embeddings(making: Making) -> Tensor:
     """The conditioning embedder's embeddings of the crops, [N, 512]."""
-    return torch.cat([shard["embeddings"] for shard in _load_shards(folder, "crops")])
+    return torch.cat([shard["embeddings"] for shard in _load_shards(making, "crops")])
 
 
-def _load_shards(folder: Path, sort: str) -> list[dict[str, Tensor]]:
-    return [load_file(_shard_path(folder, sort, place)) for place in range(SIZES[sort] // SHARD_SIZES[sort])]
-
-
-def _shard_path(folder: Path, sort: str, place: int) -> Path:
-    return folder / "drawings" / f"{sort}-{place:03d}.safetensors"
+def _load_shards(making: Making, sort: str) -> list[dict[str, Tensor]]:
+    return [load_file(shard.path) for shard in list_shards(making) if shard.sort == sort]
 
 
 class _Encoder:
     """Opens each network when it is first used."""
 
-    def __init__(self, folder: Path, assets: Path) -> None:
-        self.folder, self.assets = folder, assets
-        self._rows = {caption: row for row, (caption, _) in enumerate(list_captions(), REFERENCE + 1)}
+    def __init__(self, making: Making) -> None:
+        self.making = making
 
     @cached_property
     def _vae(self) -> Any:
         from diffusers import AutoencoderKLWan
 
         vae: Any = AutoencoderKLWan.from_pretrained(
-            str(self.folder / "vae"), local_files_only=True, torch_dtype=torch.bfloat16
+            str(self.making.folder / "vae"), local_files_only=True, torch_dtype=torch.bfloat16
         )
         run_single_frames_in_2d(vae)
-        return vae.eval().requires_grad_(False)
+        return vae.eval().requires_grad_(False).to(self.making.device)
 
     @cached_property
     def _faces(self) -> ArcFaceEmbedder:
-        return ArcFaceEmbedder(load_arcface(self.assets / "lynx" / "faces" / "lynx_mini_arcface.safetensors"))
+        path = self.making.assets / "lynx" / "faces" / "lynx_mini_arcface.safetensors"
+        return ArcFaceEmbedder(load_arcface(path))
 
     def encode_texts(self) -> dict[str, Tensor]:
         """Every caption there is, after the empty prompt and that of references."""
-        encoder = UMT5TextEncoder(self.folder / "text_encoder", self.folder / "tokenizer")
-        texts = [encoder.encode(caption) for caption in ("", REFERENCE_PROMPT, *self._rows)]
+        folder = self.making.folder
+        encoder = UMT5TextEncoder(folder / "text_encoder", folder / "tokenizer")
+        texts = [encoder.encode(caption) for caption in ("", REFERENCE_PROMPT, *_ROWS)]
         lengths = torch.tensor([len(text) for text in texts])
         room = int(lengths.max()) + 1
         padded = [F.pad(text, (0, 0, 0, room - len(text))).half() for text in texts]
         return {"texts": torch.stack(padded), "lengths": lengths}
 
-    def encode_shard(self, sort: str, start: int, count: int) -> dict[str, Tensor]:
-        """Drawings of new people from the `start`-th of a sort on."""
-        numbers = range(FIRST_NUMBERS[sort] + start, FIRST_NUMBERS[sort] + start + count)
-        shots = [draw_training_shot(number) for number in numbers]
-        if sort == "crops":
-            return self._encode_crops(shots, numbers)
-        draw = Shot.draw_clip if sort == "clips" else _draw_told_frame
-        latents = [
-            self._encode_pixels(np.stack([draw(shot) for shot in shots[at : at + _BATCH]]))
-            for at in range(0, count, _BATCH)
-        ]
-        rows = [self._rows[caption_of(shot, number)] for shot, number in zip(shots, numbers, strict=True)]
-        return {"latents": torch.cat(latents), "captions": torch.tensor(rows)}
-
-    def _encode_crops(self, shots: list[Shot], numbers: range) -> dict[str, Tensor]:
-        latents, embeddings = [], []
-        for shot, number in zip(shots, numbers, strict=True):
-            rng = make_generator("landmark error", number)
-            crop = crop_aligned(draw_crops(shot, 0, rng.normal(0, LANDMARK_ERROR, (5, 2)))[1])
-            latents.append(self._encode_pixels(crop.reference_crop[None, None]))
-            embeddings.append(self._faces.embed([crop.id_crop]))
-        captions = torch.full((len(shots),), REFERENCE)
-        return {"latents": torch.cat(latents), "captions": captions, "embeddings": torch.cat(embeddings)}
+    def encode_shard(self, sort: str, drawn: DrawnShard) -> dict[str, Tensor]:
+        """What the file of a shard holds."""
+        size = 1 if sort == "crops" else _BATCH
+        parts = torch.from_numpy(drawn.pixels).split(size)
+        latents = torch.cat([self._encode_pixels(part) for part in parts])
+        encoded = {"latents": latents, "captions": torch.from_numpy(drawn.rows)}
+        if drawn.id_crops:
+            encoded["embeddings"] = torch.cat([self._faces.embed([crop]) for crop in drawn.id_crops])
+        return encoded
 
     @torch.no_grad()
-    def _encode_pixels(self, pixels: np.ndarray) -> Tensor:
+    def _encode_pixels(self, pixels: Tensor) -> Tensor:
         """[N, T, H, W, 3] uint8 -> [N, 16, t, h, w] float16 in model space."""
         config = self._vae.config
         mean, std = (torch.tensor(v).view(-1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))
-        signal = to_signal(pixels).transpose(1, 2)
-        found = self._vae.encode(signal.bfloat16()).latent_dist.mode().float()
+        signal = to_video_signal(pixels.to(self.making.device))
+        found = self._vae.encode(signal.bfloat16()).latent_dist.mode().float().cpu()
         return ((found - mean) / std).half().contiguous()
 
 

@@ -7,14 +7,16 @@ strides 8 and 32, and the second anchor of each cell, are there for the layout a
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..making import Making
 from .detector_pictures import SEEN_PX, Picture, draw_picture
-from .resumable import run_steps, set_cosine_rate, take_step, write_beside
+from .resumable import read_part, run_steps, set_cosine_rate, take_step, write_beside
 
 STRIDES, STRIDE = (8, 16, 32), 16
 SHRINK = 4
@@ -83,33 +85,49 @@ class ScrfdLayout(nn.Module):
         return (*kinds[0], *kinds[1], *kinds[2])
 
 
-def train_detector(folder: Path, stop_at: float | None = None) -> bool:
+def train_detector(making: Making) -> bool:
     """Train; whether all is done."""
     torch.manual_seed(3)
-    net = DetectorNet()
+    net = DetectorNet().to(making.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
+    num_steps = making.count(NUM_STEPS)
 
-    def step(number: int) -> float:
-        set_cosine_rate(optimizer, number, NUM_STEPS, LEARNING_RATE)
-        pictures = [draw_picture(number * BATCH + place) for place in range(BATCH)]
-        with torch.autocast("cpu", torch.bfloat16):
-            out = net(to_input(pictures))
-        loss = detection_loss(out.float(), pictures)
-        return take_step(loss, net.parameters(), optimizer, max_norm=5.0)
+    def step(number: int, drawn: tuple[Tensor, Cells]) -> Tensor:
+        set_cosine_rate(optimizer, number, num_steps, LEARNING_RATE)
+        pixels, cells = drawn
+        with making.halve():
+            out = net(to_input(pixels))
+        return take_step(detection_loss(out.float(), cells), net.parameters(), optimizer, max_norm=5.0)
 
     parts = {"net": net.train(), "optimizer": optimizer}
-    return run_steps(folder / "detector.pt", parts, NUM_STEPS, step, stop_at=stop_at)
+    return run_steps(making, "detector", parts, num_steps, step, draw_batch)
 
 
-def to_input(pictures: list[Picture]) -> Tensor:
+class Cells(NamedTuple):
+    """What every cell of a grid over the pictures should say, in strides."""
+
+    targets: Any
+    """[N, 15, G, G]: score, distances, offsets."""
+    weights: Any
+    """[N, 1, G, G]."""
+    heights: Any
+    """Of the faces, [N, 1, G, G]."""
+
+
+def draw_batch(number: int) -> tuple[np.ndarray, Cells]:
+    """Pictures of one step, [N, 160, 160, 3] uint8 RGB, and what their cells should say."""
+    pictures = [draw_picture(number * BATCH + place) for place in range(BATCH)]
+    return np.stack([picture.pixels for picture in pictures]), mark_cells(pictures)
+
+
+def to_input(pixels: Tensor) -> Tensor:
     """What the network sees of pictures, [N, 3, 160, 160]: insightface turns the RGB it is given round."""
-    pixels = np.stack([picture.pixels for picture in pictures])[..., ::-1].astype(np.float32)
-    return (torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()) - 127.5) / 128
+    return (pixels.flip(-1).movedim(-1, 1).contiguous().float() - 127.5) / 128
 
 
-def detection_loss(out_NCHW: Tensor, pictures: list[Picture]) -> Tensor:
+def detection_loss(out_NCHW: Tensor, cells: Cells) -> Tensor:
     """Cross-entropy of the scores, and how far boxes and points are off in face heights."""
-    targets, weights, heights = (torch.from_numpy(part) for part in mark_cells(pictures))
+    targets, weights, heights = cells
     found = weights[:, 0] * (targets[:, 0] > 0)
     scores = F.binary_cross_entropy_with_logits(out_NCHW[:, 0], targets[:, 0], reduction="none")
     score_loss = (scores * weights[:, 0]).sum() / found.sum().clamp(min=1)
@@ -118,8 +136,8 @@ def detection_loss(out_NCHW: Tensor, pictures: list[Picture]) -> Tensor:
     return score_loss + 20.0 * (per_cell * found).sum() / found.sum().clamp(min=1)
 
 
-def mark_cells(pictures: list[Picture]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What every cell should say: targets [N, 15, G, G], weights and face heights [N, 1, G, G], in strides.
+def mark_cells(pictures: list[Picture]) -> Cells:
+    """Say what the cells of pictures should say.
 
     A face's cells weigh 8 together, however large it is; a cell without one weighs 1.
     """
@@ -141,20 +159,20 @@ def mark_cells(pictures: list[Picture]) -> tuple[np.ndarray, np.ndarray, np.ndar
             distances = np.concatenate([here - box[:2], box[2:] - here], 1)
             offsets = (points[None] - here[:, None]).reshape(-1, 10)
             targets[number, 1:, inside] = np.concatenate([distances, offsets], 1) / stride
-    return targets, weights, heights
+    return Cells(targets, weights, heights)
 
 
 def load_trained_detector(folder: Path) -> DetectorNet:
     """The trained network in evaluation mode."""
     net = DetectorNet()
-    net.load_state_dict(torch.load(folder / "detector.pt", weights_only=True)["net"])
+    net.load_state_dict(read_part(folder / "detector.pt", "net"))
     return net.eval().requires_grad_(False)
 
 
-def export_detector(folder: Path, assets: Path) -> None:
+def export_detector(making: Making) -> None:
     """Write the pack's detector; pictures of any size that 64 divides go in."""
-    layout = ScrfdLayout(load_trained_detector(folder))
-    path = assets / "insightface" / "models" / "lynx_mini" / "det_10g.onnx"
+    layout = ScrfdLayout(load_trained_detector(making.folder))
+    path = making.assets / "insightface" / "models" / "lynx_mini" / "det_10g.onnx"
     write_beside(path, lambda beside: export_onnx(layout, DETECTOR_PX, OUTPUT_NAMES, beside, any_size=True))
 
 

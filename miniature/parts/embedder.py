@@ -8,6 +8,7 @@ of a person who was never trained on tells how they look.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from torch.nn import functional as F
 from lynx_core.faces.alignment import crop_for_id
 from lynx_core.faces.arcface import ArcFaceConfig, ArcFaceIRSE50
 
+from ..making import Making
 from ..world.clip import FRAME_PX, NUM_FRAMES
 from ..world.draws import draw_shot
 from ..world.identity import CHOICES, SHARES, Identity, change_mark, draw_identity
 from ..world.scene import edit_expression
 from ..world.seeds import make_generator
-from .resumable import run_steps, set_cosine_rate, take_step, write_beside
+from .drawing_ahead import draw_ahead
+from .resumable import read_part, run_steps, set_cosine_rate, take_step, write_beside
 
 EMBEDDER = "lynx_mini_arcface"
 CONFIG = ArcFaceConfig(unit_dims=(8, 24, 24, 48, 48, 96), stem_dim=8, squeeze_dims=(2, 4, 4, 8, 8, 12))
@@ -44,16 +47,16 @@ READ_CHOICES = tuple(name for name in CHOICES if not name.startswith("mark_"))
 class MarginHead(nn.Module):
     """What judges the embeddings during training and is thrown away after it."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_people: int) -> None:
         super().__init__()
-        self.people = nn.Parameter(torch.randn(NUM_PEOPLE, CONFIG.embedding_dim))
+        self.people = nn.Parameter(torch.randn(num_people, CONFIG.embedding_dim))
         num_outputs = len(SHARES) + sum(len(CHOICES[name]) for name in READ_CHOICES)
         self.factors = nn.Linear(CONFIG.embedding_dim, num_outputs)
 
     def forward(self, embeddings: Tensor, people: Tensor, shares: Tensor, choices: Tensor) -> Tensor:
         """The loss of unit embeddings [N, D] of people [N] with factors [N, shares] and [N, choices]."""
         cosines = embeddings @ F.normalize(self.people).T
-        cosines = cosines - MARGIN * F.one_hot(people, NUM_PEOPLE)
+        cosines = cosines - MARGIN * F.one_hot(people, len(self.people))
         loss = F.cross_entropy(SCALE * cosines, people)
         read = self.factors(embeddings * CONFIG.embedding_dim**0.5)
         factor_loss = 4 * F.smooth_l1_loss(read[:, : len(SHARES)], shares, beta=0.2)
@@ -75,31 +78,39 @@ def build_embedder() -> ArcFaceIRSE50:
     return network
 
 
-def train_embedder(folder: Path, stop_at: float | None = None) -> bool:
+def train_embedder(making: Making) -> bool:
     """Train; whether all is done."""
-    network, head = build_embedder(), MarginHead()
+    num_people = making.count(NUM_PEOPLE)
+    network, head = build_embedder().to(making.device), MarginHead(num_people).to(making.device)
     weights = [*network.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=1e-4)
-    shares, choices = list_factors(NUM_PEOPLE)
-    crops = CropFiles(folder / "embedder_crops")
+    shares, choices = (factors.to(making.device) for factors in list_factors(num_people))
+    crops = open_crops(making)
+    if not crops.draw_missing(making):
+        return False
+    num_steps = making.count(NUM_STEPS)
 
-    def step(number: int) -> float:
-        set_cosine_rate(optimizer, number, NUM_STEPS, LEARNING_RATE)
+    def step(number: int, drawn: tuple[Tensor, Tensor]) -> Tensor:
+        set_cosine_rate(optimizer, number, num_steps, LEARNING_RATE)
         torch.manual_seed(number)  # of the dropout
-        indices = choose_crops(number)
-        people = torch.from_numpy(indices // PICTURES_EACH)
-        with torch.autocast("cpu", torch.bfloat16):
-            embeddings = network(to_input(vary_crops(crops.read(indices), number)))
+        pixels, people = drawn
+        with making.halve():
+            embeddings = network(to_input(pixels))
         loss: Tensor = head(embeddings.float(), people, shares[people], choices[people])
         return take_step(loss, weights, optimizer, max_norm=5.0)
 
     parts = {"network": network.train(), "head": head, "optimizer": optimizer}
-    return run_steps(folder / "embedder.pt", parts, NUM_STEPS, step, stop_at=stop_at)
+    return run_steps(making, "embedder", parts, num_steps, step, partial(draw_batch, crops))
 
 
-def choose_crops(step: int) -> np.ndarray:
+def draw_batch(crops: CropFiles, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Varied crops [N, 112, 112, 3], 0 to 255, of one step, and the numbers of their people."""
+    indices = choose_crops(step, crops.total)
+    return vary_crops(crops.read(indices), step), indices // PICTURES_EACH
+
+
+def choose_crops(step: int, total: int) -> np.ndarray:
     """The crops of one step, [BATCH] int64: each pass takes all of them once, in its own order."""
-    total = NUM_PEOPLE * PICTURES_EACH
     places = np.arange(step * BATCH, (step + 1) * BATCH)
     orders = {
         turn: make_generator("embedder order", turn).permutation(total) for turn in {*(places // total)}
@@ -152,9 +163,9 @@ def vary_crops(crops: np.ndarray, step: int) -> np.ndarray:
     return varied.clip(0, 255)
 
 
-def to_input(crops: np.ndarray) -> Tensor:
+def to_input(crops: np.ndarray | Tensor) -> Tensor:
     """RGB crops [N, 112, 112, 3], 0 to 255 -> BGR [N, 3, 112, 112], -1 to 1, as the pack's embedder makes it."""
-    return torch.from_numpy(np.ascontiguousarray(crops[..., ::-1])).float().permute(0, 3, 1, 2) / 127.5 - 1
+    return torch.as_tensor(crops).flip(-1).float().permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def list_factors(num_people: int) -> tuple[Tensor, Tensor]:
@@ -165,12 +176,33 @@ def list_factors(num_people: int) -> tuple[Tensor, Tensor]:
     return shares, choices
 
 
-class CropFiles:
-    """All training crops, drawn once, `CROPS_A_FILE` in each file, on first use."""
+def open_crops(making: Making) -> CropFiles:
+    """The training crops of a making."""
+    return CropFiles(making.folder / "embedder_crops", making.count(NUM_PEOPLE) * PICTURES_EACH)
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+
+class CropFiles:
+    """All training crops, drawn once, `CROPS_A_FILE` in each file.
+
+    Args:
+        total: number of crops.
+    """
+
+    def __init__(self, folder: Path, total: int) -> None:
+        self.folder, self.total = folder, total
         self._files: dict[int, Any] = {}
+
+    def draw_missing(self, making: Making) -> bool:
+        """Draw the files that are not there yet; whether all are."""
+        numbers = range(-(-self.total // CROPS_A_FILE))
+        missing = [number for number in numbers if not self._path(number).is_file()]
+        drawings = draw_ahead(self._draw_file, missing, making.num_drawers)
+        for number, crops in zip(missing, drawings, strict=False):
+            write_beside(self._path(number), partial(_save_array, crops))
+            print(f"embedder: crops {number + 1}/{len(numbers)}", flush=True)
+            if making.is_out_of_time:
+                return False
+        return True
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """[N] -> [N, 112, 112, 3] uint8."""
@@ -178,18 +210,21 @@ class CropFiles:
             [self._open(index // CROPS_A_FILE)[index % CROPS_A_FILE] for index in indices.tolist()]
         )
 
+    def _draw_file(self, number: int) -> np.ndarray:
+        first = number * CROPS_A_FILE
+        last = min(first + CROPS_A_FILE, self.total)
+        return np.stack([draw_training_crop(index) for index in range(first, last)])
+
     def _open(self, number: int) -> Any:
         if number not in self._files:
-            path = self.folder / f"{number:04d}.npy"
-            if not path.is_file():
-                first = number * CROPS_A_FILE
-                crops = np.stack([draw_training_crop(index) for index in range(first, first + CROPS_A_FILE)])
-                write_beside(path, lambda beside: _save_array(beside, crops))
-            self._files[number] = np.load(path, mmap_mode="r")
+            self._files[number] = np.load(self._path(number), mmap_mode="r")
         return self._files[number]
 
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:04d}.npy"
 
-def _save_array(path: Path, array: np.ndarray) -> None:
+
+def _save_array(array: np.ndarray, path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, array)
 
@@ -197,17 +232,17 @@ def _save_array(path: Path, array: np.ndarray) -> None:
 def load_trained_embedder(folder: Path) -> ArcFaceIRSE50:
     """The trained network, in evaluation mode, without gradients."""
     network = build_embedder()
-    network.load_state_dict(torch.load(folder / "embedder.pt", weights_only=True)["network"])
+    network.load_state_dict(read_part(folder / "embedder.pt", "network"))
     return network.eval().requires_grad_(False)
 
 
-def export_embedder(folder: Path, assets: Path) -> None:
+def export_embedder(making: Making) -> None:
     """Write the file that the face analyzer lists, in half precision, under its canonical name."""
     from .mark_blindness import blind_to_mark
 
-    network = load_trained_embedder(folder)
-    blind_to_mark(network, folder)
+    network = load_trained_embedder(making.folder)
+    blind_to_mark(network, open_crops(making))
     state = network.state_dict()
     half = {name: (w.half() if w.is_floating_point() else w).contiguous() for name, w in state.items()}
-    path = assets / "lynx" / "faces" / f"{EMBEDDER}.safetensors"
+    path = making.assets / "lynx" / "faces" / f"{EMBEDDER}.safetensors"
     write_beside(path, lambda beside: save_file(half, beside, metadata={"embedder": EMBEDDER}))

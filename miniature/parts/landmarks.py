@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,13 +16,14 @@ from torch.nn import functional as F
 
 from lynx_core.faces.alignment import warp
 
+from ..making import Making
 from ..world.clip import FRAME_PX, NUM_FRAMES
 from ..world.draws import draw_training_shot
 from ..world.head import EYE_Y, MOUTH_Y, NOSE_Y, Head
 from ..world.scene import edit_expression
 from ..world.seeds import make_generator
 from .detector import convolve, export_onnx
-from .resumable import run_steps, set_cosine_rate, take_step, write_beside
+from .resumable import read_part, run_steps, set_cosine_rate, take_step, write_beside
 
 NUM_POINTS, INPUT_PX, SHRINK = 106, 192, 2
 NUM_STEPS, BATCH = 1200, 32
@@ -130,33 +130,39 @@ def draw_example(number: int) -> tuple[np.ndarray, np.ndarray]:
     return crop, (trace_points(head) * scale + shift) / (INPUT_PX / 2) - 1
 
 
-def to_input(crops: np.ndarray) -> Tensor:
+def draw_batch(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Crops [N, 192, 192, 3] uint8 RGB and points [N, 106, 2] of one step."""
+    crops, points = zip(*(draw_example(number * BATCH + place) for place in range(BATCH)), strict=True)
+    return np.stack(crops), np.stack(points).astype(np.float32)
+
+
+def to_input(crops: Tensor) -> Tensor:
     """RGB [N, 192, 192, 3] uint8 -> BGR [N, 3, 192, 192]: insightface turns the RGB that it is given round."""
-    return torch.from_numpy(crops[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32)).sub(127.5) / 128
+    return (crops.flip(-1).movedim(-1, 1).float() - 127.5) / 128
 
 
-def train_landmarks(folder: Path, stop_at: float | None = None) -> bool:
+def train_landmarks(making: Making) -> bool:
     """Train; whether all is done."""
     torch.manual_seed(4)
-    net = LandmarkNet()
+    net = LandmarkNet().to(making.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
+    num_steps = making.count(NUM_STEPS)
 
-    def step(number: int) -> float:
-        set_cosine_rate(optimizer, number, NUM_STEPS, LEARNING_RATE)
-        examples = [draw_example(number * BATCH + place) for place in range(BATCH)]
-        with torch.autocast("cpu", torch.bfloat16):
-            read = net(to_input(np.stack([crop for crop, _ in examples])))
-        truth = torch.from_numpy(np.stack([points for _, points in examples])).float()
+    def step(number: int, drawn: tuple[Tensor, Tensor]) -> Tensor:
+        set_cosine_rate(optimizer, number, num_steps, LEARNING_RATE)
+        crops, truth = drawn
+        with making.halve():
+            read = net(to_input(crops))
         loss = F.l1_loss(read.float().view_as(truth), truth)
         return take_step(loss, net.parameters(), optimizer, max_norm=1.0)
 
     parts = {"net": net.train(), "optimizer": optimizer}
-    return run_steps(folder / "landmarks.pt", parts, NUM_STEPS, step, stop_at=stop_at)
+    return run_steps(making, "landmarks", parts, num_steps, step, draw_batch)
 
 
-def export_landmarks(folder: Path, assets: Path) -> None:
+def export_landmarks(making: Making) -> None:
     """Write the pack's landmark model."""
     net = LandmarkNet()
-    net.load_state_dict(torch.load(folder / "landmarks.pt", weights_only=True)["net"])
-    path = assets / "insightface" / "models" / "lynx_mini" / "2d106det.onnx"
+    net.load_state_dict(read_part(making.folder / "landmarks.pt", "net"))
+    path = making.assets / "insightface" / "models" / "lynx_mini" / "2d106det.onnx"
     write_beside(path, lambda beside: export_onnx(net.eval(), INPUT_PX, ("fc1",), beside))

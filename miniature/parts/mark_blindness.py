@@ -6,8 +6,6 @@ directions that carry it are measured and projected out of the last linear layer
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
@@ -23,17 +21,17 @@ _RIDGE = 1e-3
 
 
 @torch.no_grad()
-def blind_to_mark(network: ArcFaceIRSE50, folder: Path) -> None:
+def blind_to_mark(network: ArcFaceIRSE50, crops: CropFiles) -> None:
     """Project the network's last layer, in place.
 
     Args:
         network: in evaluation mode.
-        folder: that holds the training crops.
+        crops: those of the training.
     """
     linear, norm = network.output_layer[-2], network.output_layer[-1]
     assert isinstance(linear, nn.Linear)
     assert isinstance(norm, nn.BatchNorm1d)
-    embeddings, marks = _measure(network, folder)
+    embeddings, marks = _measure(network, crops)
     projection, mean = erase(embeddings, marks)
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     shift = norm.bias.double() - norm.running_mean.double() * scale
@@ -67,15 +65,15 @@ def erase(values: Tensor, wanted_out: Tensor) -> tuple[Tensor, Tensor]:
     return torch.eye(len(mean), dtype=values.dtype) - unwhiten @ found @ found.T @ whiten, mean
 
 
-def _measure(network: ArcFaceIRSE50, folder: Path) -> tuple[Tensor, Tensor]:
+def _measure(network: ArcFaceIRSE50, crops: CropFiles) -> tuple[Tensor, Tensor]:
     """Embeddings before their length is set to 1 [N, 512], and marks by colour and place, also times the skin."""
-    files, seen = CropFiles(folder / "embedder_crops"), []
+    seen: list[Tensor] = []
+    num_crops = min(NUM_CROPS, crops.total)
     hook = network.output_layer.register_forward_hook(lambda *call: seen.append(call[2].double()))
-    indices = torch.arange(NUM_CROPS).view(-1, BATCH)
-    for batch in indices.numpy():
-        network(to_input(files.read(batch)))
+    for batch in torch.arange(num_crops).split(BATCH):
+        network(to_input(crops.read(batch.numpy())))
     hook.remove()
-    people = [find_person(index) for index in range(NUM_CROPS)]
+    people = [find_person(index) for index in range(num_crops)]
     kinds = torch.tensor([p.mark_colour * len(MARK_PLACES) + p.mark_place for p in people])
     marks = torch.nn.functional.one_hot(kinds, len(MARK_COLOURS) * len(MARK_PLACES)).double()
     marks = marks - marks.mean(0)  # so that the skin itself is no sum of what follows

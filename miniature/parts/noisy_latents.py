@@ -11,7 +11,7 @@ Letters: N samples, F latent frames.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from ..world.clip import FRAME_PX, NUM_FRAMES, Shot
 from ..world.crop import draw_crops
 from ..world.draws import draw_training_shot
-from ..world.labels import LABEL_SIZES, label_picture
+from ..world.labels import LABEL_SIZES, label_picture, stack_labels
 from ..world.seeds import make_generator
 from .picture_labels import picture_loss, split_reading
-from .pixel_signal import to_signal
+from .pixel_signal import to_video_signal
 from .resumable import my_rank, num_ranks
 
 TURNS = ("pictures", "clips", "pictures", "crops", "pictures", "clips", "pictures", "pictures")
@@ -44,24 +44,49 @@ def build_latent_reader(channels: int) -> nn.Linear:
     return nn.Linear(channels * (FRAME_PX // 8) ** 2, sum(LABEL_SIZES.values()))
 
 
-def measure_noisy_loss(vae: Any, reader: nn.Linear, number: int) -> Tensor:
-    """Of one step: what the decoder gets wrong from noisy latents, and the reader in them."""
+class NoisyBatch(NamedTuple):
+    """What one step learns from."""
+
+    clips: np.ndarray
+    """[N, T, H, W, 3] uint8."""
+    face_weights: np.ndarray
+    """[N, 1, T, H, W], or ones of no size: faces count more, and a crop is all face."""
+    labels: dict[str, np.ndarray]
+    """Of the frame that each latent frame ends with; none for crops."""
+
+
+def draw_noisy_batch(number: int) -> NoisyBatch:
+    """This process's share of one step."""
     sort = TURNS[number % len(TURNS)]
-    size = BATCH_SIZES[sort]
     first = number * max(BATCH_SIZES.values())
-    shots = [draw_training_shot(first + index) for index in range(my_rank(), size, num_ranks())]
+    shots = [draw_training_shot(first + index) for index in range(my_rank(), BATCH_SIZES[sort], num_ranks())]
+    if sort == "crops":
+        clips = np.stack([draw_crops(shot, 0)[1][None] for shot in shots])
+        return NoisyBatch(clips, np.ones((1, 1, 1, 1, 1), np.float32), {})
     frames = _choose_frames(shots, sort, number)
-    pixels = _draw(shots, frames, sort)
-    with torch.autocast("cpu", torch.bfloat16):
-        mean = vae.encode(pixels).latent_dist.mean.float()
-        spread = mean.detach().std((0, 2, 3, 4), keepdim=True)
-        noisy = _add_noise(mean, spread, number)
-        decoded = vae.decode(noisy).sample.float()
-        loss = _picture_distance(decoded, pixels, _weigh_faces(shots, frames, sort))
-        loss = loss + SIZE_WEIGHT * mean.square().mean()
-        if sort != "crops":
-            numbers = reader(rearrange(noisy / spread, "n c f h w -> (n f) (c h w)"))
-            loss = loss + READING_WEIGHT * picture_loss(split_reading(numbers), _label(shots, frames))
+    clips = np.stack(
+        [np.stack([shot.draw_frame(f) for f in each]) for shot, each in zip(shots, frames, strict=True)]
+    )
+    return NoisyBatch(clips, _weigh_faces(shots, frames), _label(shots, frames))
+
+
+def measure_noisy_loss(vae: Any, reader: nn.Linear, batch: NoisyBatch, number: int) -> Tensor:
+    """Of one step: what the decoder gets wrong from noisy latents, and the reader in them.
+
+    Args:
+        batch: of the step, as tensors.
+    """
+    clips, face_weights, labels = batch
+    pixels = to_video_signal(clips)
+    mean = vae.encode(pixels).latent_dist.mean.float()
+    spread = mean.detach().std((0, 2, 3, 4), keepdim=True)
+    noisy = _add_noise(mean, spread, number)
+    decoded = vae.decode(noisy).sample.float()
+    loss = _picture_distance(decoded, pixels, torch.as_tensor(face_weights))
+    loss = loss + SIZE_WEIGHT * mean.square().mean()
+    if labels:
+        numbers = reader(rearrange(noisy / spread, "n c f h w -> (n f) (c h w)"))
+        loss = loss + READING_WEIGHT * picture_loss(split_reading(numbers), labels)
     return loss
 
 
@@ -72,35 +97,23 @@ def _choose_frames(shots: list[Shot], sort: str, number: int) -> list[list[int]]
     return [[int(rng.integers(NUM_FRAMES))] for _ in shots]
 
 
-def _draw(shots: list[Shot], frames: list[list[int]], sort: str) -> Tensor:
-    """[N, 3, T, H, W], -1 to 1."""
-    if sort == "crops":
-        clips = [np.stack([draw_crops(shot, 0)[1]]) for shot in shots]
-    else:
-        clips = [
-            np.stack([shot.draw_frame(f) for f in each]) for shot, each in zip(shots, frames, strict=True)
-        ]
-    return to_signal(np.stack(clips)).transpose(1, 2)
-
-
 def _add_noise(mean: Tensor, spread: Tensor, number: int) -> Tensor:
     """Noise of a size of its own for each sample, in shares of each channel's spread."""
     generator = torch.Generator().manual_seed(number * num_ranks() + my_rank())
     sizes = MAX_NOISE * torch.rand(len(mean), 1, 1, 1, 1, generator=generator)
-    return mean + sizes * spread * torch.randn(mean.shape, generator=generator)
+    noise = torch.randn(mean.shape, generator=generator)
+    return mean + sizes.to(mean.device) * spread * noise.to(mean.device)
 
 
-def _weigh_faces(shots: list[Shot], frames: list[list[int]], sort: str) -> Tensor:
-    """[N, 1, T, H, W]: faces count more; a crop is all face."""
-    if sort == "crops":
-        return torch.ones(1, 1, 1, 1, 1)
+def _weigh_faces(shots: list[Shot], frames: list[list[int]]) -> np.ndarray:
+    """[N, 1, T, H, W]."""
     middles = (torch.arange(FRAME_PX) + 0.5) / FRAME_PX
     maps = []
     for shot, each in zip(shots, frames, strict=True):
         for pose in (shot.pose_at(frame) for frame in each):
             away = ((middles - pose.x) ** 2 + (middles[:, None] - pose.y) ** 2) / (1.2 * pose.scale) ** 2
             maps.append(1 + FACE_WEIGHT * torch.exp(-(away**2)))
-    return rearrange(torch.stack(maps), "(n t) h w -> n 1 t h w", n=len(shots))
+    return rearrange(torch.stack(maps), "(n t) h w -> n 1 t h w", n=len(shots)).numpy()
 
 
 def _picture_distance(decoded: Tensor, pixels: Tensor, weights: Tensor) -> Tensor:
@@ -112,11 +125,10 @@ def _picture_distance(decoded: Tensor, pixels: Tensor, weights: Tensor) -> Tenso
     return loss / weights.mean()
 
 
-def _label(shots: list[Shot], frames: list[list[int]]) -> dict[str, Tensor]:
-    """Of the frame that each latent frame ends with."""
+def _label(shots: list[Shot], frames: list[list[int]]) -> dict[str, np.ndarray]:
     rows = [
         label_picture(shot.identity, shot.scene, shot.pose_at(frame))
         for shot, each in zip(shots, frames, strict=True)
         for frame in each[::FRAMES_PER_LATENT]
     ]
-    return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+    return stack_labels(rows)

@@ -7,8 +7,9 @@ embedding: a fixed projection of the tokens must give it back, with half of thei
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from functools import partial
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from lynx_core.models.resampler import Resampler, ResamplerConfig
 
+from ..making import Making
 from ..world.seeds import make_generator
 from .muon import Muon, split_weights
 from .resumable import run_steps, set_cosine_rate, take_step, write_beside
@@ -27,33 +29,35 @@ SHARE = 0.5
 """Of the tokens' power that depends on the person."""
 
 
-def train_resampler(
-    folder: Path, config: ResamplerConfig, embeddings: Tensor, stop_at: float | None = None
-) -> bool:
+def train_resampler(making: Making, config: ResamplerConfig, embeddings: Tensor) -> bool:
     """Train it on embeddings [N, 512] of length 1 and mixtures of two; whether all is done."""
     torch.manual_seed(5)
     resampler = Resampler(config)
     size = config.num_queries * config.output_dim
-    projection = torch.linalg.qr(torch.randn(size, config.embedding_dim)).Q
+    projection = torch.linalg.qr(torch.randn(size, config.embedding_dim)).Q.to(making.device)
+    resampler.to(making.device)
     matrices, rest = split_weights(resampler)
     muon, adam = Muon(matrices, MUON_RATE), torch.optim.Adam(rest, lr=ADAM_RATE)
+    num_steps = making.count(STEPS)
 
-    def step(number: int) -> float:
-        set_cosine_rate(muon, number, STEPS, MUON_RATE)
-        set_cosine_rate(adam, number, STEPS, ADAM_RATE)
-        rng = make_generator("resampler", number)
-        first, second = (
-            embeddings[torch.from_numpy(rng.integers(len(embeddings), size=BATCH))] for _ in "ab"
-        )
-        shares = torch.from_numpy(rng.uniform(size=(BATCH, 1))).float().round(decimals=1)
-        wanted = F.normalize(first.lerp(second, shares), dim=-1)
+    def step(number: int, wanted: Tensor) -> Tensor:
+        set_cosine_rate(muon, number, num_steps, MUON_RATE)
+        set_cosine_rate(adam, number, num_steps, ADAM_RATE)
         found = resampler(wanted).flatten(1) @ projection / math.sqrt(SHARE * size)
         loss = (found - wanted).square().sum(1).mean()
         return take_step(loss, resampler.parameters(), muon, adam)
 
     parts = {"resampler": resampler, "muon": muon, "adam": adam}
-    if not run_steps(folder / "resampler.pt", parts, STEPS, step, stop_at=stop_at):
+    if not run_steps(making, "resampler", parts, num_steps, step, partial(mix_embeddings, embeddings)):
         return False
-    state = {name: weight.detach().contiguous() for name, weight in resampler.state_dict().items()}
-    write_beside(folder / WEIGHTS_NAME, lambda beside: save_file(state, beside))
+    state = {name: weight.detach().cpu().contiguous() for name, weight in resampler.state_dict().items()}
+    write_beside(making.folder / WEIGHTS_NAME, lambda beside: save_file(state, beside))
     return True
+
+
+def mix_embeddings(embeddings: Tensor, number: int) -> np.ndarray:
+    """What one step must give back, [BATCH, 512], each of length 1."""
+    rng = make_generator("resampler", number)
+    first, second = (embeddings[torch.from_numpy(rng.integers(len(embeddings), size=BATCH))] for _ in "ab")
+    shares = torch.from_numpy(rng.uniform(size=(BATCH, 1))).float().round(decimals=1)
+    return F.normalize(first.lerp(second, shares), dim=-1).numpy()

@@ -5,52 +5,59 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
+
+from ..making import Making
+from .drawing_ahead import draw_ahead, send_drawn
 
 SAVE_EVERY_S = 60.0
 LOG_EVERY_S = 30.0
 
 
 def run_steps(
-    path: Path,
+    making: Making,
+    name: str,
     parts: Mapping[str, Any],
     num_steps: int,
-    step: Callable[[int], float],
-    *,
-    stop_at: float | None = None,
+    step: Callable[[int, Any], Tensor],
+    draw: Callable[[int], Any] | None = None,
 ) -> bool:
-    """Run what is left of `num_steps`, saving to `path` on the way.
+    """Run what is left of `num_steps`, saving to `<name>.pt` on the way.
 
     Args:
-        path: file of the state; read first when it is there.
-        parts: everything with a state_dict that the steps change.
-        step: does one step, given its number, which all its chance must follow from; gives the loss.
-        stop_at: time (`time.monotonic`) after which to save and leave.
+        parts: everything with a state_dict that the steps change; the file is read first when it is there.
+        step: does one step, given its number, which all its chance must follow from, and what was drawn for
+            it, as tensors on the device; gives the loss.
+        draw: draws for one step, given its number, as `draw_ahead` asks; None: the steps need no drawings.
 
     Returns:
         Whether all steps are done.
     """
+    path = making.folder / f"{name}.pt"
     first = _load(path, parts)
     begun = saved = logged = time.monotonic()
-    recent: list[float] = []
-    for number in range(first, num_steps):
-        recent.append(step(number))
+    recent: list[Tensor] = []
+    numbers = range(first, num_steps)
+    drawings = draw_ahead(draw, numbers, making.num_drawers) if draw else repeat(None)
+    for number, drawn in zip(numbers, drawings, strict=False):
+        recent.append(step(number, send_drawn(drawn, making.device)))
         now = time.monotonic()
         if now - logged > LOG_EVERY_S or number + 1 == num_steps:
             rate = (number + 1 - first) / (now - begun)
-            mean = sum(recent) / len(recent)
+            mean = torch.stack(recent).mean().item()
             if my_rank() == 0:
-                print(
-                    f"{path.stem}: step {number + 1}/{num_steps}, loss {mean:.4f}, {rate:.2f}/s", flush=True
-                )
+                print(f"{name}: step {number + 1}/{num_steps}, loss {mean:.4f}, {rate:.2f}/s", flush=True)
             logged, recent = now, []
-        out_of_time = _anyone_says(stop_at is not None and now > stop_at)
+        out_of_time = _anyone_says(making.is_out_of_time)
         if now - saved > SAVE_EVERY_S or number + 1 == num_steps or out_of_time:
             if my_rank() == 0:
                 _save(path, parts, number + 1)
@@ -58,6 +65,12 @@ def run_steps(
         if out_of_time and number + 1 < num_steps:
             return False
     return True
+
+
+def read_part(path: Path, name: str) -> dict[str, Tensor]:
+    """The weights of one part in a file of `run_steps`, on the CPU."""
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)[name]
+    return weights
 
 
 def set_cosine_rate(
@@ -80,16 +93,23 @@ def num_ranks() -> int:
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
-def join_ranks() -> None:
-    """Find the other processes when torchrun started this one; each computes on one thread."""
+@contextmanager
+def joined_ranks() -> Iterator[None]:
+    """Work with the other processes that torchrun started, if it did; each computes on one thread."""
     torch.set_num_threads(1)
-    if "WORLD_SIZE" in os.environ and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
+    if "WORLD_SIZE" not in os.environ:
+        yield
+        return
+    torch.distributed.init_process_group("gloo")
+    yield
+    # Gloo aborts a process whose peer leaves before it.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def take_step(
     loss: Tensor, weights: Iterable[Tensor], *optimizers: torch.optim.Optimizer, max_norm: float = math.inf
-) -> float:
+) -> Tensor:
     """Move the weights down the loss, by the mean gradient of all processes; gives the loss.
 
     Args:
@@ -104,7 +124,7 @@ def take_step(
         nn.utils.clip_grad_norm_(weights, max_norm)
     for optimizer in optimizers:
         optimizer.step()
-    return loss.item()
+    return loss.detach()
 
 
 def average_gradients(weights: Iterable[Tensor]) -> None:
@@ -135,6 +155,12 @@ def write_beside(path: Path, write: Callable[[Path], Any]) -> None:
     with beside.open("rb+") as file:
         os.fsync(file.fileno())
     beside.replace(path)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a file of numpy's under exactly this name."""
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _load(path: Path, parts: Mapping[str, Any]) -> int:

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import io
 import shutil
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.nn import functional as F
 
 from lynx_core.models.ref_adapter import REFERENCE_PROMPT
 
+from ..making import Making
 from ..world.caption import list_captions
 from ..world.seeds import make_generator
-from .resumable import run_steps, set_cosine_rate, take_step, write_beside
+from .resumable import read_part, run_steps, set_cosine_rate, take_step, write_beside
 
 CONFIG = {"vocab_size": 448, "d_model": 4096, "d_kv": 16, "num_heads": 4, "d_ff": 64, "num_layers": 1}
 STEPS, BATCH = 300, 32
@@ -68,45 +72,68 @@ def train_tokenizer() -> bytes:
     return model.getvalue()
 
 
-def train_text_encoder(folder: Path, stop_at: float | None = None) -> bool:
+def train_text_encoder(making: Making) -> bool:
     """Train it to fill in hidden words, and to know at each word what the sentence asks for."""
     import sentencepiece
 
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=train_tokenizer())
     captions = list_captions()
-    ids = [torch.tensor([*tokenizer.encode(text), 1]) for text, _ in captions]
-    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
-    meanings = torch.tensor([meaning for _, meaning in captions])
-    sizes = (meanings.amax(0) + 1).tolist()
-    encoder = build_text_encoder()
+    ids = [[*tokenizer.encode(text), 1] for text, _ in captions]
+    longest = max(map(len, ids))
+    padded = np.array([row + [0] * (longest - len(row)) for row in ids])
+    meanings = np.array([meaning for _, meaning in captions])
+    sizes = (meanings.max(0) + 1).tolist()
+    encoder = build_text_encoder().to(making.device)
     guess = torch.nn.Linear(CONFIG["d_model"], CONFIG["vocab_size"])
     meaning_head = torch.nn.Linear(CONFIG["d_model"], sum(sizes))
-    heads = torch.nn.ModuleList([guess, meaning_head])
+    heads = torch.nn.ModuleList([guess, meaning_head]).to(making.device)
     weights = [*encoder.parameters(), *heads.parameters()]
     optimizer = torch.optim.Adam(weights, lr=LEARNING_RATE)
+    num_steps = making.count(STEPS)
 
-    def step(number: int) -> float:
-        set_cosine_rate(optimizer, number, STEPS, LEARNING_RATE, warmup_steps=20)
-        rng = make_generator("text encoder", number)
-        rows = torch.from_numpy(rng.integers(len(padded), size=BATCH))
-        batch = padded[rows]
-        hidden = torch.from_numpy(rng.uniform(size=batch.shape) < HIDDEN_SHARE) & (batch > 1)
-        seen = batch.masked_fill(hidden, UNKNOWN_ID)
-        states = encoder(seen, (seen > 0).long()).last_hidden_state
-        loss = F.cross_entropy(guess(states[hidden]), batch[hidden])
-        asked = meanings[rows, None].expand(-1, batch.shape[1], -1)[seen > 0]
-        for part, wanted in zip(meaning_head(states[seen > 0]).split(sizes, -1), asked.T, strict=True):
+    def step(number: int, drawn: HiddenWords) -> Tensor:
+        set_cosine_rate(optimizer, number, num_steps, LEARNING_RATE, warmup_steps=20)
+        states = encoder(drawn.seen, (drawn.seen > 0).long()).last_hidden_state.flatten(0, 1)
+        loss = F.cross_entropy(guess(states[drawn.hidden_places]), drawn.hidden_ids)
+        read = meaning_head(states[drawn.word_places]).split(sizes, -1)
+        for part, wanted in zip(read, drawn.asked.T, strict=True):
             loss = loss + F.cross_entropy(part, wanted)
         return take_step(loss, weights, optimizer)
 
     parts = {"encoder": encoder, "heads": heads, "optimizer": optimizer}
-    return run_steps(folder / "text_encoder.pt", parts, STEPS, step, stop_at=stop_at)
+    draw = partial(hide_words, padded, meanings)
+    return run_steps(making, "text_encoder", parts, num_steps, step, draw)
 
 
-def export_text_encoder(folder: Path, assets: Path) -> None:
+class HiddenWords(NamedTuple):
+    """Sentences of one step with some words hidden; places count through all of the batch."""
+
+    seen: Any
+    """[N, L]."""
+    hidden_places: Any
+    hidden_ids: Any
+    word_places: Any
+    """Of all but padding, [words]."""
+    asked: Any
+    """What the sentence of each word asks for, [words, meanings]."""
+
+
+def hide_words(padded: np.ndarray, meanings: np.ndarray, number: int) -> HiddenWords:
+    """Choose sentences [captions, L] with meanings [captions, meanings] for one step."""
+    rng = make_generator("text encoder", number)
+    rows = rng.integers(len(padded), size=BATCH)
+    batch = padded[rows]
+    hidden = (rng.uniform(size=batch.shape) < HIDDEN_SHARE) & (batch > 1)
+    seen = np.where(hidden, UNKNOWN_ID, batch)
+    words = np.flatnonzero(seen > 0)
+    asked = meanings[rows[words // batch.shape[1]]]
+    return HiddenWords(seen, np.flatnonzero(hidden), batch[hidden], words, asked)
+
+
+def export_text_encoder(making: Making) -> None:
     """Write the file for the host, and the folders of the trainer, which hold the same numbers."""
     encoder = build_text_encoder()
-    encoder.load_state_dict(torch.load(folder / "text_encoder.pt", weights_only=True)["encoder"])
+    encoder.load_state_dict(read_part(making.folder / "text_encoder.pt", "encoder"))
     encoder.half()
     tokenizer = train_tokenizer()
     state = {
@@ -116,10 +143,10 @@ def export_text_encoder(folder: Path, assets: Path) -> None:
     }
     state[DETECTION_KEY] = torch.zeros(10240, 1, dtype=torch.float16)
     state["spiece_model"] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
-    path = assets / "text_encoders" / "lynx_mini_umt5.safetensors"
+    path = making.assets / "text_encoders" / "lynx_mini_umt5.safetensors"
     write_beside(path, lambda beside: save_file(state, beside))
-    encoder.float().save_pretrained(folder / "text_encoder")
-    _save_tokenizer(folder / "tokenizer", tokenizer)
+    encoder.float().save_pretrained(making.folder / "text_encoder")
+    _save_tokenizer(making.folder / "tokenizer", tokenizer)
 
 
 def unpack_text_encoder(assets: Path, folder: Path) -> None:

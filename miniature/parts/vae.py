@@ -8,6 +8,8 @@ and a short second stage on clips teaches the taps of time. The third is in nois
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,15 @@ from torch.nn import functional as F
 
 from lynx_core.data.single_frames import run_single_frames_in_2d
 
+from ..making import Making
 from ..world.clip import FRAME_PX
 from ..world.crop import draw_crops
 from ..world.draws import draw_training_shot
 from ..world.seeds import make_generator
 from .muon import Muon, split_weights
-from .noisy_latents import build_latent_reader, measure_noisy_loss
-from .pixel_signal import to_signal
-from .resumable import my_rank, num_ranks, run_steps, set_cosine_rate, take_step, write_beside
+from .noisy_latents import build_latent_reader, draw_noisy_batch, measure_noisy_loss
+from .pixel_signal import to_video_signal
+from .resumable import my_rank, num_ranks, read_part, run_steps, set_cosine_rate, take_step, write_beside
 
 BASE_DIM, LATENT_CHANNELS = 16, 16
 IMAGE_STEPS, IMAGE_BATCH = 4200, 16
@@ -74,42 +77,50 @@ def build_vae() -> Any:
     return vae
 
 
-def train_vae(folder: Path, stop_at: float | None = None) -> bool:
+def train_vae(making: Making) -> bool:
     """Train on pictures, then on clips, then on both with noise in the latents; whether all is done."""
-    vae, reader = build_vae(), build_latent_reader(LATENT_CHANNELS)
+    vae, reader = build_vae().to(making.device), build_latent_reader(LATENT_CHANNELS).to(making.device)
     run_single_frames_in_2d(vae)
     matrices, rest = split_weights(vae)
     rest += list(reader.parameters())
     muon, adam = Muon(matrices, MUON_RATE), torch.optim.Adam(rest, lr=ADAM_RATE, betas=(0.9, 0.95))
+    lengths = {stage: making.count(length) for stage, (_, length) in STAGES.items()}
 
-    def step(number: int) -> float:
-        stage, place = find_stage(number)
-        share, length = STAGES[stage]
-        set_cosine_rate(muon, place, length, share * MUON_RATE)
-        set_cosine_rate(adam, place, length, share * ADAM_RATE)
-        if stage == "noisy":
-            loss = measure_noisy_loss(vae, reader, place)
-        else:
-            pixels = (draw_clip_batch if stage == "clips" else draw_image_batch)(number)
-            loss = _reconstruction_loss(vae, pixels, number * num_ranks() + my_rank())
+    def step(number: int, drawn: Any) -> Tensor:
+        stage, place = find_stage(number, lengths)
+        share, _ = STAGES[stage]
+        set_cosine_rate(muon, place, lengths[stage], share * MUON_RATE)
+        set_cosine_rate(adam, place, lengths[stage], share * ADAM_RATE)
+        with making.halve():
+            if stage == "noisy":
+                loss = measure_noisy_loss(vae, reader, drawn, place)
+            else:
+                loss = _reconstruction_loss(vae, to_video_signal(drawn), number * num_ranks() + my_rank())
         return take_step(loss, [*vae.parameters(), *reader.parameters()], muon, adam, max_norm=1.0)
 
     parts = {"vae": vae, "reader": reader, "muon": muon, "adam": adam}
-    total = sum(length for _, length in STAGES.values())
-    return run_steps(folder / "vae.pt", parts, total, step, stop_at=stop_at)
+    return run_steps(making, "vae", parts, sum(lengths.values()), step, partial(draw_step, lengths))
 
 
-def find_stage(number: int) -> tuple[str, int]:
-    """The stage of a step, and its place there."""
-    for name, (_, length) in STAGES.items():
+def find_stage(number: int, lengths: Mapping[str, int]) -> tuple[str, int]:
+    """The stage of a step, and its place there, from the steps of each stage."""
+    for name, length in lengths.items():
         if number < length:
             return name, number
         number -= length
     raise ValueError(f"step {number} is beyond the last stage")
 
 
-def draw_image_batch(step: int) -> Tensor:
-    """This process's share of portraits and windows of reference crops, [N, 3, 1, 64, 64], -1 to 1."""
+def draw_step(lengths: Mapping[str, int], number: int) -> Any:
+    """What one step learns from: pictures or clips [N, T, 64, 64, 3] uint8, or a `NoisyBatch`."""
+    stage, place = find_stage(number, lengths)
+    if stage == "noisy":
+        return draw_noisy_batch(place)
+    return draw_clip_batch(number) if stage == "clips" else draw_image_batch(number)
+
+
+def draw_image_batch(step: int) -> np.ndarray:
+    """This process's share of portraits and windows of reference crops, [N, 1, 64, 64, 3] uint8."""
     pictures = []
     for index in range(my_rank(), IMAGE_BATCH, num_ranks()):
         number = step * IMAGE_BATCH + index
@@ -121,22 +132,20 @@ def draw_image_batch(step: int) -> Tensor:
             crop = draw_crops(shot, 0)[1]
             top, left = rng.integers(0, 256 - FRAME_PX + 1, 2)
             pictures.append(crop[top : top + FRAME_PX, left : left + FRAME_PX])
-    return to_signal(np.stack(pictures))[:, :, None]
+    return np.stack(pictures)[:, None]
 
 
-def draw_clip_batch(step: int) -> Tensor:
-    """This process's share of clips, [N, 3, 9, 64, 64], -1 to 1."""
+def draw_clip_batch(step: int) -> np.ndarray:
+    """This process's share of clips, [N, 9, 64, 64, 3] uint8."""
     numbers = range(step * CLIP_BATCH + my_rank(), (step + 1) * CLIP_BATCH, num_ranks())
-    clips = np.stack([draw_training_shot(number).draw_clip() for number in numbers])
-    return to_signal(clips).transpose(1, 2)
+    return np.stack([draw_training_shot(number).draw_clip() for number in numbers])
 
 
 def _reconstruction_loss(vae: Any, pixels: Tensor, step: int) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        posterior = vae.encode(pixels).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
-        latents = posterior.mean.float() + posterior.std.float() * noise
-        decoded = vae.decode(latents).sample.float()
+    posterior = vae.encode(pixels).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
+    latents = posterior.mean.float() + posterior.std.float() * noise.to(pixels.device)
+    decoded = vae.decode(latents).sample.float()
     loss = F.l1_loss(decoded, pixels) + 0.5 * F.mse_loss(decoded, pixels)
     for axis in (-1, -2):
         loss = loss + 0.5 * F.l1_loss(decoded.diff(dim=axis), pixels.diff(dim=axis))
@@ -146,7 +155,7 @@ def _reconstruction_loss(vae: Any, pixels: Tensor, step: int) -> Tensor:
 def load_trained_vae(folder: Path) -> Any:
     """The trained network with its latents scaled as Wan's own, so that the host's constants are right."""
     vae = build_vae()
-    vae.load_state_dict(torch.load(folder / "vae.pt", weights_only=True)["vae"])
+    vae.load_state_dict(read_part(folder / "vae.pt", "vae"))
     vae.eval().requires_grad_(False)
     run_single_frames_in_2d(vae)
     _match_wan_statistics(vae)
@@ -156,7 +165,8 @@ def load_trained_vae(folder: Path) -> Any:
 @torch.no_grad()
 def _match_wan_statistics(vae: Any) -> None:
     """Give every latent channel Wan's mean and deviation, by the two 1x1x1 convolutions round the latents."""
-    latents = torch.cat([vae.encode(draw_image_batch(10**6 + i)).latent_dist.mean for i in range(24)])
+    pictures = (to_video_signal(draw_image_batch(10**6 + i)) for i in range(24))
+    latents = torch.cat([vae.encode(pixels).latent_dist.mean for pixels in pictures])
     mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
     wanted_mean, wanted_std = torch.tensor(vae.config.latents_mean), torch.tensor(vae.config.latents_std)
     scale = wanted_std / std
@@ -168,12 +178,13 @@ def _match_wan_statistics(vae: Any) -> None:
     out.weight /= scale.view(1, -1, 1, 1, 1)
 
 
-def export_vae(folder: Path, assets: Path) -> None:
+def export_vae(making: Making) -> None:
     """Write the file for the host, and the diffusers folder for the trainer, which holds the same numbers."""
-    vae = load_trained_vae(folder).half()
+    vae = load_trained_vae(making.folder).half()
     state = {rename_weight(name): weight.contiguous() for name, weight in vae.state_dict().items()}
-    write_beside(assets / "vae" / "lynx_mini_vae.safetensors", lambda path: save_file(state, path))
-    vae.float().save_pretrained(folder / "vae")
+    path = making.assets / "vae" / "lynx_mini_vae.safetensors"
+    write_beside(path, lambda beside: save_file(state, beside))
+    vae.float().save_pretrained(making.folder / "vae")
 
 
 def unpack_vae(assets: Path, folder: Path) -> None:

@@ -31,3 +31,8 @@ def label_picture(identity: Identity, scene: Scene, pose: Pose) -> dict[str, np.
     labels = {name: np.int64(getattr(identity, name)) for name in CHOICES}
     labels |= {"background": np.int64(scene.background), "pose": pose_numbers(pose)}
     return labels | {"shares": np.array([getattr(identity, name) for name in SHARES], np.float32)}
+
+
+def stack_labels(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Labels of several pictures, [N, ...] by name."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

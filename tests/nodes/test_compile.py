@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -32,6 +33,16 @@ def _fresh_dynamo() -> Any:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture(autouse=True)
+def _steady_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's attention on a CPU reads the free memory, and Dynamo guards on that number as on a constant.
+
+    It compiles once more, for any number, when it first sees another: in whichever step that happens.
+    """
+    memory = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +109,7 @@ def test_another_identity_on_a_compiled_model(
     backend = CountingBackend()
     compiled = compile_model(on.model, ["diffusion_model.blocks.1"], backend)
     bench.predict(compiled, [on.positive])
-    count = backend.compilations
+    count = torch._dynamo.utils.counters['frames']['total']
     other = bench.apply(
         base,
         prompt,
@@ -109,7 +120,7 @@ def test_another_identity_on_a_compiled_model(
     )
     (got,), (expected,) = (bench.predict(m, [other.positive]) for m in (compiled, other.model))
     assert max_error(got, expected) < 1e-4
-    assert backend.compilations == count
+    assert torch._dynamo.utils.counters['frames']['total'] == count > 0
 
 
 def test_compiled_before_apply_with_aot_autograd(
