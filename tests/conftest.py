@@ -88,3 +88,11 @@ def comfy(tmp_path_factory: pytest.TempPathFactory, standin_models: Path) -> InP
     base_dir = tmp_path_factory.mktemp("in_process")
     copy_into(standin_models, base_dir / "models")
     return load_in_process(_find_host(MAIN_VERSION), base_dir)
+
+
+@pytest.fixture(scope="session")
+def briefly_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter for the shipped base from a short training, of another seed than the shipped one."""
+    from mini_training import train_briefly
+
+    return train_briefly(tmp_path_factory.mktemp("training"))

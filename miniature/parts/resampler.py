@@ -11,16 +11,18 @@ from functools import partial
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from lynx_core.formats.layouts import canonical_name
+from lynx_core.formats.saving import save_single_file
 from lynx_core.models.resampler import Resampler, ResamplerConfig
 
 from ..making import Making
 from ..world.seeds import make_generator
+from .embedder import EMBEDDER
 from .muon import Muon, split_weights
-from .resumable import run_steps, set_cosine_rate, take_step, write_beside
+from .resumable import run_steps, set_cosine_rate, take_step
 
 WEIGHTS_NAME = "resampler.safetensors"
 STEPS, BATCH = 500, 128
@@ -50,8 +52,10 @@ def train_resampler(making: Making, config: ResamplerConfig, embeddings: Tensor)
     parts = {"resampler": resampler, "muon": muon, "adam": adam}
     if not run_steps(making, "resampler", parts, num_steps, step, partial(mix_embeddings, embeddings)):
         return False
-    state = {name: weight.detach().cpu().contiguous() for name, weight in resampler.state_dict().items()}
-    write_beside(making.folder / WEIGHTS_NAME, lambda beside: save_file(state, beside))
+    tensors = {
+        canonical_name("resampler", None, leaf): weight for leaf, weight in resampler.named_parameters()
+    }
+    save_single_file(making.folder / WEIGHTS_NAME, tensors, {"resampler": config}, EMBEDDER, overwrite=True)
     return True
 
 

@@ -6,7 +6,6 @@ Letters: P people, V videos.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -208,21 +207,3 @@ class MiniBench:
             name: Likeness((self.embed(name, videos) @ gallery.T).numpy())
             for name, gallery in self.galleries.items()
         }
-
-
-def write_other_adapter(path: Path, seed: int) -> Path:
-    """Write the shipped adapter with random weights of the same sizes: one of another, untrained seed."""
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    generator = torch.Generator().manual_seed(seed)
-    with safe_open(ASSETS / "lynx" / ADAPTER, "pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    for name, tensor in tensors.items():
-        spread = tensor.float().std() if tensor.numel() > 1 else 1.0
-        noise = torch.randn(tensor.shape, generator=generator) * spread
-        tensors[name] = (tensor.float().mean() + noise).to(tensor.dtype)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata=metadata)
-    return path

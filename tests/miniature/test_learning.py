@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mini_training import ASSETS, NUM_PEOPLE
 
-from lynx_core.cli.main import main as run_command
 from lynx_core.formats.adapter import open_adapter
 from lynx_core.models.adapter_modules import AdapterModules
 from lynx_core.models.packed_wan import PackedWan, load_transformer
-from miniature.adapters import ADAPTER_CONFIG, ASSETS_DIR
-from miniature.dataset import PAIRS_PER_IDENTITY, write_dataset
+from miniature.dataset import PAIRS_PER_IDENTITY
 from miniature.experiment.cases import EncodedCases, encode_cases
 from miniature.experiment.reader_training import open_vae
 from miniature.experiment.readers import WEIGHTS_NAME, load_readers
@@ -25,38 +24,12 @@ from miniature.experiment.sampling import (
     draw_noise,
     record_references,
 )
-from miniature.make import unpack_encoders
 from miniature.world.draws import draw_shot
 from miniature.world.pairs import Pair, draw_pair
 
-NUM_PEOPLE, NUM_STEPS = 16, 120
 GALLERY_PICTURES = 3
-BASE = ASSETS_DIR / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
+BASE = ASSETS / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
 SETTINGS = SamplingSettings(steps=10)
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Encoders from the shipped files, a data set of a few people, and an adapter trained on them."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("learning")
-    unpack_encoders(folder)
-    write_dataset(folder / "data", NUM_PEOPLE, 2)
-    paths = {
-        "data.manifest": folder / "data" / "train.jsonl",
-        "data.validation_manifest": folder / "data" / "heldout.jsonl",
-        "data.cache": folder / "cache",
-        "data.vae": folder / "vae",
-        "data.text_encoder": folder / "text_encoder",
-        "data.tokenizer": folder / "tokenizer",
-        "run.output": folder / "run",
-        "adapter.resampler_init": ASSETS_DIR / "lynx" / "lynx_mini.safetensors",
-    }
-    changes = [f"{key}={path}" for key, path in paths.items()]
-    changes.append(f'stages=[{{ name = "mixed", kind = "mixed", steps = {NUM_STEPS} }}]')
-    changes += ["optimizer.decay_steps=20", "run.checkpoint_every=1000"]
-    assert run_command(["train", str(ADAPTER_CONFIG), *changes]) == 0
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +52,13 @@ def sample_clips(wan: PackedWan, adapter: AdapterModules, cases: EncodedCases, w
     return decode_latents(open_vae(work), latents)
 
 
-def test_a_short_training_carries_likeness(work: Path, people: list[Pair]) -> None:
+def test_a_short_training_carries_likeness(briefly_trained: Path, people: list[Pair]) -> None:
     """Against the same adapter before its first step, which adds nothing to the base."""
     assert PAIRS_PER_IDENTITY * NUM_PEOPLE < 10**6, "the videos' scenes are none of the training's"
+    work = briefly_trained.parents[1]
     wan = PackedWan(load_transformer(BASE, torch.float32))
-    cases = encode_cases(people, work, ASSETS_DIR)
-    readers = load_readers(ASSETS_DIR / WEIGHTS_NAME)
+    cases = encode_cases(people, work, ASSETS)
+    readers = load_readers(ASSETS / WEIGHTS_NAME)
     gallery = np.stack(
         [
             readers.embed(
@@ -96,7 +70,7 @@ def test_a_short_training_carries_likeness(work: Path, people: list[Pair]) -> No
         ]
     )
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
-    trained = AdapterModules.from_adapter(open_adapter(work / "run" / "adapter.safetensors"))
+    trained = AdapterModules.from_adapter(open_adapter(briefly_trained))
     likeness, top1 = [], []
     for adapter in (AdapterModules.create(trained.configs, 0), trained):
         adapter.eval().requires_grad_(False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -44,6 +43,7 @@ def describe_weights(path: Path) -> dict[str, tuple[str, list[int]]]:
         return {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
 
 
+@pytest.mark.timeout(900)
 def test_everything_is_made_from_nothing(tmp_path: Path) -> None:
     """In little; out of time once, killed once, and then to the end, with the layouts of the shipped files."""
     assert start_making(tmp_path, "--minutes", "0.2").wait() == UNFINISHED
@@ -63,19 +63,6 @@ def test_everything_is_made_from_nothing(tmp_path: Path) -> None:
         assert (making.assets / shipped.relative_to(SHIPPED)).stat().st_size == shipped.stat().st_size
     for name in (*(f"full_seed{seed}" for seed in SEEDS), STAGE_ONE, SCRATCH):
         assert find_adapter(making, name).is_file()
-    check_experiment(making, tmp_path / "report")
-
-
-def check_experiment(making: Making, out: Path) -> None:
-    """Its command takes what was made, and gives the measures that the report reads."""
-    command = [sys.executable, "-m", "miniature.experiment", "--work", str(making.folder), "--out", str(out)]
-    command += ["--assets", str(making.assets), "--cases", "16", "--steps", "1", "--seeds", "0,1"]
-    command += ["--variants", "base,full,swapped,stage1,scratch", "--device", "cpu"]
-    subprocess.run(command, cwd=REPO_DIR, check=True)
-    results = json.loads((out / "results.json").read_text())
-    for measure in ("top1", "cosine", "mark", "background", "action", "motion"):
-        assert results["full"][measure]["n"] == 32
-    assert {"swapped_reference", STAGE_ONE, SCRATCH} <= set(results["controls"])
 
 
 def test_an_unknown_part_and_too_many_processes_are_refused(tmp_path: Path) -> None:

@@ -37,9 +37,9 @@ def _fresh_dynamo() -> Any:
 
 @pytest.fixture(autouse=True)
 def _steady_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host's attention on a CPU reads the free memory, and Dynamo guards on that number as on a constant.
+    """On a CPU the host's attention reads the free memory inside of what is compiled, and Dynamo guards on it.
 
-    It compiles once more, for any number, when it first sees another: in whichever step that happens.
+    It compiles once more when it first sees another number, in whichever step that happens to be.
     """
     memory = psutil.virtual_memory()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
@@ -106,10 +106,9 @@ def test_a_window_that_opens_and_closes_while_sampling(
 def test_another_identity_on_a_compiled_model(
     bench: WanBench, base: Any, full: Any, on: Applied, prompt: Conditioning, negative: Conditioning
 ) -> None:
-    backend = CountingBackend()
-    compiled = compile_model(on.model, ["diffusion_model.blocks.1"], backend)
+    compiled = compile_model(on.model, ["diffusion_model.blocks.1"], CountingBackend())
     bench.predict(compiled, [on.positive])
-    count = torch._dynamo.utils.counters['frames']['total']
+    count = torch._dynamo.utils.counters["frames"]["total"]
     other = bench.apply(
         base,
         prompt,
@@ -120,7 +119,7 @@ def test_another_identity_on_a_compiled_model(
     )
     (got,), (expected,) = (bench.predict(m, [other.positive]) for m in (compiled, other.model))
     assert max_error(got, expected) < 1e-4
-    assert torch._dynamo.utils.counters['frames']['total'] == count > 0
+    assert torch._dynamo.utils.counters["frames"]["total"] == count > 0
 
 
 def test_compiled_before_apply_with_aot_autograd(
