@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from miniature.experiment.readers import load_readers
-from miniature.parts.noisy_latents import TURNS, build_latent_reader, measure_noisy_loss
+from miniature.making import CPU
+from miniature.parts.drawing_ahead import send_drawn
+from miniature.parts.noisy_latents import TURNS, build_latent_reader, draw_noisy_batch, measure_noisy_loss
 from miniature.parts.pixel_signal import to_signal
 from miniature.parts.vae import LATENT_CHANNELS, STAGES, build_vae, find_stage, unpack_vae
 from miniature.world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
@@ -60,17 +62,19 @@ def test_every_turn_of_the_last_stage_teaches_all_of_the_vae() -> None:
     vae, reader = build_vae(), build_latent_reader(LATENT_CHANNELS)
     for number in range(len(TURNS)):
         vae.zero_grad()
-        measure_noisy_loss(vae, reader, number).backward()
+        batch = send_drawn(draw_noisy_batch(number), CPU)
+        measure_noisy_loss(vae, reader, batch, number).backward()
         silent = [name for name, weight in vae.named_parameters() if weight.grad is None]
         assert silent == [] or TURNS[number] != "clips", silent
     assert reader.weight.grad is not None and float(reader.weight.grad.abs().sum()) > 0
 
 
 def test_stages_follow_each_other() -> None:
-    lengths = [length for _, length in STAGES.values()]
-    assert find_stage(0) == ("pictures", 0)
-    assert find_stage(lengths[0] - 1) == ("pictures", lengths[0] - 1)
-    assert find_stage(lengths[0]) == ("clips", 0)
-    assert find_stage(sum(lengths[:2])) == ("noisy", 0)
+    lengths = {"pictures": 5, "clips": 2, "noisy": 3}
+    assert list(lengths) == list(STAGES)
+    assert find_stage(0, lengths) == ("pictures", 0)
+    assert find_stage(4, lengths) == ("pictures", 4)
+    assert find_stage(5, lengths) == ("clips", 0)
+    assert find_stage(7, lengths) == ("noisy", 0)
     with pytest.raises(ValueError, match="beyond the last stage"):
-        find_stage(sum(lengths))
+        find_stage(10, lengths)
