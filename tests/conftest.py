@@ -16,7 +16,21 @@ from standin_installation import write_standin_installation
 REPO_DIR = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPO_DIR))  # last, so that `import nodes` still means ComfyUI's
 importlib.import_module("miniature")  # or else pytest takes tests/miniature for it
+GROUPS = {
+    # Files that share a training, and those that share the servers, each go to one process.
+    "training": ("test_learning.py", "test_mini_identity.py"),
+    "servers": ("test_browser.py", "test_mini_demo.py", "test_server.py", "test_workflows.py"),
+}
 MAIN_VERSION, OLD_VERSION = "0.30.0", "0.16.3"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, keep the tests of a file together, and its module's fixtures with them."""
+    groups = {name: group for group, names in GROUPS.items() for name in names}
+    for item in items:
+        group = groups.get(item.path.name, str(item.path.relative_to(REPO_DIR)))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _find_host(version: str) -> Path:
