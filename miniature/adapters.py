@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from lynx_core.models.adapter_modules import AdapterConfigs, AdapterModules
+from lynx_core.training.assembly import configure_new_adapter
+from lynx_core.training.configuration import TrainingConfig
+from lynx_core.training.configuration_file import read_configuration
 
 from .making import REPO_DIR, Making
+from .parts.base import DIM, NUM_BLOCKS
 from .parts.resumable import write_beside
-
-if TYPE_CHECKING:
-    from lynx_core.training.configuration import TrainingConfig
 
 ADAPTER_CONFIG = REPO_DIR / "configs" / "mini_lynx.toml"
 SEEDS = (0, 1, 2)
@@ -29,11 +31,14 @@ GROWTH = "full_step"
 """Begins the names of the shipped adapter after fewer steps."""
 
 
-def read_adapter_config(making: Making, *changes: str) -> TrainingConfig:
+def read_adapter_config(making: Making) -> TrainingConfig:
     """What an adapter of this making is trained by."""
-    from lynx_core.training.configuration_file import read_configuration
+    return read_configuration(ADAPTER_CONFIG, _fit_config(making))
 
-    return read_configuration(ADAPTER_CONFIG, [*_fit_config(making), *changes])
+
+def configure_adapter(making: Making) -> AdapterConfigs:
+    """The shape of the adapters, for the base."""
+    return configure_new_adapter(read_adapter_config(making).adapter, DIM, NUM_BLOCKS)
 
 
 def run_lynx(verb: str, making: Making, *changes: str) -> bool:
@@ -63,8 +68,6 @@ def _fit_config(making: Making) -> list[str]:
     changes = ["run.device=auto"] if making.device.type == "cuda" else []
     if making.share == 1:
         return changes
-    from lynx_core.training.configuration_file import read_configuration
-
     whole = read_configuration(ADAPTER_CONFIG)
     steps = {f"stages.{i}.steps": stage.steps for i, stage in enumerate(whole.stages)}
     steps["optimizer.decay_steps"] = whole.optimizer.decay_steps
@@ -111,7 +114,6 @@ def export_checkpoint(making: Making, name: str, step: int, target: str) -> None
         FileNotFoundError: when the run is not finished, or did not keep that checkpoint.
     """
     from lynx_core.formats.adapter import open_adapter
-    from lynx_core.models.adapter_modules import AdapterModules
     from lynx_core.training.checkpoint import CheckpointFolder, read_checkpoint
 
     finished, exported = find_adapter(making, name), find_adapter(making, target)

@@ -26,7 +26,7 @@ from .adapters import (
     KEEP_FREED_MEMORY,
     SEEDS,
     SHIPPED_SEED,
-    read_adapter_config,
+    configure_adapter,
     run_lynx,
     ship_adapter,
     train_controls,
@@ -107,15 +107,12 @@ def unpack_encoders(assets: Path, folder: Path) -> bool:
 
 def start_resampler(making: Making) -> bool:
     """Train what the adapters' resampler starts from, on the embeddings of the base's faces."""
-    from lynx_core.training.assembly import configure_new_adapter
-
-    from .parts.base import DIM, NUM_BLOCKS
     from .parts.base_data import load_face_embeddings
     from .parts.resampler import train_resampler
 
-    configs = configure_new_adapter(read_adapter_config(making).adapter, DIM, NUM_BLOCKS)
-    assert configs.resampler is not None
-    return train_resampler(making, configs.resampler, load_face_embeddings(making))
+    config = configure_adapter(making).resampler
+    assert config is not None
+    return train_resampler(making, config, load_face_embeddings(making))
 
 
 def make(names: list[str], making: Making, num_together: int) -> bool:

@@ -12,21 +12,19 @@ import json
 import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lynx_core.data.single_frames import run_single_frames_in_2d
-
 from ..making import Making
 from ..parts.drawing_ahead import send_drawn
 from ..parts.picture_labels import picture_loss
-from ..parts.pixel_signal import to_signal, to_video_signal
+from ..parts.pixel_signal import to_pictures, to_signal, to_video_signal
 from ..parts.resumable import run_steps, save_arrays, set_cosine_rate, take_step, write_beside
+from ..parts.vae import open_vae
 from ..world.clip import NUM_FRAMES, Shot
 from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from ..world.identity import CHOICES, SHARES, Identity, draw_identity
@@ -85,16 +83,6 @@ def export_readers(making: Making) -> None:
     weights = (making.folder / WEIGHTS_NAME).read_bytes()
     write_beside(making.assets / WEIGHTS_NAME, lambda path: path.write_bytes(weights))
     score_readers(making)
-
-
-def open_vae(folder: Path) -> Any:
-    """The trained VAE, as the trainer opens it."""
-    from diffusers import AutoencoderKLWan
-
-    vae: Any = AutoencoderKLWan.from_pretrained(str(folder / "vae"), local_files_only=True)
-    vae.eval().requires_grad_(False)
-    run_single_frames_in_2d(vae)
-    return vae
 
 
 def draw_people(first: int, count: int) -> list[Identity]:
@@ -182,8 +170,7 @@ def _load_vae_pictures(making: Making) -> Batch:
     if not path.is_file():
         people = draw_people(FIRST_IDENTITY + 400_000, making.count(VAE_PEOPLE, least=PEOPLE))
         pictures, labels = _draw_pictures([p for p in people for _ in range(VIEWS)], 10**9)
-        decoded = reconstruct(making, to_signal(pictures))
-        arrays = {**labels, "pictures": ((decoded + 1) * 127.5).round().byte().movedim(1, -1).numpy()}
+        arrays = {**labels, "pictures": reconstruct(making, pictures[:, None], batch_size=64)[:, 0]}
         write_beside(path, lambda beside: save_arrays(beside, arrays))
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
@@ -191,14 +178,14 @@ def _load_vae_pictures(making: Making) -> Batch:
 
 
 @torch.no_grad()
-def reconstruct(making: Making, pixels: Tensor) -> Tensor:
-    """Pictures [N, 3, 64, 64] through the trained VAE and back, in bfloat16 arithmetic."""
+def reconstruct(making: Making, clips: np.ndarray, batch_size: int) -> np.ndarray:
+    """Clips [N, T, 64, 64, 3] uint8 through the trained VAE and back, in bfloat16 arithmetic."""
     vae, out = open_vae(making.folder).to(making.device), []
     with making.halve():
-        for part in pixels.split(64):
-            latents = vae.encode(part[:, :, None].to(making.device)).latent_dist.mode().float()
-            out.append(vae.decode(latents).sample[:, :, 0].float().cpu())
-    return torch.cat(out).clamp(-1, 1)
+        for part in to_video_signal(clips).split(batch_size):
+            latents = vae.encode(part.to(making.device)).latent_dist.mode().float()
+            out.append(to_pictures(vae.decode(latents).sample.float().transpose(1, 2)))
+    return np.concatenate(out)
 
 
 def _train_action(readers: Readers, making: Making) -> ActionReader:
@@ -243,14 +230,8 @@ def score_readers(making: Making) -> dict[str, dict[str, float]]:
     clips = np.stack([shot.draw_clip() for shot in shots])
     gallery = np.stack([draw_shot(p, 4 * 10**8 + i).draw_frame(0) for i, p in enumerate(people)])
     scores = {"drawn": _score_clips(readers, shots, clips, gallery)}
-    vae = open_vae(making.folder)
-    signal = to_video_signal(clips)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        decoded = [vae.decode(vae.encode(clip[None]).latent_dist.mode().float()).sample for clip in signal]
-    pixels = torch.cat(decoded).float().clamp(-1, 1).permute(0, 2, 3, 4, 1)
-    scores["through the VAE"] = _score_clips(
-        readers, shots, ((pixels + 1) * 127.5).round().byte().numpy(), gallery
-    )
+    decoded = reconstruct(making, clips, batch_size=1)
+    scores["through the VAE"] = _score_clips(readers, shots, decoded, gallery)
     text = json.dumps(scores, indent=1)
     write_beside(making.folder / "scores_readers.json", lambda path: path.write_text(text + "\n"))
     return scores

@@ -26,6 +26,8 @@ from lynx_core.models.packed_inputs import TEXT_LENGTH
 from lynx_core.models.packed_wan import PackedWan
 from lynx_core.training.flow_matching import TIMESTEP_SCALE, shift_timestep
 
+from ..parts.pixel_signal import to_pictures
+
 LATENT_SHAPE = (16, 3, 8, 8)
 """Of a clip of 9 frames of 64 px."""
 
@@ -261,6 +263,6 @@ def decode_latents(vae: Any, latents: Tensor) -> np.ndarray:
     device, clips = find_device(vae), []
     for part in (latents.cpu() * std + mean).split(8):
         with torch.autocast(device.type, torch.bfloat16):
-            pixels = vae.decode(part.to(device)).sample.float().cpu()
-        clips.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy())
+            pixels = vae.decode(part.to(device)).sample.float()
+        clips.append(to_pictures(pixels.transpose(1, 2)))
     return np.concatenate(clips)

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from lynx_core.data.encoders import UMT5TextEncoder
 from lynx_core.data.sample import REFERENCE_PROMPT
-from lynx_core.data.single_frames import run_single_frames_in_2d
 from lynx_core.faces.crops import FaceCrop, crop_aligned
 from lynx_core.faces.embedding import ArcFaceEmbedder, load_arcface
 
@@ -33,6 +32,7 @@ from ..world.seeds import make_generator
 from .drawing_ahead import draw_ahead
 from .pixel_signal import to_video_signal
 from .resumable import my_rank, num_ranks, write_beside
+from .vae import open_vae
 
 SIZES = {"images": 24_000, "clips": 9_000, "crops": 1_200}
 SHARD_SIZES = {"images": 1_000, "clips": 250, "crops": 100}
@@ -162,13 +162,7 @@ class _Encoder:
 
     @cached_property
     def _vae(self) -> Any:
-        from diffusers import AutoencoderKLWan
-
-        vae: Any = AutoencoderKLWan.from_pretrained(
-            str(self.making.folder / "vae"), local_files_only=True, torch_dtype=torch.bfloat16
-        )
-        run_single_frames_in_2d(vae)
-        return vae.eval().requires_grad_(False).to(self.making.device)
+        return open_vae(self.making.folder, torch.bfloat16).to(self.making.device)
 
     @cached_property
     def _faces(self) -> ArcFaceEmbedder:

@@ -6,6 +6,7 @@ strides 8 and 32, and the second anchor of each cell, are there for the layout a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,19 +89,40 @@ class ScrfdLayout(nn.Module):
 def train_detector(making: Making) -> bool:
     """Train; whether all is done."""
     torch.manual_seed(3)
-    net = DetectorNet().to(making.device)
+    net = DetectorNet()
+    steps = making.count(NUM_STEPS)
+    return train_network(making, "detector", net, steps, draw_batch, to_input, detection_loss, max_norm=5.0)
+
+
+def train_network(
+    making: Making,
+    name: str,
+    net: nn.Module,
+    num_steps: int,
+    draw: Callable[[int], tuple[np.ndarray, Any]],
+    prepare: Callable[[Tensor], Tensor],
+    measure_loss: Callable[[Tensor, Any], Tensor],
+    *,
+    max_norm: float,
+) -> bool:
+    """Train a network of pictures from the start; whether all is done.
+
+    Args:
+        draw: draws pictures of one step, and the truth about them.
+        prepare: from pictures to what the network sees.
+        measure_loss: of what the network says, in float32, against the truth.
+    """
+    net.to(making.device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
-    num_steps = making.count(NUM_STEPS)
 
-    def step(number: int, drawn: tuple[Tensor, Cells]) -> Tensor:
+    def step(number: int, drawn: tuple[Tensor, Any]) -> Tensor:
         set_cosine_rate(optimizer, number, num_steps, LEARNING_RATE)
-        pixels, cells = drawn
+        pictures, truth = drawn
         with making.halve():
-            out = net(to_input(pixels))
-        return take_step(detection_loss(out.float(), cells), net.parameters(), optimizer, max_norm=5.0)
+            out = net(prepare(pictures))
+        return take_step(measure_loss(out.float(), truth), net.parameters(), optimizer, max_norm=max_norm)
 
-    parts = {"net": net.train(), "optimizer": optimizer}
-    return run_steps(making, "detector", parts, num_steps, step, draw_batch)
+    return run_steps(making, name, {"net": net, "optimizer": optimizer}, num_steps, step, draw)
 
 
 class Cells(NamedTuple):

@@ -22,12 +22,11 @@ from ..world.draws import draw_training_shot
 from ..world.head import EYE_Y, MOUTH_Y, NOSE_Y, Head
 from ..world.scene import edit_expression
 from ..world.seeds import make_generator
-from .detector import convolve, export_onnx
-from .resumable import read_part, run_steps, set_cosine_rate, take_step, write_beside
+from .detector import convolve, export_onnx, train_network
+from .resumable import read_part, write_beside
 
 NUM_POINTS, INPUT_PX, SHRINK = 106, 192, 2
 NUM_STEPS, BATCH = 1200, 32
-LEARNING_RATE = 3e-3
 MARGIN = 1.5
 """Side of the input in sides of the face's box, as insightface cuts it."""
 
@@ -144,20 +143,16 @@ def to_input(crops: Tensor) -> Tensor:
 def train_landmarks(making: Making) -> bool:
     """Train; whether all is done."""
     torch.manual_seed(4)
-    net = LandmarkNet().to(making.device)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
-    num_steps = making.count(NUM_STEPS)
+    net = LandmarkNet()
+    steps = making.count(NUM_STEPS)
+    return train_network(
+        making, "landmarks", net, steps, draw_batch, to_input, measure_distance, max_norm=1.0
+    )
 
-    def step(number: int, drawn: tuple[Tensor, Tensor]) -> Tensor:
-        set_cosine_rate(optimizer, number, num_steps, LEARNING_RATE)
-        crops, truth = drawn
-        with making.halve():
-            read = net(to_input(crops))
-        loss = F.l1_loss(read.float().view_as(truth), truth)
-        return take_step(loss, net.parameters(), optimizer, max_norm=1.0)
 
-    parts = {"net": net.train(), "optimizer": optimizer}
-    return run_steps(making, "landmarks", parts, num_steps, step, draw_batch)
+def measure_distance(read: Tensor, truth: Tensor) -> Tensor:
+    """Mean distance along each axis of [N, 212] from [N, 106, 2]."""
+    return F.l1_loss(read.view_as(truth), truth)
 
 
 def export_landmarks(making: Making) -> None:

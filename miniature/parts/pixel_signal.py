@@ -15,3 +15,9 @@ def to_signal(pictures: np.ndarray | Tensor) -> Tensor:
 def to_video_signal(clips: np.ndarray | Tensor) -> Tensor:
     """[N, T, H, W, 3] uint8 -> [N, 3, T, H, W] float32, -1 to 1, on the clips' device."""
     return to_signal(clips).transpose(1, 2)
+
+
+def to_pictures(signal: Tensor) -> np.ndarray:
+    """[..., 3, H, W], about -1 to 1, on any device -> [..., H, W, 3] uint8."""
+    pictures: np.ndarray = ((signal.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-3, -1).cpu().numpy()
+    return pictures

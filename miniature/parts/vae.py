@@ -178,6 +178,15 @@ def _match_wan_statistics(vae: Any) -> None:
     out.weight /= scale.view(1, -1, 1, 1, 1)
 
 
+def open_vae(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The exported network as the trainer opens it, frozen."""
+    from diffusers import AutoencoderKLWan
+
+    vae: Any = AutoencoderKLWan.from_pretrained(str(folder / "vae"), local_files_only=True, torch_dtype=dtype)
+    run_single_frames_in_2d(vae)
+    return vae.eval().requires_grad_(False)
+
+
 def export_vae(making: Making) -> None:
     """Write the file for the host, and the diffusers folder for the trainer, which holds the same numbers."""
     vae = load_trained_vae(making.folder).half()

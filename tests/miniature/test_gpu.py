@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from lynx_core.models.adapter_modules import AdapterModules
 from lynx_core.models.packed_wan import PackedWan, load_transformer
-from miniature.adapters import read_adapter_config
+from miniature.adapters import configure_adapter
 from miniature.experiment import reader_training
 from miniature.experiment.readers import Readers
 from miniature.experiment.sampling import (
@@ -26,17 +26,17 @@ from miniature.experiment.sampling import (
     draw_noise,
     record_references,
 )
-from miniature.making import REPO_DIR, Making
+from miniature.making import Making
 from miniature.parts import base, detector, embedder, landmarks, resampler, text_encoder, vae
 from miniature.parts.base_data import EncodedSet
 from miniature.parts.drawing_ahead import send_drawn
 
-TRAINED = (vae, text_encoder, embedder, detector, landmarks, base, resampler, reader_training)
+TRAINED = (vae, text_encoder, embedder, detector, base, resampler, reader_training)
 pytestmark = pytest.mark.filterwarnings("ignore:CUDA is not available")
 SHARE = 1 / 500
 STEPS = {"vae": [0, 8, 9, 10, 12], "base": list(range(len(base.TURNS)))}
 """Those of each stage and turn, when that share is made; of the others the first two."""
-BASE = REPO_DIR / "assets" / "mini" / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
+BASE = Making().assets / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
 
 
 @pytest.fixture
@@ -99,9 +99,7 @@ def train_base(making: Making) -> bool:
 
 
 def train_resampler(making: Making) -> bool:
-    from lynx_core.training.assembly import configure_new_adapter
-
-    config = configure_new_adapter(read_adapter_config(making).adapter, base.DIM, base.NUM_BLOCKS).resampler
+    config = configure_adapter(making).resampler
     assert config is not None
     with unset_fake_temporarily():
         embeddings = torch.eye(8, config.embedding_dim)
@@ -146,22 +144,15 @@ def test_videos_are_sampled_on_the_device(losses: dict[str, list[Tensor]]) -> No
     transformer = load_transformer(BASE, torch.float32)
     with FakeTensorMode(allow_non_fake_inputs=True):
         wan = PackedWan(transformer.to("cuda"))
-        configs = _configure_adapter(wan)
         faces = torch.randn(2, 16, 1, 32, 32)
         features = record_references(wan, list(faces), torch.randn(4, 4096))
         wanted = Conditions([torch.randn(5, 4096), torch.randn(7, 4096)], torch.randn(2, 512), features)
         unwanted = Conditions([torch.randn(1, 4096)], None, None)
         noise = torch.stack([draw_noise(number, 0) for number in range(2)])
-        sampler = BatchSampler(wan, AdapterModules.create(configs, 0))
+        sampler = BatchSampler(wan, AdapterModules.create(configure_adapter(Making()), 0))
         latents = sampler.sample(noise, wanted, unwanted, SamplingSettings(steps=2))
     assert latents.device.type == "cuda"
     assert latents.shape == noise.shape
-
-
-def _configure_adapter(wan: PackedWan) -> Any:
-    from lynx_core.training.assembly import configure_new_adapter
-
-    return configure_new_adapter(read_adapter_config(Making()).adapter, wan.dim, wan.config.num_layers)
 
 
 def test_a_forgotten_device_is_seen(

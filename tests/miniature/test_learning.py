@@ -14,7 +14,6 @@ from lynx_core.models.adapter_modules import AdapterModules
 from lynx_core.models.packed_wan import PackedWan, load_transformer
 from miniature.dataset import PAIRS_PER_IDENTITY
 from miniature.experiment.cases import EncodedCases, encode_cases
-from miniature.experiment.reader_training import open_vae
 from miniature.experiment.readers import WEIGHTS_NAME, load_readers
 from miniature.experiment.sampling import (
     BatchSampler,
@@ -24,6 +23,7 @@ from miniature.experiment.sampling import (
     draw_noise,
     record_references,
 )
+from miniature.parts.vae import open_vae
 from miniature.world.draws import draw_shot
 from miniature.world.pairs import Pair, draw_pair
 

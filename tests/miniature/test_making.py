@@ -18,17 +18,17 @@ from safetensors import safe_open
 
 from lynx_core.faces.embedding import ArcFaceEmbedder, load_arcface
 from miniature.adapters import SCRATCH, SEEDS, STAGE_ONE, find_adapter
-from miniature.experiment.reader_training import open_vae
 from miniature.experiment.sampling import decode_latents
 from miniature.make import UNFINISHED, unpack_encoders
 from miniature.making import REPO_DIR, Making
 from miniature.parts import base_data, detector
 from miniature.parts.drawing_ahead import draw_ahead
 from miniature.parts.resumable import read_part
+from miniature.parts.vae import open_vae
 from miniature.world.caption import list_captions
 from miniature.world.draws import caption_of, draw_training_shot
 
-SHIPPED = REPO_DIR / "assets" / "mini"
+SHIPPED = Making().assets
 
 
 def start_making(folder: Path, *options: str) -> subprocess.Popen[bytes]:
