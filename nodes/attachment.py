@@ -100,21 +100,28 @@ class AttentionTap:
         spans = [(here, self.choose(found)) for here, found in call.list_spans(start, len(query))]
         if not any(injections for _, injections in spans):
             return None
+        for injection in (injection for _, injections in spans for injection in injections):
+            if not injection.fits(query.shape[1]):
+                self.refuse(
+                    call,
+                    f"gets {query.shape[1]} of the video's tokens, which leaves open where the "
+                    f"{injection.term.skip_frames} vace_reference_frames are",
+                )
         if len(spans) == 1:
-            return self.sum_injections(query, spans[0][1], call)
+            return self.sum_injections(query, spans[0][1])
         residual = torch.zeros_like(query)
         for here, injections in spans:
             if injections:
-                residual[here] = self.sum_injections(query[here], injections, call)
+                residual[here] = self.sum_injections(query[here], injections)
         return residual
 
-    def sum_injections(self, query: Tensor, injections: list[Injection], call: ModelCall) -> Tensor:
-        total = self.attend(query, injections[0], call)
+    def sum_injections(self, query: Tensor, injections: list[Injection]) -> Tensor:
+        total = self.attend(query, injections[0])
         for injection in injections[1:]:
-            total.add_(self.attend(query, injection, call))
+            total.add_(self.attend(query, injection))
         return total
 
-    def attend(self, query: Tensor, injection: Injection, call: ModelCall) -> Tensor:
+    def attend(self, query: Tensor, injection: Injection) -> Tensor:
         term = injection.term
         baked = term.key_values.get_block(self.block)
         key, value = baked.key.to(query), baked.value.to(query)
@@ -122,19 +129,11 @@ class AttentionTap:
             key = self.attention.norm_k(key)
         # The strength goes into the few values, not into the many results.
         value = value * term.strength
-        tokens = injection.tokens
-        if tokens is not None and tokens[-1].stop > query.shape[1]:
-            if term.skip_frames:
-                self.refuse(
-                    call,
-                    f"gets {query.shape[1]} of the video's tokens, which leaves open where the {term.skip_frames} "
-                    "vace_reference_frames are",
-                )
-            tokens = None
-        if tokens is None or tokens == (slice(0, query.shape[1]),):
+        runs = injection.choose_tokens(query.shape[1])
+        if runs == (slice(0, query.shape[1]),):
             return attend_extra(query, key, value, self.attention.num_heads)
         residual = torch.zeros_like(query)
-        for run in tokens:
+        for run in runs:
             residual[:, run] = attend_extra(query[:, run], key, value, self.attention.num_heads)
         return residual
 

@@ -27,6 +27,16 @@ class Injection:
     tokens: tuple[slice, ...] | None
     """Runs of tokens that get it, in order; None is every token."""
 
+    def fits(self, num_tokens: int) -> bool:
+        """Tell whether the tokens without it can be told in a row of `num_tokens`."""
+        return not self.term.skip_frames or self.tokens is None or self.tokens[-1].stop <= num_tokens
+
+    def choose_tokens(self, num_tokens: int) -> tuple[slice, ...]:
+        """Give the runs of a row; all of it where another node has cut some of the video's tokens out."""
+        if self.tokens is None or self.tokens[-1].stop > num_tokens:
+            return (slice(0, num_tokens),)
+        return self.tokens
+
 
 @dataclass
 class Segment:
