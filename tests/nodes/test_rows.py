@@ -95,7 +95,9 @@ def loop_over_rows(model: Any) -> Any:
     """As a node does that puts its own class of model in: the whole network, row by row."""
     import comfy.patcher_extension
 
-    def forward(executor: Any, x: Tensor, timestep: Tensor, context: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        executor: Any, x: Tensor, timestep: Tensor, context: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
         rows = [slice(i, i + 1) for i in range(len(x))]
         return torch.cat([executor(x[i], timestep[i], context[i], *args, **kwargs) for i in rows])
 
@@ -127,9 +129,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_rows_that_do_not_add_up_are_refused(
-    bench: WanBench, base: Any, on: Applied, name: str
-) -> None:
+def test_rows_that_do_not_add_up_are_refused(bench: WanBench, base: Any, on: Applied, name: str) -> None:
     run, *words = REFUSED[name]
     model = replace_blocks(on.model, run, 2)
     before = bench.predict(on.model, [on.positive, on.negative])
@@ -216,7 +216,9 @@ def test_a_model_called_within_its_own_call(bench: WanBench, on: Applied, other:
             inner.append(x)
             cond = other.positive[0][1]["model_conds"]["lynx"]
             rows = cond.process_cond(batch_size=1).concat([])
-            inner.append(executor.class_obj.apply_model(x[:1], t[:1], args[0], args[1][:1], *args[2:], lynx=rows))
+            inner.append(
+                executor.class_obj.apply_model(x[:1], t[:1], args[0], args[1][:1], *args[2:], lynx=rows)
+            )
         return executor(x, t, *args, **kwargs)
 
     model.add_wrapper(comfy.patcher_extension.WrappersMP.APPLY_MODEL, again)
