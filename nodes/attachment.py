@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..lynx_core.models.attention import attend_extra
 from .identity import COND_KEY, BaseModel, IdentityRows, Kind
-from .model_call import Injection, ModelCall, RowCursor, Segment, add_segments, start_call
+from .model_call import Injection, ModelCall, RowCursor, Segment, add_segments, list_window, start_call
 from .wiring import SamplingLog
 
 WRAPPER_KEY = "lynx"
@@ -278,7 +278,8 @@ class Attachment:
             return executor(*args, **kwargs)
         model = executor.class_obj
         check_rows_fit(rows, self.base)
-        call = start_call(model, x, t, rows, transformer_options.get("context_window"), kwargs)
+        window = list_window(model, transformer_options.get("context_window"))
+        call = start_call(model, x, t, rows, window, kwargs)
         with self.find_taps(model.diffusion_model.blocks).run_call(call) as active:
             output = executor(*args, **kwargs)
             for tap in active:

@@ -140,12 +140,17 @@ class ModelCall:
 
 
 def start_call(
-    model: Any, x: Tensor, t: Tensor, rows: IdentityRows, window: Any, model_args: dict[str, Any]
+    model: Any,
+    x: Tensor,
+    t: Tensor,
+    rows: IdentityRows,
+    window: Sequence[int] | None,
+    model_args: dict[str, Any],
 ) -> ModelCall:
     """Work out what each conditioning of a call gets at this sigma.
 
     Args:
-        window: the host's context window, or None.
+        window: latent frames of the host's context window, or None.
         model_args: the call's other keywords.
 
     Raises:
@@ -209,18 +214,31 @@ def count_leading_tokens(diffusion_model: Any, model_args: dict[str, Any]) -> in
     return math.prod(size // patch for size, patch in sizes)
 
 
-def list_frames(cond: LynxCond, num_frames: int, window: Any) -> list[int]:
-    """List the latent frames of the whole video that a conditioning's rows show, in order.
+def list_window(model: Any, window: Any) -> list[int] | None:
+    """List the latent frames of a host context window, in order; None where there is none.
 
-    The host cuts out a context window first, then the conditioning's area; in front of a window it
-    may put a frame from before it.
+    In front of it the host may put a frame from before it, and it may keep frames of the video's
+    start in their places.
     """
-    first = 0 if cond.area is None else cond.area[len(cond.area) // 2]
     if window is None:
-        return list(range(first, first + num_frames))
+        return None
     anchor = getattr(window, "causal_anchor_index", None)
     frames = [*([anchor] if anchor is not None and anchor >= 0 else []), *window.index_list]
-    return frames[first : first + num_frames]
+    handler = model.current_patcher.model_options.get("context_handler")
+    for kept in getattr(handler, "latent_retain_index_list", None) or []:
+        if kept < len(frames):
+            frames[kept] = kept
+    return frames
+
+
+def list_frames(cond: LynxCond, num_frames: int, window: Sequence[int] | None) -> list[int]:
+    """List the latent frames of the whole video that a conditioning's rows show, in order.
+
+    The host cuts out a context window first, then the conditioning's area.
+    """
+    first = 0 if cond.area is None else cond.area[len(cond.area) // 2]
+    last = first + num_frames
+    return list(range(first, last)) if window is None else list(window[first:last])
 
 
 def list_runs(keep: Sequence[bool], first_token: int, tokens_per_frame: int) -> tuple[slice, ...]:
