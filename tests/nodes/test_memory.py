@@ -108,16 +108,15 @@ def test_the_host_counts_and_loads_what_is_held(
     expected = list_parts(on.positive) + list_parts(on.negative)
     seen: list[dict[int, int]] = []
 
-    def look(args: dict[str, Any]) -> dict[str, Any]:
-        if args["block_index"] == 0:
-            loaded = comfy.model_management.current_loaded_models
-            seen.append(
-                {id(entry.model.model): entry.model_memory() for entry in loaded if entry.model is not None}
-            )
-        return args
+    def look(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        loaded = comfy.model_management.current_loaded_models
+        seen.append(
+            {id(entry.model.model): entry.model_memory() for entry in loaded if entry.model is not None}
+        )
+        return extra["original_block"](args)
 
     model = on.model.clone()
-    model.set_model_patch(look, "double_block")
+    model.set_model_patch_replace(look, "dit", "double_block", 0)
     bench.sample(model, on.positive, on.negative, steps=1)
     for module in expected:
         assert seen[0][id(module)] == sum(p.nbytes for p in module.parameters())

@@ -111,14 +111,13 @@ def test_interrupted_while_sampling(
     on = bench.apply(base, prompt, negative, **identity)
     whole = bench.sample(on.model, on.positive, on.negative)
 
-    def stop_in_block_2(args: dict[str, Any]) -> dict[str, Any]:
-        if args["block_index"] == 2:
-            interrupt()
-            comfy.model_management.throw_exception_if_processing_interrupted()
-        return args
+    def stop(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        interrupt()
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        return extra["original_block"](args)
 
     stopping = on.model.clone()
-    stopping.set_model_patch(stop_in_block_2, "double_block")
+    stopping.set_model_patch_replace(stop, "dit", "double_block", 2)
     with pytest.raises(interrupted):
         bench.sample(stopping, on.positive, on.negative)
     assert list_leftovers(base) == []
