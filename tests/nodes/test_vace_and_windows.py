@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ FRAMES = 3
 
 
 def add_windows(bench: WanBench, model: Any, schedule: str = "standard_static", **inputs: Any) -> Any:
-    """Windows of two latent frames without overlap; the host gives a later one the frame before it to look at."""
+    """Windows of two latent frames without overlap; a newer host gives a later one the frame before it to look at."""
     return bench.comfy.run(
         "WanContextWindowsManual",
         model=model,
@@ -26,8 +27,14 @@ def add_windows(bench: WanBench, model: Any, schedule: str = "standard_static", 
 
 
 def predict_windows_by_hand(bench: WanBench, on: Applied, cond: Conditioning, x: Tensor) -> Tensor:
-    (first,), (second,) = (bench.predict(on.model, [cond], x=window) for window in (x[:, :, :2], x[:, :, 1:]))
-    return torch.cat([first, second[:, :, 1:]], dim=2)
+    import comfy.context_windows
+
+    handler = comfy.context_windows.IndexListContextHandler
+    in_front = int("causal_window_fix" in inspect.signature(handler).parameters)
+    (first,), (second,) = (
+        bench.predict(on.model, [cond], x=window) for window in (x[:, :, :2], x[:, :, 2 - in_front :])
+    )
+    return torch.cat([first, second[:, :, in_front:]], dim=2)
 
 
 def test_each_context_window_has_the_identity(
