@@ -16,7 +16,7 @@ from .model_call import RowCursor
 KIND_NAMES: dict[Kind, str] = {"id": "ID", "ref": "reference"}
 
 
-def find_wiring_faults(conds: Mapping[str, Any]) -> list[str]:
+def find_missing_identities(conds: Mapping[str, Any]) -> list[str]:
     """Say what is wrong with the conditionings of a sampling whose MODEL carries Lynx.
 
     Args:
@@ -51,6 +51,17 @@ def find_wiring_faults(conds: Mapping[str, Any]) -> list[str]:
     return faults
 
 
+def choose_computed(guider: Any) -> dict[str, Any]:
+    """Give the conditionings of a guider that it computes: at cfg 1 the host leaves the negative one out."""
+    conds = dict(guider.conds)
+    is_plain = conds.keys() == {"positive", "negative"} and not guider.model_options.get(
+        "disable_cfg1_optimization", False
+    )
+    if is_plain and math.isclose(guider.cfg, 1.0):
+        del conds["negative"]
+    return conds
+
+
 def has_other_text(entry: Any) -> bool:
     """Tell whether an entry of a conditioning has another text than Lynx Apply gave an identity."""
     text, options = (entry.get("cross_attn"), entry) if isinstance(entry, dict) else entry
@@ -71,11 +82,7 @@ class SamplingLog:
     def start(self, guider: Any) -> None:
         self.said.clear()
         self.idle.clear()
-        conds = dict(guider.conds)
-        if math.isclose(getattr(guider, "cfg", 0.0), 1.0):
-            # Not computed at cfg 1.
-            conds.pop("negative", None)
-        for fault in find_wiring_faults(conds):
+        for fault in find_missing_identities(choose_computed(guider)):
             self.say(fault)
 
     def count(self, kind: Kind, block: int, cursor: RowCursor) -> None:
