@@ -125,15 +125,17 @@ class TapClock:
     def __init__(self, pack: Any) -> None:
         self.cpu_seconds = 0.0
         tap_type = pack.pack_module("nodes.attachment").AttentionTap
-        add_residual = tap_type.add_residual
+        for name in ("see_query", "add_residual"):
+            setattr(tap_type, name, self.time_calls(getattr(tap_type, name)))
 
-        def add_timed(tap: Any, x: torch.Tensor, call: Any) -> torch.Tensor:
+    def time_calls(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(tap: Any, x: torch.Tensor, call: Any) -> Any:
             start = time.process_time()
-            result = add_residual(tap, x, call)
+            result = method(tap, x, call)
             self.cpu_seconds += time.process_time() - start
             return result
 
-        tap_type.add_residual = add_timed
+        return timed
 
 
 def print_ratio(what: str, found: list[tuple[Step, Step]], read: Callable[[Step], float]) -> None:

@@ -2,7 +2,8 @@
 
 For the length of each model call, four leaves per block get another instance `forward`:
 `norm_q` and `o` of the self- and the cross-attention. `norm_q` hands out the normed query
-before RoPE, which is the adapters' query; `o` receives the attention's output right before
+before RoPE, which is the adapters' query: their attention is computed there and the query let
+go, so that a host which frees it early can. `o` receives the attention's output right before
 the projection, where their residual belongs. Each delegates to the forward it found, so
 GGUF, fp8, partly loaded models, LoRAs, NAG and attention overrides stay where they are, and
 nothing is left behind. The taps are made once per model and their bodies are hidden from
@@ -11,45 +12,21 @@ the compiler: a compiled model keeps its guards and never branches on an identit
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import takewhile
-from typing import Any
+from typing import Any, NoReturn
 
 import comfy.model_management
 import comfy.patcher_extension
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..lynx_core.models.attention import attend_extra
-from .identity import COND_KEY, BaseModel, IdentityRows, Kind, Term
+from .identity import COND_KEY, BaseModel, IdentityRows, Kind
+from .model_call import Injection, ModelCall, RowCursor, Segment, add_segments, list_window, start_call
+from .wiring import SamplingLog
 
 WRAPPER_KEY = "lynx"
-
-
-@dataclass
-class ModelCall:
-    """One call of the model: which identity its rows carry, and at which sigma."""
-
-    terms: list[list[Term]]
-    """Active terms of each conditioning in the batch, in order."""
-
-    frames: Sequence[int]
-    """Latent frames of the video that this call sees; a context window does not see all."""
-
-    tokens_per_frame: int
-    queries: dict[int, list[Tensor]] = field(default_factory=dict)
-    """Queries seen since the last output projection, by the attention's id."""
-
-    def count_skipped_tokens(self, term: Term) -> int:
-        """Count the leading tokens that stay without a term."""
-        return self.tokens_per_frame * sum(
-            1 for _ in takewhile(lambda frame: frame < term.skip_frames, self.frames)
-        )
 
 
 class CallHolder:
@@ -65,14 +42,13 @@ class AttentionTap:
         self.attention = attention
         self.block = block
         self.kind = kind
-        self.holder = holder
         self.original: dict[str, Callable[[Tensor], Tensor]] = {}
 
         @torch._dynamo.disable
         def tap_norm_q(x: Tensor) -> Tensor:
             query = self.original["norm_q"](x)
             if holder.call is not None:
-                holder.call.queries.setdefault(id(self), []).append(query)
+                self.see_query(query, holder.call)
             return query
 
         @torch._dynamo.disable
@@ -83,49 +59,126 @@ class AttentionTap:
 
         self.forwards = {"norm_q": tap_norm_q, "o": tap_o}
 
+    @property
+    def name(self) -> str:
+        return f"the {'cross' if self.kind == 'id' else 'self'}-attention of block {self.block}"
+
     def is_active(self, call: ModelCall) -> bool:
         """Tell whether any row of this call needs this tap."""
-        return any(self.choose_terms(terms) for terms in call.terms)
+        return any(self.choose(injections) for injections in call.injections)
 
-    def choose_terms(self, terms: list[Term]) -> list[Term]:
-        return [t for t in terms if t.kind == self.kind and t.strength and self.block in t.blocks]
+    def choose(self, injections: list[Injection]) -> list[Injection]:
+        return [i for i in injections if i.term.kind == self.kind and self.block in i.term.blocks]
 
-    def add_residual(self, x: Tensor, call: ModelCall) -> Tensor:
-        """Add the adapters' attention to the attention output `x`, [rows, tokens, dim]."""
-        query = join_rows(call.queries.pop(id(self), []), len(x))
-        if query is None or query.shape != x.shape:
-            warn_once(
-                f"Lynx could not find the {self.kind} query of block {self.block}: another node computes "
-                "this attention in its own way. The identity is left out there."
+    def find_cursor(self, call: ModelCall) -> RowCursor:
+        return call.cursors.setdefault(id(self), RowCursor())
+
+    def see_query(self, query: Tensor, call: ModelCall) -> None:
+        """Compute what the adapters add to the rows of `query`, [rows, tokens, dim] in other nodes' attentions, too."""
+        cursor = self.find_cursor(call)
+        if query.ndim != 3:
+            cursor.is_foreign = True
+            return
+        num_rows = len(query)
+        if num_rows == call.num_rows and cursor.done in (0, num_rows):
+            # The whole batch again, in order: some nodes compute a query or a block twice.
+            cursor.done = 0
+            cursor.waiting.clear()
+        elif cursor.waiting and cursor.waiting[0].num_rows == call.num_rows:
+            # Parts of a batch whose every row has its query.
+            return
+        start = cursor.count_seen()
+        if call.counts_rows and start + num_rows > call.num_rows:
+            self.refuse(
+                call, f"has done {start} of the batch's {call.num_rows} rows and gets {num_rows} more"
             )
-            return x
-        rows = len(x) // len(call.terms)
-        if len(call.terms) == 1:
-            return self.sum_terms(x, query, call.terms[0], call)
-        out = torch.empty_like(x)
-        for index, terms in enumerate(call.terms):
-            here = slice(index * rows, (index + 1) * rows)
-            out[here] = self.sum_terms(x[here], query[here], terms, call)
-        return out
+        residual = self.attend_rows(query, start, call)
+        cursor.waiting.append(Segment(num_rows, tuple(query.shape[1:]), residual))
 
-    def sum_terms(self, x: Tensor, query: Tensor, terms: list[Term], call: ModelCall) -> Tensor:
-        """Add the attention of one conditioning's terms to its rows of the attention output."""
-        for term in self.choose_terms(terms):
-            skipped = call.count_skipped_tokens(term)
-            residual = self.attend(query[:, skipped:], term)
-            if skipped:
-                residual = F.pad(residual, (0, 0, skipped, 0))
-            # In place in the new tensor, never in `x`, which other nodes may hold.
-            x = residual.add_(x)
-        return x
+    def attend_rows(self, query: Tensor, start: int, call: ModelCall) -> Tensor | None:
+        """Compute the residual of each row; None where no row gets any."""
+        spans = [(here, self.choose(found)) for here, found in call.list_spans(start, len(query))]
+        if not any(injections for _, injections in spans):
+            return None
+        for injection in (injection for _, injections in spans for injection in injections):
+            if not injection.fits(query.shape[1]):
+                self.refuse(
+                    call,
+                    f"gets {query.shape[1]} of the video's tokens, which leaves open where the "
+                    f"{injection.term.skip_frames} vace_reference_frames are",
+                )
+        if len(spans) == 1:
+            return self.sum_injections(query, spans[0][1])
+        residual = torch.zeros_like(query)
+        for here, injections in spans:
+            if injections:
+                residual[here] = self.sum_injections(query[here], injections)
+        return residual
 
-    def attend(self, query: Tensor, term: Term) -> Tensor:
+    def sum_injections(self, query: Tensor, injections: list[Injection]) -> Tensor:
+        total = self.attend(query, injections[0])
+        for injection in injections[1:]:
+            total.add_(self.attend(query, injection))
+        return total
+
+    def attend(self, query: Tensor, injection: Injection) -> Tensor:
+        term = injection.term
         baked = term.key_values.get_block(self.block)
         key, value = baked.key.to(query), baked.value.to(query)
         if term.key_values.norm_key:
             key = self.attention.norm_k(key)
         # The strength goes into the few values, not into the many results.
-        return attend_extra(query, key, value * term.strength, self.attention.num_heads)
+        value = value * term.strength
+        runs = injection.choose_tokens(query.shape[1])
+        if runs == (slice(0, query.shape[1]),):
+            return attend_extra(query, key, value, self.attention.num_heads)
+        residual = torch.zeros_like(query)
+        for run in runs:
+            residual[:, run] = attend_extra(query[:, run], key, value, self.attention.num_heads)
+        return residual
+
+    def add_residual(self, x: Tensor, call: ModelCall) -> Tensor:
+        """Add the adapters' attention to the attention output `x`, [rows, tokens, dim].
+
+        Raises:
+            ValueError: when the rows are not those whose queries were seen.
+        """
+        cursor = self.find_cursor(call)
+        if not cursor.waiting or any(s.row_shape != tuple(x.shape[1:]) for s in cursor.waiting):
+            cursor.is_foreign = True
+            cursor.waiting.clear()
+            return x
+        waiting = cursor.count_seen() - cursor.done
+        segments = cursor.take(len(x))
+        if segments is None:
+            self.refuse(call, f"gives out {len(x)} rows where {waiting} have gone in")
+        cursor.has_acted = True
+        return add_segments(x, segments)
+
+    def finish(self, call: ModelCall) -> RowCursor:
+        """Close the books of a call.
+
+        Raises:
+            ValueError: when it ends in the middle of the batch.
+        """
+        cursor = self.find_cursor(call)
+        if cursor.waiting and not cursor.done:
+            cursor.is_foreign = True
+        elif cursor.waiting:
+            waiting = cursor.count_seen() - cursor.done
+            self.refuse(call, f"gives out {cursor.done} rows where {cursor.done + waiting} have gone in")
+        elif call.counts_rows and cursor.done not in (0, call.num_rows):
+            self.refuse(
+                call, f"has done {cursor.done} of the batch's {call.num_rows} rows when the call ends"
+            )
+        return cursor
+
+    def refuse(self, call: ModelCall, what: str) -> NoReturn:
+        call.refuse(
+            f"Another node runs {self.name} on a part of the batch: it {what}. Lynx cannot tell which row belongs to "
+            f"which person. Turn that node off, leave block {self.block} out of {self.kind}_blocks in Lynx Apply, or "
+            "sample at cfg 1, where all rows are of one conditioning."
+        )
 
 
 class TappedModel:
@@ -139,25 +192,32 @@ class TappedModel:
             for module, kind in ((block.self_attn, "ref"), (block.cross_attn, "id"))
         ]
 
+    @contextmanager
+    def run_call(self, call: ModelCall) -> Iterator[list[AttentionTap]]:
+        """Tap the attentions that a call needs; gives those.
 
-def join_rows(queries: list[Tensor], num_rows: int) -> Tensor | None:
-    """Join queries that were computed for parts of the batch, in order.
-
-    Some guidance nodes compute positive and negative rows apart, and some compute a row again.
-    """
-    for count in range(1, len(queries) + 1):
-        if sum(len(query) for query in queries[:count]) == num_rows:
-            return queries[0] if count == 1 else torch.cat(queries[:count])
-    return None
-
-
-_warned: set[str] = set()
-
-
-def warn_once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        logging.warning(message)
+        Raises:
+            ValueError: when the call's rows do not add up in one of them.
+        """
+        active = [tap for tap in self.taps if tap.is_active(call)]
+        # A wrapper inside of this one may call the model again, with these taps in place.
+        tapped = [tap for tap in active if not tap.original]
+        leaves = []
+        for tap in tapped:
+            for name, forward in tap.forwards.items():
+                leaf = getattr(tap.attention, name)
+                tap.original[name] = leaf.forward
+                leaves.append((leaf, forward))
+        outer, self.holder.call = self.holder.call, call
+        try:
+            with swap_forwards(leaves):
+                yield active
+            if call.refusal is not None:
+                raise call.refusal
+        finally:
+            self.holder.call = outer
+            for tap in tapped:
+                tap.original.clear()
 
 
 @contextmanager
@@ -177,18 +237,31 @@ def swap_forwards(leaves: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterato
                 module.forward = forward
 
 
-def make_wrapper(base: BaseModel) -> Callable[..., Any]:
-    """Make the APPLY_MODEL wrapper that one patched model carries; `base` describes that model."""
-    known: dict[int, TappedModel] = {}
+class Attachment:
+    """What one patched model carries: the wrappers around its sampling and around each of its calls."""
 
-    def find_taps(blocks: nn.ModuleList) -> TappedModel:
+    def __init__(self, base: BaseModel) -> None:
+        """Take the description of the model."""
+        self.base = base
+        self.known: dict[int, TappedModel] = {}
+        self.log = SamplingLog()
+
+    def find_taps(self, blocks: nn.ModuleList) -> TappedModel:
         # The host may call one wrapper with a copy of the model per GPU.
         key = id(blocks[0].self_attn)
-        if key not in known:
-            known[key] = TappedModel(blocks)
-        return known[key]
+        if key not in self.known:
+            self.known[key] = TappedModel(blocks)
+        return self.known[key]
+
+    def outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """OUTER_SAMPLE wrapper: say in the log where the identity does not reach the video."""
+        self.log.start(executor.class_obj)
+        samples = executor(*args, **kwargs)
+        self.log.finish()
+        return samples
 
     def apply_model(
+        self,
         executor: Any,
         x: Tensor,
         t: Tensor,
@@ -198,29 +271,21 @@ def make_wrapper(base: BaseModel) -> Callable[..., Any]:
         transformer_options: dict[str, Any],
         **kwargs: Any,
     ) -> Tensor:
+        """APPLY_MODEL wrapper: give each row its identity."""
         rows: IdentityRows | None = kwargs.pop(COND_KEY, None)
         args = (x, t, c_concat, c_crossattn, control, transformer_options)
         if rows is None:
             return executor(*args, **kwargs)
         model = executor.class_obj
-        check_rows_fit(rows, base)
-        call = start_call(model, x, t, rows, transformer_options.get("context_window"))
-        leaves = []
-        tapped = find_taps(model.diffusion_model.blocks)
-        for tap in tapped.taps:
-            if tap.is_active(call):
-                for name, forward in tap.forwards.items():
-                    leaf = getattr(tap.attention, name)
-                    tap.original[name] = leaf.forward
-                    leaves.append((leaf, forward))
-        try:
-            tapped.holder.call = call
-            with swap_forwards(leaves):
-                return executor(*args, **kwargs)
-        finally:
-            tapped.holder.call = None
-
-    return apply_model
+        check_rows_fit(rows, self.base)
+        window = list_window(model, transformer_options.get("context_window"))
+        call = start_call(model, x, t, rows, window, kwargs)
+        with self.find_taps(model.diffusion_model.blocks).run_call(call) as active:
+            output = executor(*args, **kwargs)
+            for tap in active:
+                self.log.count(tap.kind, tap.block, tap.finish(call))
+        self.log.report_foreign()
+        return output
 
 
 def check_rows_fit(rows: IdentityRows, base: BaseModel) -> None:
@@ -229,8 +294,8 @@ def check_rows_fit(rows: IdentityRows, base: BaseModel) -> None:
     Raises:
         ValueError: with both names.
     """
-    for terms in rows.terms:
-        for term in terms:
+    for cond in rows.conds:
+        for term in cond.terms:
             if term.base is not None and term.base.checksum != base.checksum:
                 raise ValueError(
                     f"The conditioning carries a Lynx reference baked through {term.base.name}, but it is sampled with "
@@ -238,43 +303,22 @@ def check_rows_fit(rows: IdentityRows, base: BaseModel) -> None:
                 )
 
 
-def start_call(model: Any, x: Tensor, t: Tensor, rows: IdentityRows, window: Any) -> ModelCall:
-    """Work out which terms are open at this sigma, and which frames the call sees.
-
-    `window` is the host's context window, or None.
-    """
-    sigma = float(t.max())
-    patch_size = model.diffusion_model.patch_size
-    height, width = (
-        math.ceil(size / patch) for size, patch in zip(x.shape[-2:], patch_size[1:], strict=True)
-    )
-
-    def is_open(term: Term) -> bool:
-        start, end = (
-            model.model_sampling.percent_to_sigma(p) for p in (term.start_percent, term.end_percent)
-        )
-        return end <= sigma <= start
-
-    return ModelCall(
-        terms=[[term for term in terms if is_open(term)] for terms in rows.terms],
-        frames=range(x.shape[2]) if window is None else list_frames(window),
-        tokens_per_frame=height * width,
-    )
-
-
-def list_frames(window: Any) -> list[int]:
-    """List the latent frames of a host context window; the host may put one from before it in front."""
-    anchor = getattr(window, "causal_anchor_index", None)
-    return [*([anchor] if anchor is not None and anchor >= 0 else []), *window.index_list]
-
-
 def attach(model: Any, base: BaseModel) -> Any:
-    """Clone a host MODEL, described by `base`, with the wrapper on it (once, however often it is asked)."""
+    """Clone a host MODEL, described by `base`, with the wrappers on it (once, however often it is asked)."""
     model = model.clone()
-    wrapper_type = comfy.patcher_extension.WrappersMP.APPLY_MODEL
-    if not model.get_wrappers(wrapper_type, WRAPPER_KEY):
-        model.add_wrapper_with_key(wrapper_type, WRAPPER_KEY, make_wrapper(base))
+    attachment = Attachment(base)
+    for wrapper_type, wrapper in (
+        (comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, attachment.outer_sample),
+        (comfy.patcher_extension.WrappersMP.APPLY_MODEL, attachment.apply_model),
+    ):
+        model.remove_wrappers_with_key(wrapper_type, WRAPPER_KEY)
+        model.add_wrapper_with_key(wrapper_type, WRAPPER_KEY, wrapper)
     return model
+
+
+def is_attached(model: Any) -> bool:
+    """Tell whether a host MODEL carries Lynx, so that it takes the identity of its conditionings."""
+    return bool(model.get_wrappers(comfy.patcher_extension.WrappersMP.APPLY_MODEL, WRAPPER_KEY))
 
 
 def make_recorder(on_features: Callable[[int, Tensor], None]) -> Callable[..., Any]:

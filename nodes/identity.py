@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -73,13 +73,6 @@ class Term:
     """The model that the keys and values were baked through; None where any of the right size will do."""
 
 
-@dataclass(frozen=True)
-class IdentityRows:
-    """Terms of each conditioning that the host put into one batch, in order."""
-
-    terms: list[tuple[Term, ...]]
-
-
 class LynxCond:
     """The host's COND interface for an identity.
 
@@ -87,20 +80,71 @@ class LynxCond:
     batch positive with negative, or slice them by frame in a context window.
     """
 
-    def __init__(self, terms: tuple[Term, ...]) -> None:
+    def __init__(
+        self,
+        terms: tuple[Term, ...],
+        text: Tensor | None = None,
+        num_videos: int | None = None,
+        area: tuple[int, ...] | None = None,
+    ) -> None:
         self.terms = terms
+        self.text = text
+        """The text embedding that Lynx Apply saw beside it."""
+        self.num_videos = num_videos
+        """Videos in the latent batch, each a row of the model call; None before the host starts a call."""
+        self.area = area
+        """Sizes, then offsets of the part of the latent that the host cut out for it; None is all of it."""
 
-    def process_cond(self, **_: Any) -> LynxCond:
-        return self
+    def process_cond(
+        self, batch_size: int | None = None, area: Sequence[int] | None = None, **_: Any
+    ) -> LynxCond:
+        return LynxCond(self.terms, self.text, batch_size, None if area is None else tuple(area))
 
     def can_concat(self, other: Any) -> bool:
         return type(other) is type(self)
 
     def concat(self, others: list[LynxCond]) -> IdentityRows:
-        return IdentityRows([self.terms, *(other.terms for other in others)])
+        return IdentityRows([self, *others])
 
     def size(self) -> list[int]:
         return [1]
+
+
+@dataclass(frozen=True)
+class IdentityRows:
+    """The identity of each conditioning that the host put into one batch, in order."""
+
+    conds: list[LynxCond]
+
+    @property
+    def dtype(self) -> None:
+        """The host asks every model keyword for its dtype: a model that carries Lynx takes this one away before.
+
+        Raises:
+            ValueError: always. Without it the host's model swallows the keyword, and the video is the base's.
+        """
+        raise ValueError(
+            "The conditioning that is sampled carries a Lynx identity, but the MODEL of the sampler does not carry Lynx: "
+            "the person would be missing from the video. Connect MODEL of the same Lynx Apply to this sampler. "
+            "(ModelMergeSimple keeps Lynx of model1 alone; Wan 2.2 needs a Lynx Apply for each expert.) To sample "
+            "without the person, take positive and negative from before Lynx Apply."
+        )
+
+
+def carries_identity(conditioning: Any) -> bool:
+    """Tell whether any entry of a conditioning carries an identity, the null identity too.
+
+    Args:
+        conditioning: a host CONDITIONING, or what a guider made of one (its `conds`); None carries nothing.
+    """
+    return any(find_terms(entry) for entry in conditioning or [])
+
+
+def find_terms(entry: Any) -> tuple[Term, ...]:
+    """Give the terms of one entry of a CONDITIONING, or of a guider's `conds`."""
+    options = entry if isinstance(entry, dict) else entry[1]
+    cond = options.get("model_conds", {}).get(COND_KEY)
+    return cond.terms if isinstance(cond, LynxCond) else ()
 
 
 def register_part(key_values: KeyValues) -> BakedPart:
@@ -139,7 +183,7 @@ def add_terms(conditioning: list[Any], terms: tuple[Term, ...], parts: list[Bake
         options = options.copy()
         model_conds = dict(options.get("model_conds", {}))
         before = model_conds[COND_KEY].terms if COND_KEY in model_conds else ()
-        model_conds[COND_KEY] = LynxCond(before + terms)
+        model_conds[COND_KEY] = LynxCond(before + terms, embedding)
         models = options.get("additional_models", [])
         options["model_conds"] = model_conds
         options["additional_models"] = (models if isinstance(models, list) else [models]) + [

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import gc
+import types
 import weakref
 from typing import Any
 
 import pytest
 import torch
-from wan_bench import OTHER_T2V, Conditioning, WanBench, seeded
+from torch import Tensor
+from wan_bench import OTHER_T2V, Applied, Conditioning, WanBench, max_error, seeded
 
 DIM, NUM_BLOCKS = 256, 4
 ID_TOKENS, NUM_REGISTERS, REFERENCE_TOKENS = 16, 16, 16
+
+
+@pytest.fixture(scope="module")
+def on(
+    bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning, identity: dict[str, Any]
+) -> Applied:
+    return bench.apply(base, prompt, negative, **identity)
 
 
 def list_parts(cond: Conditioning) -> list[Any]:
@@ -99,19 +108,47 @@ def test_the_host_counts_and_loads_what_is_held(
     expected = list_parts(on.positive) + list_parts(on.negative)
     seen: list[dict[int, int]] = []
 
-    def look(args: dict[str, Any]) -> dict[str, Any]:
-        if args["block_index"] == 0:
-            loaded = comfy.model_management.current_loaded_models
-            seen.append(
-                {id(entry.model.model): entry.model_memory() for entry in loaded if entry.model is not None}
-            )
-        return args
+    def look(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        loaded = comfy.model_management.current_loaded_models
+        seen.append(
+            {id(entry.model.model): entry.model_memory() for entry in loaded if entry.model is not None}
+        )
+        return extra["original_block"](args)
 
     model = on.model.clone()
-    model.set_model_patch(look, "double_block")
+    model.set_model_patch_replace(look, "dit", "double_block", 0)
     bench.sample(model, on.positive, on.negative, steps=1)
     for module in expected:
         assert seen[0][id(module)] == sum(p.nbytes for p in module.parameters())
+
+
+def test_a_query_that_the_host_frees_early_is_free(
+    bench: WanBench, on: Applied, prompt: Conditioning, negative: Conditioning
+) -> None:
+    """Newer hosts hand q, k and v over in boxes that are emptied as soon as the attention is computed."""
+    alive: list[bool] = []
+
+    def forward(self: Any, x: Tensor, context: Tensor, **_: Any) -> Tensor:
+        box = [self.norm_q(self.q(x))]
+        query = weakref.ref(box[0])
+        key, value = (
+            t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for t in (self.norm_k(self.k(context)), self.v(context))
+        )
+        heads = box.pop().unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        out = torch.nn.functional.scaled_dot_product_attention(heads, key, value).transpose(1, 2).flatten(2)
+        del heads
+        alive.append(query() is not None)
+        return self.o(out)
+
+    model = on.model.clone()
+    for block in range(NUM_BLOCKS):
+        path = f"diffusion_model.blocks.{block}.cross_attn"
+        model.add_object_patch(f"{path}.forward", types.MethodType(forward, model.get_model_object(path)))
+    conds = [on.positive, on.negative]
+    for got, expected in zip(bench.predict(model, conds), bench.predict(on.model, conds), strict=True):
+        assert max_error(got, expected) < 1e-5
+    assert alive == [False] * NUM_BLOCKS
 
 
 def test_the_null_is_baked_once_and_shared(

@@ -52,7 +52,7 @@ def test_strength_0_is_the_untouched_model_bit_for_bit(
     assert torch.equal(bench.sample(off.model, off.positive, off.negative), plain)
     assert count_wrappers(off.model) == 0
     on = bench.apply(base, prompt, negative, **inputs)
-    assert count_wrappers(on.model) == 1
+    assert count_wrappers(on.model) == 2, "one around the sampling, one around each call"
     assert max_error(bench.sample(on.model, on.positive, on.negative), plain) > 1e-2
 
 
@@ -111,14 +111,13 @@ def test_interrupted_while_sampling(
     on = bench.apply(base, prompt, negative, **identity)
     whole = bench.sample(on.model, on.positive, on.negative)
 
-    def stop_in_block_2(args: dict[str, Any]) -> dict[str, Any]:
-        if args["block_index"] == 2:
-            interrupt()
-            comfy.model_management.throw_exception_if_processing_interrupted()
-        return args
+    def stop(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        interrupt()
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        return extra["original_block"](args)
 
     stopping = on.model.clone()
-    stopping.set_model_patch(stop_in_block_2, "double_block")
+    stopping.set_model_patch_replace(stop, "dit", "double_block", 2)
     with pytest.raises(interrupted):
         bench.sample(stopping, on.positive, on.negative)
     assert list_leftovers(base) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -13,22 +14,27 @@ from wan_bench import VACE, Applied, Conditioning, WanBench, max_error, seeded
 FRAMES = 3
 
 
-def add_windows(bench: WanBench, model: Any) -> Any:
-    """Windows of two latent frames without overlap; the host gives a later one the frame before it to look at."""
+def add_windows(bench: WanBench, model: Any, schedule: str = "standard_static", **inputs: Any) -> Any:
+    """Windows of two latent frames without overlap; a newer host gives a later one the frame before it to look at."""
     return bench.comfy.run(
         "WanContextWindowsManual",
         model=model,
-        context_length=5,
-        context_overlap=0,
-        context_schedule="standard_static",
+        context_schedule=schedule,
         fuse_method="flat",
         freenoise=False,
+        **{"context_length": 5, "context_overlap": 0, **inputs},
     )[0]
 
 
 def predict_windows_by_hand(bench: WanBench, on: Applied, cond: Conditioning, x: Tensor) -> Tensor:
-    (first,), (second,) = (bench.predict(on.model, [cond], x=window) for window in (x[:, :, :2], x[:, :, 1:]))
-    return torch.cat([first, second[:, :, 1:]], dim=2)
+    import comfy.context_windows
+
+    handler = comfy.context_windows.IndexListContextHandler
+    in_front = int("causal_window_fix" in inspect.signature(handler).parameters)
+    (first,), (second,) = (
+        bench.predict(on.model, [cond], x=window) for window in (x[:, :, :2], x[:, :, 2 - in_front :])
+    )
+    return torch.cat([first, second[:, :, in_front:]], dim=2)
 
 
 def test_each_context_window_has_the_identity(
@@ -60,6 +66,112 @@ def test_only_the_first_window_has_reference_frames_at_its_start(
     )
     assert max_error(got, torch.cat([first, second], dim=2)) < 1e-5
     assert max_error(got, predict_windows_by_hand(bench, skipping, skipping.positive, x)) > 1e-4
+
+
+def list_untouched_frames(a: Tensor, b: Tensor) -> list[int]:
+    return [i for i in range(a.shape[2]) if torch.equal(a[:, :, i], b[:, :, i])]
+
+
+ONLY_LAST_BLOCK = {"id_strength": 0.0, "ref_blocks": "3"}
+"""Nothing after its self-attention mixes tokens: frames left out are the base's, to the bit."""
+
+
+@pytest.mark.parametrize("skipped", [1, 3])
+def test_looped_windows_that_start_before_the_reference_frames(
+    bench: WanBench,
+    base: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    identity: dict[str, Any],
+    skipped: int,
+) -> None:
+    """In a window such as [8, 9, 0, 1] the reference frames are in the middle."""
+    on = bench.apply(base, prompt, negative, **identity, **ONLY_LAST_BLOCK, vace_reference_frames=skipped)
+    windows: list[list[int]] = []
+
+    def look(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        windows.append(list(args[5]["context_window"].index_list))
+        return executor(*args, **kwargs)
+
+    import comfy.patcher_extension
+
+    looped = add_windows(
+        bench, on.model, "looped_uniform", context_length=13, context_overlap=5, closed_loop=True
+    )
+    looped.add_wrapper(comfy.patcher_extension.WrappersMP.APPLY_MODEL, look)
+    x = seeded(1, 16, 10, 8, 8, seed=15)
+    (got,) = bench.predict(looped, [on.positive], x=x)
+    (plain,) = bench.predict(looped, [prompt], x=x)
+    assert any(0 in window[1:] for window in windows), "a window looped, or the test would prove nothing"
+    assert list_untouched_frames(got, plain) == list(range(skipped))
+
+
+@pytest.mark.parametrize(
+    ("temporal", "z", "untouched"),
+    [(0.5, 0.25, {1, 2}), (0.5, 0.5, set()), (1.0, 0.0, {0, 1, 2}), (0.25, 0.0, {0, 1})],
+)
+def test_an_area_in_time_counts_frames_from_the_start_of_the_video(
+    bench: WanBench,
+    base: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    identity: dict[str, Any],
+    temporal: float,
+    z: float,
+    untouched: set[int],
+) -> None:
+    """Three reference frames of eight; a second prompt of the same size elsewhere shares the batch."""
+    on = bench.apply(base, prompt, negative, **identity, **ONLY_LAST_BLOCK, vace_reference_frames=3)
+
+    def cut(cond: Conditioning, temporal: float = temporal, z: float = z) -> Conditioning:
+        return bench.comfy.run(
+            "ConditioningSetAreaPercentageVideo", conditioning=cond, width=1.0, height=0.5, temporal=temporal, x=0.0,
+            y=0.25, z=z, strength=1.0,
+        )[0]  # fmt: skip
+
+    x = seeded(1, 16, 8, 8, 8, seed=16)
+    inside = slice(round(z * 8), round(z * 8) + round(temporal * 8))
+    elsewhere = cut(on.positive, z=1.0 - temporal)
+    got, _ = bench.predict(on.model, [cut(on.positive), elsewhere], x=x)
+    plain, _ = bench.predict(on.model, [cut(prompt), cut(prompt, z=1.0 - temporal)], x=x)
+    frames = {inside.start + i for i in list_untouched_frames(got[:, :, inside], plain[:, :, inside])}
+    assert frames == {frame for frame in untouched if inside.start <= frame < inside.stop}
+
+
+def test_an_area_in_time_within_a_window(bench: WanBench) -> None:
+    """The host cuts the window out first, with the frame from before it in front, and then the area."""
+    module = bench.comfy.pack_module("nodes.model_call")
+    cond = bench.comfy.pack_module("nodes.identity").LynxCond(())
+    cut = cond.process_cond(batch_size=1, area=[2, 4, 4, 1, 0, 0])
+    assert module.list_frames(cond, 5, [7, 8, 9, 0, 1]) == [7, 8, 9, 0, 1]
+    assert module.list_frames(cut, 2, [7, 8, 9, 0, 1]) == [8, 9]
+    assert module.list_frames(cut, 2, [8, 9, 0, 1]) == [9, 0]
+    assert module.list_frames(cut, 2, None) == [1, 2]
+
+
+@pytest.mark.parametrize(("fix", "untouched"), [(True, [0]), (False, [0, 4])])
+def test_a_reference_frame_that_every_window_keeps(
+    bench: WanBench,
+    base: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    identity: dict[str, Any],
+    fix: bool,
+    untouched: list[int],
+) -> None:
+    """The host can put the video's first latent frame at the start of every window."""
+    node = bench.comfy.node_classes["ContextWindowsManual"].INPUT_TYPES()
+    if "latent_retain_index_list" not in {**node["required"], **node.get("optional", {})}:
+        pytest.skip("this host keeps no latent frames")
+    on = bench.apply(base, prompt, negative, **identity, **ONLY_LAST_BLOCK, vace_reference_frames=1)
+    (windowed,) = bench.comfy.run(
+        "ContextWindowsManual", model=on.model, context_length=4, context_overlap=0, context_schedule="standard_static",
+        context_stride=1, closed_loop=False, fuse_method="flat", dim=2, freenoise=False, cond_retain_index_list="",
+        split_conds_to_windows=False, latent_retain_index_list="0", causal_window_fix=fix,
+    )  # fmt: skip
+    x = seeded(1, 16, 8, 8, 8, seed=18)
+    (got,), (plain,) = (bench.predict(windowed, [cond], x=x) for cond in (on.positive, prompt))
+    assert list_untouched_frames(got, plain) == untouched
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +212,14 @@ def test_features_are_those_of_the_model_without_its_control_branch(bench: WanBe
 def test_reference_stays_out_of_vaces_own_reference_frames(
     bench: WanBench, vace: Any, vace_text: Conditioning, negative: Conditioning, vace_identity: dict[str, Any]
 ) -> None:
-    """In the last block nothing after self-attention mixes tokens: frames left out are the base's, to the bit."""
     x = seeded(2, 16, FRAMES, 8, 8, seed=13)
     (plain,) = bench.predict(vace, [vace_text], x=x)
-    only_last = {"id_strength": 0.0, "ref_blocks": "3"}
     for skipped in (0, 1, 2, 3, 7):
         on = bench.apply(
-            vace, vace_text, negative, **vace_identity, **only_last, vace_reference_frames=skipped
+            vace, vace_text, negative, **vace_identity, **ONLY_LAST_BLOCK, vace_reference_frames=skipped
         )
         (got,) = bench.predict(on.model, [on.positive], x=x)
-        kept = [torch.equal(got[:, :, i], plain[:, :, i]) for i in range(FRAMES)]
-        assert kept == [i < skipped for i in range(FRAMES)]
+        assert list_untouched_frames(got, plain) == list(range(min(skipped, FRAMES)))
 
 
 def test_odd_sizes_count_frames_right(
@@ -118,11 +227,9 @@ def test_odd_sizes_count_frames_right(
 ) -> None:
     """The host pads an odd latent to whole patches; a frame then has more tokens than pixels / 4."""
     x = seeded(1, 16, FRAMES, 7, 9, seed=14)
-    on = bench.apply(
-        base, prompt, negative, **identity, id_strength=0.0, ref_blocks="3", vace_reference_frames=1
-    )
+    on = bench.apply(base, prompt, negative, **identity, **ONLY_LAST_BLOCK, vace_reference_frames=1)
     (plain,), (got,) = bench.predict(base, [prompt], x=x), bench.predict(on.model, [on.positive], x=x)
-    assert [torch.equal(got[:, :, i], plain[:, :, i]) for i in range(FRAMES)] == [True, False, False]
+    assert list_untouched_frames(got, plain) == [0]
 
 
 def test_id_and_reference_act_on_a_vace_model(

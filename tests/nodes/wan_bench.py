@@ -164,12 +164,17 @@ class WanBench:
         """Predict, and give the hidden states after each block."""
         states: dict[int, Tensor] = {}
 
-        def keep(args: dict[str, Any]) -> dict[str, Any]:
-            states[args["block_index"]] = args["img"].clone()
-            return args
+        def keep(block: int) -> Callable[..., dict[str, Any]]:
+            def run(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+                out = extra["original_block"](args)
+                states[block] = out["img"].clone()
+                return out
+
+            return run
 
         model = model.clone()
-        model.set_model_patch(keep, "double_block")
+        for block in range(len(model.get_model_object("diffusion_model").blocks)):
+            model.set_model_patch_replace(keep(block), "dit", "double_block", block)
         self.predict(model, [cond], **inputs)
         return states
 

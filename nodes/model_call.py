@@ -1,0 +1,254 @@
+"""One call of the model: which of its rows carry which identity, and which tokens are video.
+
+Other nodes run an attention on part of the batch: row by row, in halves, or for one row alone.
+Each attention counts the rows that it has done in this call, so that every row gets its own
+identity. Where the rows do not add up, the call is refused: a guess could put one person into
+another's video.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from .identity import IdentityRows, LynxCond, Term
+
+
+@dataclass(frozen=True)
+class Injection:
+    """One term at work in one call."""
+
+    term: Term
+    tokens: tuple[slice, ...] | None
+    """Runs of tokens that get it, in order; None is every token."""
+
+    def fits(self, num_tokens: int) -> bool:
+        """Tell whether the tokens without it can be told in a row of `num_tokens`."""
+        return not self.term.skip_frames or self.tokens is None or self.tokens[-1].stop <= num_tokens
+
+    def choose_tokens(self, num_tokens: int) -> tuple[slice, ...]:
+        """Give the runs of a row; all of it where another node has cut some of the video's tokens out."""
+        if self.tokens is None or self.tokens[-1].stop > num_tokens:
+            return (slice(0, num_tokens),)
+        return self.tokens
+
+
+@dataclass
+class Segment:
+    """Rows whose query was seen and whose output is yet to come."""
+
+    num_rows: int
+    row_shape: tuple[int, ...]
+    residual: Tensor | None
+    """What is added to the attention's output, [rows, tokens, dim]; None where nothing is."""
+
+
+@dataclass
+class RowCursor:
+    """How far one attention has come with the rows of one call."""
+
+    done: int = 0
+    """Rows that have passed the output projection."""
+
+    waiting: list[Segment] = field(default_factory=list)
+    has_acted: bool = False
+    is_foreign: bool = False
+    """Whether the attention ran without the query or the output projection that an identity needs."""
+
+    def count_seen(self) -> int:
+        return self.done + sum(segment.num_rows for segment in self.waiting)
+
+    def take(self, num_rows: int) -> list[Segment] | None:
+        """Take the first waiting rows; None where fewer are waiting."""
+        taken: list[Segment] = []
+        while num_rows:
+            if not self.waiting:
+                return None
+            segment = self.waiting.pop(0)
+            if segment.num_rows > num_rows:
+                segment, rest = split_segment(segment, num_rows)
+                self.waiting.insert(0, rest)
+            num_rows -= segment.num_rows
+            taken.append(segment)
+        self.done += sum(segment.num_rows for segment in taken)
+        return taken
+
+
+def split_segment(segment: Segment, num_rows: int) -> tuple[Segment, Segment]:
+    sizes = (num_rows, segment.num_rows - num_rows)
+    residuals = (None, None) if segment.residual is None else segment.residual.split(sizes)
+    first, second = (
+        Segment(size, segment.row_shape, residual) for size, residual in zip(sizes, residuals, strict=True)
+    )
+    return first, second
+
+
+def add_segments(x: Tensor, segments: list[Segment]) -> Tensor:
+    """Add the residuals of `segments` to the rows of `x`; never in `x` itself, which other nodes may hold."""
+    if len(segments) == 1:
+        residual = segments[0].residual
+        return x if residual is None else residual.add_(x)
+    parts = x.split([segment.num_rows for segment in segments])
+    return torch.cat(
+        [
+            part if segment.residual is None else segment.residual.add_(part)
+            for part, segment in zip(parts, segments, strict=True)
+        ]
+    )
+
+
+class ModelCall:
+    """The rows of one call of the model, and what each of them gets."""
+
+    def __init__(self, injections: list[list[Injection]], num_rows: int) -> None:
+        """Take the injections of each conditioning, in the order of the batch, and the rows of the batch."""
+        # Rows that all get the same need no counting.
+        self.injections = injections[:1] if all(i == injections[0] for i in injections) else injections
+        self.num_rows = num_rows
+        self.cursors: dict[int, RowCursor] = {}
+        self.refusal: ValueError | None = None
+
+    @property
+    def counts_rows(self) -> bool:
+        return len(self.injections) > 1
+
+    def list_spans(self, start: int, num_rows: int) -> Iterator[tuple[slice, list[Injection]]]:
+        """List which of `num_rows` rows, the first of them being row `start` of the call, get what."""
+        if not self.counts_rows:
+            yield slice(0, num_rows), self.injections[0]
+            return
+        rows_each = self.num_rows // len(self.injections)
+        for index, injections in enumerate(self.injections):
+            first = max(index * rows_each - start, 0)
+            last = min((index + 1) * rows_each - start, num_rows)
+            if first < last:
+                yield slice(first, last), injections
+
+    def refuse(self, message: str) -> NoReturn:
+        """Stop the call; it is stopped at its end where another node catches this.
+
+        Raises:
+            ValueError: always.
+        """
+        self.refusal = ValueError(message)
+        raise self.refusal
+
+
+def start_call(
+    model: Any,
+    x: Tensor,
+    t: Tensor,
+    rows: IdentityRows,
+    window: Sequence[int] | None,
+    model_args: dict[str, Any],
+) -> ModelCall:
+    """Work out what each conditioning of a call gets at this sigma.
+
+    Args:
+        window: latent frames of the host's context window, or None.
+        model_args: the call's other keywords.
+
+    Raises:
+        ValueError: when the batch is not the one that the host made of the conditionings.
+    """
+    sigma = float(t.max())
+    patch_size = model.diffusion_model.patch_size
+    height, width = (
+        math.ceil(size / patch) for size, patch in zip(x.shape[-2:], patch_size[1:], strict=True)
+    )
+    first_token = count_leading_tokens(model.diffusion_model, model_args)
+
+    def is_open(term: Term) -> bool:
+        start, end = (
+            model.model_sampling.percent_to_sigma(p) for p in (term.start_percent, term.end_percent)
+        )
+        return bool(term.strength) and end <= sigma <= start
+
+    def inject(cond: LynxCond) -> list[Injection]:
+        frames = list_frames(cond, x.shape[2], window)
+        found = []
+        for term in filter(is_open, cond.terms):
+            tokens = (
+                list_runs([frame >= term.skip_frames for frame in frames], first_token, height * width)
+                if term.kind == "ref"
+                else None
+            )
+            if tokens != ():
+                found.append(Injection(term, tokens))
+        return found
+
+    call = ModelCall([inject(cond) for cond in rows.conds], len(x))
+    if call.counts_rows:
+        check_batch(rows, len(x))
+    return call
+
+
+def check_batch(rows: IdentityRows, num_rows: int) -> None:
+    """Refuse a batch that another node has doubled or divided on its way to the model.
+
+    Raises:
+        ValueError: with both numbers of rows.
+    """
+    known = [cond.num_videos for cond in rows.conds]
+    expected = sum(n for n in known if n is not None) if None not in known else None
+    if num_rows % len(rows.conds) or num_rows != (expected or num_rows):
+        raise ValueError(
+            f"Another node changes the batch on its way to the model: it has {num_rows} rows where the sampler made "
+            f"{expected if expected is not None else f'a multiple of {len(rows.conds)}'} of {len(rows.conds)} "
+            "conditionings. Lynx cannot tell which row belongs to which person. Turn that node off, or sample at cfg 1, "
+            "where all rows are of one conditioning."
+        )
+
+
+def count_leading_tokens(diffusion_model: Any, model_args: dict[str, Any]) -> int:
+    """Count the tokens of a reference image that the host's Wan model puts in front of the video's."""
+    reference = model_args.get("reference_latent")
+    if getattr(diffusion_model, "ref_conv", None) is None or reference is None:
+        return 0
+    sizes = zip(reference.shape[-2:], diffusion_model.patch_size[1:], strict=True)
+    return math.prod(size // patch for size, patch in sizes)
+
+
+def list_window(model: Any, window: Any) -> list[int] | None:
+    """List the latent frames of a host context window, in order; None where there is none.
+
+    In front of it the host may put a frame from before it, and it may keep frames of the video's
+    start in their places.
+    """
+    if window is None:
+        return None
+    anchor = getattr(window, "causal_anchor_index", None)
+    frames = [*([anchor] if anchor is not None and anchor >= 0 else []), *window.index_list]
+    handler = model.current_patcher.model_options.get("context_handler")
+    for kept in getattr(handler, "latent_retain_index_list", None) or []:
+        if kept < len(frames):
+            frames[kept] = kept
+    return frames
+
+
+def list_frames(cond: LynxCond, num_frames: int, window: Sequence[int] | None) -> list[int]:
+    """List the latent frames of the whole video that a conditioning's rows show, in order.
+
+    The host cuts out a context window first, then the conditioning's area.
+    """
+    first = 0 if cond.area is None else cond.area[len(cond.area) // 2]
+    last = first + num_frames
+    return list(range(first, last)) if window is None else list(window[first:last])
+
+
+def list_runs(keep: Sequence[bool], first_token: int, tokens_per_frame: int) -> tuple[slice, ...]:
+    """List the runs of tokens of the frames that are kept."""
+    runs: list[slice] = []
+    for i, is_kept in enumerate(keep):
+        if not is_kept:
+            continue
+        start = first_token + i * tokens_per_frame
+        if runs and runs[-1].stop == start:
+            start = runs.pop().start
+        runs.append(slice(start, first_token + (i + 1) * tokens_per_frame))
+    return tuple(runs)

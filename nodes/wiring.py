@@ -1,0 +1,135 @@
+"""Where the identity does not reach the video: wirings and nodes that leave it out, said in the log."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from .identity import COND_KEY, Kind, LynxCond, carries_identity
+from .model_call import RowCursor
+
+KIND_NAMES: dict[Kind, str] = {"id": "ID", "ref": "reference"}
+
+
+def find_missing_identities(conds: Mapping[str, Any]) -> list[str]:
+    """Say what is wrong with the conditionings of a sampling whose MODEL carries Lynx.
+
+    Args:
+        conds: a guider's conditionings by name, or host CONDITIONINGs.
+
+    Returns:
+        A sentence or two for each fault; none where all is well.
+    """
+    conds = {name: cond for name, cond in conds.items() if cond}
+    without = [name for name, cond in conds.items() if not carries_identity(cond)]
+    if not conds:
+        return []
+    if len(without) == len(conds):
+        return [
+            "MODEL carries Lynx, but no conditioning that is sampled carries an identity: the video is the base model's. "
+            "Connect positive and negative of the same Lynx Apply to the sampler. (ConditioningConcat and "
+            "ConditioningAverage keep the identity of their first input alone: put Lynx Apply after them.)"
+        ]
+    faults = []
+    if without:
+        faults.append(
+            f"{' and '.join(without)} of the sampler carries no identity, the other conditionings do. Connect all of "
+            "them from the same Lynx Apply; the negative one gets the null identity there."
+        )
+    changed = [name for name, cond in conds.items() if any(has_other_text(entry) for entry in cond)]
+    if changed:
+        faults.append(
+            f"The text of {' and '.join(changed)} was changed after Lynx Apply. ConditioningConcat and "
+            "ConditioningAverage keep the identity of their first input alone: if another input carried a person, that "
+            "person is not in the video. Put Lynx Apply after them; for two persons take ConditioningCombine."
+        )
+    return faults
+
+
+def choose_computed(guider: Any) -> dict[str, Any]:
+    """Give the conditionings of a guider that it computes: at cfg 1 the host leaves the negative one out."""
+    conds = dict(guider.conds)
+    is_plain = conds.keys() == {"positive", "negative"} and not guider.model_options.get(
+        "disable_cfg1_optimization", False
+    )
+    if is_plain and math.isclose(guider.cfg, 1.0):
+        del conds["negative"]
+    return conds
+
+
+def has_other_text(entry: Any) -> bool:
+    """Tell whether an entry of a conditioning has another text than Lynx Apply gave an identity."""
+    text, options = (entry.get("cross_attn"), entry) if isinstance(entry, dict) else entry
+    cond = options.get("model_conds", {}).get(COND_KEY)
+    if not isinstance(cond, LynxCond) or cond.text is None or text is None or text is cond.text:
+        return False
+    return text.shape != cond.text.shape or not torch.equal(text, cond.text.to(text))
+
+
+class SamplingLog:
+    """What one sampling says about an identity that does not act; each sentence once."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+        self.idle: dict[tuple[Kind, int], bool] = {}
+        self.foreign: set[tuple[Kind, int]] = set()
+
+    def start(self, guider: Any) -> None:
+        self.said.clear()
+        self.idle.clear()
+        for fault in find_missing_identities(choose_computed(guider)):
+            self.say(fault)
+
+    def count(self, kind: Kind, block: int, cursor: RowCursor) -> None:
+        """Count a call in which this attention should have acted."""
+        self.idle[kind, block] = self.idle.get((kind, block), True) and not cursor.has_acted
+        if cursor.is_foreign:
+            self.foreign.add((kind, block))
+            self.idle[kind, block] = False
+
+    def report_foreign(self) -> None:
+        """Say which attentions ran without taking the identity."""
+        if self.foreign:
+            self.say(
+                f"{name_attentions(self.foreign)}: another node computes this attention in its own way, and the identity "
+                "is left out there. Turn that node off to have it everywhere."
+            )
+            self.foreign.clear()
+
+    def finish(self) -> None:
+        """Say which attentions never ran."""
+        never = {at for at, is_idle in self.idle.items() if is_idle}
+        if never:
+            self.say(
+                f"{name_attentions(never)}: another node skips or replaces this attention, and the identity never acted "
+                "there in this sampling. Turn that node off to have it everywhere."
+            )
+
+    def say(self, sentence: str) -> None:
+        if sentence not in self.said:
+            self.said.add(sentence)
+            logging.warning("Lynx: %s", sentence)
+
+
+def name_attentions(attentions: set[tuple[Kind, int]]) -> str:
+    """Name attentions as a user chooses them: `ID in blocks 0-3, 7`."""
+    names = []
+    for kind, of_kind in groupby(sorted(attentions), key=lambda at: at[0]):
+        names.append(f"{KIND_NAMES[kind]} in blocks {name_ranges([block for _, block in of_kind])}")
+    return "; ".join(names)
+
+
+def name_ranges(numbers: list[int]) -> str:
+    """Write sorted numbers as ranges: `0-3, 7`."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
