@@ -277,6 +277,11 @@ def attach(model: Any, base: BaseModel) -> Any:
     return model
 
 
+def is_attached(model: Any) -> bool:
+    """Tell whether a host MODEL carries Lynx, so that it takes the identity of its conditionings."""
+    return bool(model.get_wrappers(comfy.patcher_extension.WrappersMP.APPLY_MODEL, WRAPPER_KEY))
+
+
 def make_recorder(on_features: Callable[[int, Tensor], None]) -> Callable[..., Any]:
     """Make an APPLY_MODEL wrapper that shows what each block's self-attention sees.
 

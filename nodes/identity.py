@@ -103,6 +103,22 @@ class LynxCond:
         return [1]
 
 
+def carries_identity(conditioning: Any) -> bool:
+    """Tell whether any entry of a conditioning carries an identity, the null identity too.
+
+    Args:
+        conditioning: a host CONDITIONING, or what a guider made of one (its `conds`); None carries nothing.
+    """
+    return any(find_terms(entry) for entry in conditioning or [])
+
+
+def find_terms(entry: Any) -> tuple[Term, ...]:
+    """Give the terms of one entry of a CONDITIONING, or of a guider's `conds`."""
+    options = entry if isinstance(entry, dict) else entry[1]
+    cond = options.get("model_conds", {}).get(COND_KEY)
+    return cond.terms if isinstance(cond, LynxCond) else ()
+
+
 def register_part(key_values: KeyValues) -> BakedPart:
     """Hand baked keys and values to the host's memory management."""
     patcher_type = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
