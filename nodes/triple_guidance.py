@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .attachment import is_attached
-from .identity import COND_KEY, carries_identity, find_terms
+from .identity import COND_KEY, BakedPart, Term, add_terms, carries_identity, find_terms
 
 Conditioning = list[Any]
 CondBatchFunction = Callable[[dict[str, Any]], list[Tensor]]
@@ -94,12 +94,25 @@ def make_middle(positive: Conditioning, negative: Conditioning) -> Conditioning:
             "the middle outputs of the same Lynx Apply nodes in the same way, and connect them to middle."
         )
     ((_, source),) = identities.items()
-    middle = []
-    for embedding, options in negative:
-        model_conds = {**options.get("model_conds", {}), COND_KEY: source["model_conds"][COND_KEY]}
-        models = [*options.get("additional_models", []), *source.get("additional_models", [])]
-        middle.append([embedding, {**options, "model_conds": model_conds, "additional_models": models}])
-    return middle
+    terms = source["model_conds"][COND_KEY].terms
+    bare = [[text, remove_identity(options)] for text, options in negative]
+    return add_terms(bare, terms, list_parts(source, terms))
+
+
+def list_parts(options: dict[str, Any], terms: tuple[Term, ...]) -> list[BakedPart]:
+    """List the keys and values of `terms` with what the host knows them by."""
+    ours = {id(term.key_values) for term in terms}
+    models = options.get("additional_models", [])
+    return [BakedPart(model.model, model) for model in models if id(model.model) in ours]
+
+
+def remove_identity(options: dict[str, Any]) -> dict[str, Any]:
+    """Copy the options of an entry of a CONDITIONING without the identity in them."""
+    model_conds = dict(options.get("model_conds", {}))
+    cond = model_conds.pop(COND_KEY, None)
+    patchers = {id(part.patcher) for part in list_parts(options, cond.terms if cond else ())}
+    models = [model for model in options.get("additional_models", []) if id(model) not in patchers]
+    return {**options, "model_conds": model_conds, "additional_models": models}
 
 
 def identify(entry: Any) -> tuple[int, ...]:
