@@ -72,7 +72,7 @@ def choose_guidance(
         return Guidance(None, "\n".join(lines))
     count = count_predictions(cfg, identity_cfg)
     lines.insert(0, f"Triple guidance, cfg {cfg:g}, identity_cfg {identity_cfg:g}: {count} a step.")
-    lines.extend(find_wiring_faults(positive, negative, middle))
+    lines.extend(find_guidance_faults(positive, negative, middle))
     return Guidance(middle, "\n".join(lines))
 
 
@@ -120,7 +120,7 @@ def identify(entry: Any) -> tuple[int, ...]:
     return tuple(sorted({id(term.key_values) for term in find_terms(entry)}))
 
 
-def find_wiring_faults(positive: Conditioning, negative: Conditioning, middle: Conditioning) -> list[str]:
+def find_guidance_faults(positive: Conditioning, negative: Conditioning, middle: Conditioning) -> list[str]:
     """Say which conditionings do not carry what triple guidance needs of them."""
     faults = []
     if not carries_identity(positive):

@@ -37,6 +37,8 @@ def on(
 
 def patch(bench: WanBench, name: str, applied: Applied) -> Any:
     inputs = dict(NODES[name])
+    if name == "CFGNorm" and "pre_cfg" not in str(bench.comfy.node_classes[name].INPUT_TYPES()):
+        inputs.pop("pre_cfg")  # an older host has the other way alone
     if name == "PerpNeg":
         inputs["empty_conditioning"] = bench.make_text(9)
     return bench.comfy.run(name, model=applied.model, **inputs)[0]
