@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import sys
 from typing import Any
 
 WEB_DIRECTORY = "./web"
+
+OLDEST_HOST = "0.16.3"
+"""The oldest ComfyUI that the pack is tested with."""
+
+
+def warn_of_old_host() -> None:
+    """Say in the log when ComfyUI is too old: what it says itself, if anything fails, names no cause."""
+    version = getattr(sys.modules.get("comfyui_version"), "__version__", OLDEST_HOST)
+    numbers, oldest = ([int(n) for n in re.findall(r"\d+", text)[:3]] for text in (version, OLDEST_HOST))
+    if numbers < oldest:
+        logging.warning(
+            "ComfyUI-Lynx is made for ComfyUI %s and newer, and this is %s: if its nodes are missing or fail, update "
+            "ComfyUI.",
+            OLDEST_HOST,
+            version,
+        )
+
+
+warn_of_old_host()
 
 
 async def comfy_entrypoint() -> Any:

@@ -14,12 +14,11 @@ from .small_text_encoder import accept_small_text_encoders
 
 
 class LynxExtension(ComfyExtension):
-    async def on_load(self) -> None:
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        # Here and not in `on_load`, which older hosts never call.
         register_folders()
         provide_example_photo()
         accept_small_text_encoders()
-
-    async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             LynxLoadAdapter,
             LynxLoadFaceAnalyzer,

@@ -9,7 +9,8 @@ from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
 
 from . import sockets
-from .triple_guidance import TripleGuider
+from .notes import show_note
+from .triple_guidance import TripleGuider, choose_guidance
 
 
 def define_guidance_inputs() -> list[io.Input]:
@@ -20,7 +21,12 @@ def define_guidance_inputs() -> list[io.Input]:
         io.Conditioning.Input(
             "negative", tooltip="negative of Lynx Apply: negative prompt with the null identity."
         ),
-        io.Conditioning.Input("middle", tooltip="middle of Lynx Apply: negative prompt with identity."),
+        io.Conditioning.Input(
+            "middle",
+            optional=True,
+            tooltip="middle of Lynx Apply: negative prompt with identity. Left open, it is made of negative's text and "
+            "positive's identity.",
+        ),
         io.Float.Input(
             "cfg",
             default=5.0,
@@ -42,10 +48,19 @@ def define_guidance_inputs() -> list[io.Input]:
 
 
 def make_guider(
-    model: Any, positive: Any, negative: Any, middle: Any, cfg: float, identity_cfg: float
+    node: type[io.ComfyNode],
+    model: Any,
+    positive: Any,
+    negative: Any,
+    middle: Any,
+    cfg: float,
+    identity_cfg: float,
 ) -> TripleGuider:
+    """Make the guider that the conditionings call for, and say at the node which one that is."""
+    guidance = choose_guidance(model, positive, negative, middle, cfg, identity_cfg)
+    show_note(node, guidance.note)
     guider = TripleGuider(model)
-    guider.set_conds(positive, negative, middle)
+    guider.set_conds(positive, negative, guidance.middle)
     guider.set_cfg(cfg, identity_cfg)
     return guider
 
@@ -61,13 +76,20 @@ class LynxGuider(io.ComfyNode):
             search_aliases=["cfg guider", "triple guidance", "identity guidance"],
             inputs=define_guidance_inputs(),
             outputs=[io.Guider.Output()],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
-        cls, model: Any, positive: Any, negative: Any, middle: Any, cfg: float, identity_cfg: float
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        cfg: float,
+        identity_cfg: float,
+        middle: Any = None,
     ) -> io.NodeOutput:
-        return io.NodeOutput(make_guider(model, positive, negative, middle, cfg, identity_cfg))
+        return io.NodeOutput(make_guider(cls, model, positive, negative, middle, cfg, identity_cfg))
 
 
 class LynxSampler(io.ComfyNode):
@@ -119,6 +141,7 @@ class LynxSampler(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output()],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -127,7 +150,6 @@ class LynxSampler(io.ComfyNode):
         model: Any,
         positive: Any,
         negative: Any,
-        middle: Any,
         cfg: float,
         identity_cfg: float,
         latent_image: dict[str, Any],
@@ -136,8 +158,9 @@ class LynxSampler(io.ComfyNode):
         sampler_name: str,
         scheduler: str,
         denoise: float,
+        middle: Any = None,
     ) -> io.NodeOutput:
-        guider = make_guider(model, positive, negative, middle, cfg, identity_cfg)
+        guider = make_guider(cls, model, positive, negative, middle, cfg, identity_cfg)
         schedule = comfy.samplers.KSampler(
             model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
         )

@@ -1,24 +1,155 @@
 """Triple guidance of the release: `u + g_id * (i - u) + g * (c - i)`.
 
 u = negative text + null identity, i = negative text + identity, c = prompt + identity.
+
+That is ordinary cfg of scale g, `n + g * (c - n)`, against one mean of the two negative predictions:
+`n = u + w * (i - u)` with `w = (g - g_id) / (g - 1)`, between u and i where 1 <= g_id <= g. So the
+host's own cfg gets c and n and does the rest, and whatever other nodes put there (RescaleCFG,
+RenormCFG, Video*CFG, CFG-Zero*, skip-layer guidance, cfg++ samplers) acts as it does in a KSampler.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.samplers
 import node_helpers
+import torch
 from torch import Tensor
+
+from .attachment import is_attached
+from .identity import COND_KEY, BakedPart, Term, add_terms, carries_identity, find_terms
+
+Conditioning = list[Any]
+CondBatchFunction = Callable[[dict[str, Any]], list[Tensor]]
+
+CALC_COND_BATCH = "sampler_calc_cond_batch_function"
+"""The host's option under which another node computes the two predictions of cfg."""
+
+SAME_APPLY = "Connect positive, negative and middle of one Lynx Apply to the inputs of the same names."
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Which guidance the conditionings call for."""
+
+    middle: Conditioning | None
+    """Negative prompt with identity; None means ordinary cfg of positive and negative."""
+
+    note: str
+    """What is computed, and what of the wiring defeats it."""
+
+
+def choose_guidance(
+    model: Any,
+    positive: Conditioning,
+    negative: Conditioning,
+    middle: Conditioning | None,
+    cfg: float,
+    identity_cfg: float,
+) -> Guidance:
+    """Choose ordinary cfg where nothing carries an identity, triple guidance otherwise.
+
+    A middle that is not connected is made of the negative's text and the positive's identity.
+
+    Raises:
+        ValueError: when it cannot be made, because the positive joins several identities.
+    """
+    lines = []
+    if middle is None and carries_identity(positive):
+        middle = make_middle(positive, negative)
+        lines.append("middle is not connected: made of negative's text and positive's identity.")
+    carriers = [cond for cond in (positive, negative, middle) if carries_identity(cond)]
+    if middle is None or not carriers:
+        lines = [f"Ordinary cfg {cfg:g}: no identity in the conditionings, identity_cfg is not used."]
+        if carriers:
+            lines.append(f"Only negative carries an identity. {SAME_APPLY}")
+        elif is_attached(model):
+            lines.append(f"MODEL is Lynx Apply's, but nobody is in the conditionings. {SAME_APPLY}")
+        return Guidance(None, "\n".join(lines))
+    count = count_predictions(cfg, identity_cfg)
+    lines.insert(0, f"Triple guidance, cfg {cfg:g}, identity_cfg {identity_cfg:g}: {count} a step.")
+    lines.extend(find_guidance_faults(positive, negative, middle))
+    return Guidance(middle, "\n".join(lines))
+
+
+def count_predictions(cfg: float, identity_cfg: float) -> str:
+    count = 1 + (not math.isclose(identity_cfg, 1.0)) + (not math.isclose(cfg, identity_cfg))
+    return f"{count} prediction{'s' if count > 1 else ''}"
+
+
+def make_middle(positive: Conditioning, negative: Conditioning) -> Conditioning:
+    """Give each entry of the negative the identity of the positive, as Lynx Apply does for `middle`.
+
+    Raises:
+        ValueError: when the entries of the positive carry different identities.
+    """
+    identities = {identify(entry): entry[1] for entry in positive if find_terms(entry)}
+    if len(identities) > 1:
+        raise ValueError(
+            f"positive joins {len(identities)} identities, so the middle conditioning cannot be made from it. Join "
+            "the middle outputs of the same Lynx Apply nodes in the same way, and connect them to middle."
+        )
+    ((_, source),) = identities.items()
+    terms = source["model_conds"][COND_KEY].terms
+    bare = [[text, remove_identity(options)] for text, options in negative]
+    return add_terms(bare, terms, list_parts(source, terms))
+
+
+def list_parts(options: dict[str, Any], terms: tuple[Term, ...]) -> list[BakedPart]:
+    """List the keys and values of `terms` with what the host knows them by."""
+    ours = {id(term.key_values) for term in terms}
+    models = options.get("additional_models", [])
+    return [BakedPart(model.model, model) for model in models if id(model.model) in ours]
+
+
+def remove_identity(options: dict[str, Any]) -> dict[str, Any]:
+    """Copy the options of an entry of a CONDITIONING without the identity in them."""
+    model_conds = dict(options.get("model_conds", {}))
+    cond = model_conds.pop(COND_KEY, None)
+    patchers = {id(part.patcher) for part in list_parts(options, cond.terms if cond else ())}
+    models = [model for model in options.get("additional_models", []) if id(model) not in patchers]
+    return {**options, "model_conds": model_conds, "additional_models": models}
+
+
+def identify(entry: Any) -> tuple[int, ...]:
+    """Tell one identity from another: the same keys and values are the same object."""
+    return tuple(sorted({id(term.key_values) for term in find_terms(entry)}))
+
+
+def find_guidance_faults(positive: Conditioning, negative: Conditioning, middle: Conditioning) -> list[str]:
+    """Say which conditionings do not carry what triple guidance needs of them."""
+    faults = []
+    if not carries_identity(positive):
+        faults.append("positive carries no identity: the prompt will not show the person.")
+    if not carries_identity(middle):
+        faults.append("middle carries no identity: identity_cfg will not strengthen the person.")
+    if not carries_identity(negative):
+        faults.append("negative carries no null identity, which the release subtracts.")
+    people, others, nobody = (
+        {identify(entry) for entry in cond if find_terms(entry)} for cond in (positive, middle, negative)
+    )
+    if people and others and people != others:
+        faults.append("positive and middle carry different identities.")
+    if others and others == nobody:
+        faults.append("negative and middle carry the same identity: identity_cfg has no effect.")
+    return [*faults, SAME_APPLY] if faults else []
 
 
 class TripleGuider(comfy.samplers.CFGGuider):
-    """The host's guider with a third prediction, all three in one batch where memory allows."""
+    """The host's guider with a third prediction, all three in one batch where memory allows.
 
-    def set_conds(self, positive: Any, negative: Any, middle: Any) -> None:
-        middle = node_helpers.conditioning_set_values(middle, {"prompt_type": "negative"})
-        self.inner_set_conds({"positive": positive, "negative": negative, "middle": middle})
+    Without a middle conditioning it is the host's guider and nothing else.
+    """
+
+    def set_conds(self, positive: Any, negative: Any, middle: Any = None) -> None:
+        conds = {"positive": positive, "negative": negative}
+        if middle is not None:
+            conds["middle"] = node_helpers.conditioning_set_values(middle, {"prompt_type": "negative"})
+        self.inner_set_conds(conds)
 
     def set_cfg(self, cfg: float, identity_cfg: float) -> None:
         self.cfg = cfg
@@ -31,54 +162,73 @@ class TripleGuider(comfy.samplers.CFGGuider):
         model_options: dict[str, Any] | None = None,
         seed: int | None = None,
     ) -> Tensor:
-        model_options = model_options or {}
-        # Index 0 and 1 keep their usual meaning for the functions of other nodes.
-        conds = [self.conds["positive"], self.conds["negative"], self.conds["middle"]]
-        if not model_options.get("disable_cfg1_optimization", False):
-            conds = self.drop_unused(conds)
-        out = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
-        for fn in model_options.get("sampler_pre_cfg_function", []):
-            out = fn(
-                {
-                    "conds": conds,
-                    "conds_out": out,
-                    "cond_scale": self.cfg,
-                    "timestep": timestep,
-                    "input": x,
-                    "sigma": timestep,
-                    "model": self.inner_model,
-                    "model_options": model_options,
-                }
-            )
-        positive, negative, middle = out
-        # A dropped prediction comes back as zeros: its coefficient is 0, but nobody else may see it.
-        if conds[2] is None:
-            middle = negative if conds[1] is not None else positive
-        if conds[1] is None:
-            negative = middle
-        denoised = negative + self.identity_cfg * (middle - negative) + self.cfg * (positive - middle)
-        for fn in model_options.get("sampler_post_cfg_function", []):
-            denoised = fn(
-                {
-                    "denoised": denoised,
-                    "cond": conds[0],
-                    "uncond": conds[1] if conds[1] is not None else conds[2],
-                    "cond_scale": self.cfg,
-                    "model": self.inner_model,
-                    "uncond_denoised": negative,
-                    "cond_denoised": positive,
-                    "sigma": timestep,
-                    "model_options": model_options,
-                    "input": x,
-                }
-            )
-        return denoised
+        options = model_options or {}
+        if "middle" not in self.conds:
+            return super().predict_noise(x, timestep, options, seed)
+        positive, negative, middle = (self.conds[name] for name in ("positive", "negative", "middle"))
+        every = options.get("disable_cfg1_optimization", False)
+        # A prediction whose coefficient is 0 is not made.
+        if not every and math.isclose(self.identity_cfg, 1.0):
+            negative = None
+        if not every and math.isclose(self.cfg, self.identity_cfg):
+            middle = None
 
-    def drop_unused(self, conds: list[Any]) -> list[Any]:
-        """Leave out the predictions whose coefficient is 0."""
-        positive, negative, middle = conds
-        return [
+        def predict_pair(args: dict[str, Any]) -> list[Tensor]:
+            args = {**args, "conds": [positive, negative, middle], "model_options": options}
+            return self.combine(*predict(args, options.get(CALC_COND_BATCH)))
+
+        return comfy.samplers.sampling_function(
+            self.inner_model,
+            x,
+            timestep,
+            middle if negative is None else negative,
             positive,
-            None if math.isclose(self.identity_cfg, 1.0) else negative,
-            None if math.isclose(self.cfg, self.identity_cfg) else middle,
-        ]
+            self.cfg,
+            model_options={**options, CALC_COND_BATCH: predict_pair},
+            seed=seed,
+        )
+
+    def combine(self, prompt: Tensor, nobody: Tensor | None, person: Tensor | None) -> list[Tensor]:
+        """Combine the predictions into the two of ordinary cfg: with the prompt, and without it."""
+        if nobody is None or person is None:
+            without = next((t for t in (nobody, person) if t is not None), prompt)
+            return [prompt, without]
+        if math.isclose(self.cfg, 1.0):
+            # The host's cfg looks at the first alone.
+            return [prompt + (self.identity_cfg - 1.0) * (person - nobody), nobody]
+        weight = (self.cfg - self.identity_cfg) / (self.cfg - 1.0)
+        return [prompt, torch.lerp(nobody, person, weight)]
+
+
+def predict(args: dict[str, Any], other: CondBatchFunction | None) -> list[Tensor | None]:
+    """Make the predictions of `args["conds"]`, positive first, None for None.
+
+    Args:
+        args: as the host hands them to a `sampler_calc_cond_batch_function`.
+        other: such a function of another node; it takes a positive and one negative at a time.
+
+    Raises:
+        ValueError: when another node on the model counts on two predictions.
+    """
+    positive, *negatives = args["conds"]
+    if other is not None:
+        pairs = [other({**args, "conds": [positive, cond]}) for cond in negatives if cond is not None]
+        pairs = pairs or [other({**args, "conds": [positive, None]})]
+        made = [pairs[0][0], *(pair[1] for pair in pairs)]
+    else:
+        # Without gaps: to other nodes index 0 is the positive and 1 a negative.
+        conds = [positive, *(cond for cond in negatives if cond is not None)]
+        try:
+            made = comfy.samplers.calc_cond_batch(
+                args["model"], conds, args["input"], args["sigma"], args["model_options"]
+            )
+        except KeyError as error:
+            if len(conds) == 3 and error.args == (2,):
+                raise ValueError(
+                    "Another node on this MODEL keeps something for two predictions a step, and triple guidance makes "
+                    "three (caches such as TeaCache and MagCache do). Use EasyCache or LazyCache instead, or set "
+                    "identity_cfg to 1 or to the value of cfg: that makes two."
+                ) from error
+            raise
+    rest = iter(made[1:])
+    return [made[0], *(None if cond is None else next(rest) for cond in negatives)]

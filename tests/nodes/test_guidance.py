@@ -184,3 +184,128 @@ def test_one_part_alone_samples_at_any_cfg(
     applied = bench.apply(base, prompt, negative, **inputs)
     assert run_guider(bench, make_guider(bench, applied, cfg, 2.0), steps=1).isfinite().all()
     assert bench.sample(applied.model, applied.positive, applied.negative, cfg=cfg, steps=1).isfinite().all()
+
+
+# --- which guidance ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def notes(bench: WanBench, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the guiding nodes say on their faces."""
+    seen: list[str] = []
+    guide = bench.comfy.pack_module("nodes.guide")
+    monkeypatch.setattr(guide, "show_note", lambda node, text: seen.append(text))
+    return seen
+
+
+def sample_both(bench: WanBench, applied: Applied, **inputs: Any) -> tuple[Tensor, Tensor]:
+    """Sample with Lynx Sampler and with the core's KSampler on positive and negative."""
+    inputs = {"cfg": 5.0, "sampler_name": "euler", "steps": 3, **inputs}
+    settings = {"seed": 5, "scheduler": "simple", "latent_image": bench.make_latent(), **inputs}
+    conds = {name: cond for name, cond in applied._asdict().items() if cond is not None}
+    (ours,) = bench.comfy.run("LynxSampler", **conds, identity_cfg=2.0, **settings)
+    return ours["samples"], bench.sample(applied.model, applied.positive, applied.negative, **inputs)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "uni_pc", "euler_ancestral"])
+def test_lynx_apply_bypassed_is_plain_wan(
+    bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning, notes: list[str], sampler: str
+) -> None:
+    """The editor then feeds `middle` with what goes into Lynx Apply first: the positive prompt."""
+    for middle in (prompt, None, negative):
+        bypassed = Applied(base, prompt, negative, middle)
+        assert torch.equal(*sample_both(bench, bypassed, sampler_name=sampler))
+    assert all("Ordinary cfg 5" in note and "MODEL" not in note for note in notes)
+    core, ours = (
+        run_guider(bench, guider, sampler)
+        for guider in (
+            bench.comfy.run("CFGGuider", model=base, positive=prompt, negative=negative, cfg=5.0)[0],
+            make_guider(bench, Applied(base, prompt, negative, prompt), 5.0, 2.0),
+        )
+    )
+    assert torch.equal(core, ours)
+
+
+def test_both_strengths_0_is_plain_wan(
+    bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning, identity: dict[str, Any]
+) -> None:
+    off = bench.apply(base, prompt, negative, **identity, id_strength=0.0, ref_strength=0.0)
+    ours, _ = sample_both(bench, off)
+    assert torch.equal(ours, bench.sample(base, prompt, negative, cfg=5.0, steps=3))
+
+
+def test_lynx_model_without_an_identity_is_said(
+    bench: WanBench, on: Applied, prompt: Conditioning, negative: Conditioning, notes: list[str]
+) -> None:
+    ours, core = sample_both(bench, Applied(on.model, prompt, negative, negative))
+    assert torch.equal(ours, core)
+    (note,) = notes
+    for part in (
+        "Ordinary cfg 5",
+        "MODEL is Lynx Apply's",
+        "positive, negative and middle of one Lynx Apply",
+    ):
+        assert part in note
+
+
+def test_middle_left_open_is_made_of_negative_and_positive(
+    bench: WanBench, on: Applied, notes: list[str]
+) -> None:
+    for cfg, identity_cfg in ((5.0, 2.0), (1.0, 3.0)):
+        whole = run_guider(bench, make_guider(bench, on, cfg, identity_cfg))
+        inputs = {k: v for k, v in on._asdict().items() if k != "middle"}
+        (guider,) = bench.comfy.run("LynxGuider", **inputs, cfg=cfg, identity_cfg=identity_cfg)
+        assert torch.equal(whole, run_guider(bench, guider))
+    assert "middle is not connected" not in notes[0]
+    assert "middle is not connected" in notes[1]
+
+
+def test_middle_left_open_keeps_what_came_after_lynx_apply(bench: WanBench, on: Applied) -> None:
+    """As when WanVaceToVideo stands between Lynx Apply and the guider."""
+    module = bench.comfy.pack_module("nodes.triple_guidance")
+    later = [[text, {**options, "vace_strength": [0.5]}] for text, options in on.negative]
+    ((text, options),) = module.make_middle(on.positive, later)
+    assert options["vace_strength"] == [0.5]
+    assert torch.equal(text, on.negative[0][0])
+    assert "vace_strength" not in on.negative[0][1]
+    assert len(on.negative[0][1]["additional_models"]) == 2, "the negative itself stays as it is"
+
+
+def test_middle_left_open_with_two_people_is_refused(
+    bench: WanBench, base: Any, on: Applied, prompt: Conditioning, negative: Conditioning, full: Any
+) -> None:
+    other = bench.apply(base, prompt, negative, adapter=full, id=bench.make_id(7))
+    both = [*on.positive, *other.positive]
+    with pytest.raises(ValueError, match=r"joins 2 identities.*connect them to middle"):
+        bench.comfy.run("LynxGuider", model=on.model, positive=both, negative=on.negative)
+    one = [*on.positive, *prompt]
+    bench.comfy.run("LynxGuider", model=on.model, positive=one, negative=on.negative)
+
+
+def test_wrong_wires_are_said(
+    bench: WanBench,
+    base: Any,
+    on: Applied,
+    prompt: Conditioning,
+    negative: Conditioning,
+    full: Any,
+    notes: list[str],
+) -> None:
+    other = bench.apply(base, prompt, negative, adapter=full, id=bench.make_id(7))
+    wirings = {
+        "positive carries no identity": on._replace(positive=prompt),
+        "middle carries no identity": on._replace(middle=negative),
+        "negative carries no null identity": on._replace(negative=negative),
+        "middle carry different identities": on._replace(middle=other.middle),
+        "negative and middle carry the same": on._replace(middle=on.negative),
+        "identity_cfg has no effect": on._replace(negative=on.middle),
+        "Only negative carries": on._replace(positive=prompt, middle=None),
+    }
+    for part, wiring in wirings.items():
+        make_guider(bench, wiring, 5.0, 2.0)
+        assert part in notes[-1]
+        assert "of one Lynx Apply" in notes[-1]
+    make_guider(bench, on, 5.0, 2.0)
+    assert notes[-1] == "Triple guidance, cfg 5, identity_cfg 2: 3 predictions a step."
+    make_guider(bench, on, 1.0, 1.0)
+    assert notes[-1].endswith("1 prediction a step.")
