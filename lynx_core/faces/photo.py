@@ -33,10 +33,12 @@ __all__ = [
 ]
 
 BACKGROUND = 0.5
-BAND_PX = 2**20
+BAND_PX = 2**18
 """Pixels that are converted at a time."""
 
 _INT32_MAX = 2**31 - 1
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_0 = 258, 262, 0
+"""Tags of TIFF, and a value, that Pillow heeds at 8 bits only."""
 
 
 def convert_image(image: Tensor) -> list[np.ndarray]:
@@ -130,7 +132,7 @@ def convert_picture(picture: Image.Image, path: Path, orientation: int = 1) -> n
         FaceError: for HDR, NaN, and a picture that is transparent all over.
     """
     to_srgb = find_srgb_conversion(picture, path)
-    deep_range = _measure_range(picture, path)
+    limits = _measure_range(picture, path)
     size = picture.size if orientation >= 5 else picture.size[::-1]
     photo = np.empty((*size, 3), np.uint8)
     as_stored = _view_as_stored(photo, orientation)
@@ -140,8 +142,9 @@ def convert_picture(picture: Image.Image, path: Path, orientation: int = 1) -> n
         bottom = min(top + num_rows, picture.height)
         band = picture.crop((0, top, picture.width, bottom))
         alpha = _read_alpha(band)
+        band.info.pop("transparency", None)  # Pillow converts it along, and warns
         shows |= alpha is None or bool(alpha.any())
-        colours = np.asarray(to_srgb(_drop_depth(band, deep_range)))
+        colours = np.asarray(to_srgb(_drop_depth(band, limits)))
         as_stored[top:bottom] = colours if alpha is None else _flatten_alpha(colours, alpha)
     if not shows:
         raise FaceError(f"{path.name} is transparent all over; nothing of it shows")
@@ -189,33 +192,30 @@ def _flatten_alpha(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return _flatten_pixels(np.concatenate([colours, alpha[..., None]], axis=-1).astype(np.float32) / 255)
 
 
-def _measure_range(picture: Image.Image, path: Path) -> float | None:
-    """The value that is white in a picture of more than 8 bits (Pillow's "I..." and "F"); None for 8 bits.
+def _measure_range(picture: Any, path: Path) -> tuple[float, float] | None:
+    """The values that are black and white in a picture of more than 8 bits ("I..." and "F"); None for 8 bits.
 
     Whole numbers are 16 bits, or 32 where they are larger, or what TIFF says; floats up to 1 are taken
     as they are, larger ones as 8 or 16 bits.
     """
     if not picture.mode.startswith(("I", "F")):
         return None
-    if picture.mode == "F":
-        values = np.asarray(picture)
-        if not np.isfinite(values).all():
-            raise FaceError(f"{path.name} holds NaN or infinite values; save it again as 8 or 16 bits")
-        return next((top for top in (1, 255, 65535) if values.max() <= top), float(values.max()))
-    bits = getattr(picture, "tag_v2", {}).get(258, (16,))[0]
-    if 8 < bits < 16:
-        return 2**bits - 1
-    largest: Any = picture.getextrema()[1]
-    return 65535 if largest <= 65535 else _INT32_MAX
+    if picture.mode == "F" and not np.isfinite(np.asarray(picture)).all():
+        raise FaceError(f"{path.name} holds NaN or infinite values; save it again as 8 or 16 bits")
+    tags = getattr(picture, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    largest = picture.getextrema()[1] if picture.mode in ("I", "F") else 0
+    tops = (1, 255, 65535, largest) if picture.mode == "F" else (65535, _INT32_MAX)
+    white = 2**bits - 1 if 8 < bits < 16 else next(top for top in tops if largest <= top)
+    return (white, 0) if tags.get(_PHOTOMETRIC) == _WHITE_IS_0 else (0, white)
 
 
-def _drop_depth(band: Image.Image, white: float | None) -> Image.Image:
-    """The band at 8 bits; `white` is of `_measure_range`."""
-    if white is None:
+def _drop_depth(band: Image.Image, limits: tuple[float, float] | None) -> Image.Image:
+    """The band at 8 bits; `limits` is of `_measure_range`."""
+    if limits is None:
         return band
     from PIL import Image
 
-    grey = (np.asarray(band).astype(np.float32) / white).clip(0, 1) * 255
-    if getattr(band, "tag_v2", {}).get(262) == 0:  # TIFF: 0 is white
-        grey = 255 - grey
-    return Image.fromarray(grey.round().astype(np.uint8))
+    black, white = limits
+    grey = (np.asarray(band).astype(np.float32) - black) / (white - black)
+    return Image.fromarray((grey.clip(0, 1) * 255).round().astype(np.uint8))
