@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-PIP_NAMES = {"cv2": "opencv-python", "PIL": "pillow"}
+PIP_NAMES = {"cv2": "opencv-python", "PIL": "pillow", "pillow_heif": "pillow-heif"}
 
 
 class FaceError(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -90,15 +91,19 @@ def test_a_dark_sixteen_bit_photo_stays_dark(tmp_path: Path) -> None:
 
 
 def test_transparency_becomes_mid_grey(tmp_path: Path) -> None:
-    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (load_photo(tmp_path / "clear.png") == 128).all()
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    clear.putpixel((0, 0), (255, 0, 0, 255))
+    clear.save(tmp_path / "clear.png")
+    photo = load_photo(tmp_path / "clear.png")
+    assert photo[0, 0].tolist() == [255, 0, 0] and (photo[1:] == 128).all()
     palette = Image.new("P", (4, 4), 3)
+    palette.putpixel((0, 0), 1)
     palette.save(tmp_path / "palette.gif", transparency=3)
-    assert (load_photo(tmp_path / "palette.gif") == 128).all()
+    assert (load_photo(tmp_path / "palette.gif")[1:] == 128).all()
 
 
 def test_files_that_are_no_photo_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FaceError, match=r"no photo at .*nowhere.jpg"):
+    with pytest.raises(FaceError, match=r"the photo nowhere\.jpg is not there"):
         load_photo(tmp_path / "nowhere.jpg")
     (tmp_path / "text.jpg").write_text("hello")
     with pytest.raises(FaceError, match=r"text.jpg cannot be read.*JPEG or PNG"):
@@ -108,3 +113,42 @@ def test_files_that_are_no_photo_are_refused(tmp_path: Path) -> None:
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(FaceError, match=r"half.png cannot be read"):
         load_photo(tmp_path / "half.png")
+
+
+def test_sixteen_bit_colours_are_scaled_not_clipped(tmp_path: Path) -> None:
+    import cv2
+
+    levels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(1, 64, 1).repeat(4, 0)
+    rgb = np.concatenate([levels, levels[:, ::-1], levels // 2], axis=2)
+    opaque = np.full((4, 64, 1), 65535, np.uint16)
+    for name in ("rgb.png", "rgba.png", "rgb.tif", "rgba.tif"):
+        bgr = rgb[..., ::-1] if name.startswith("rgb.") else np.concatenate([rgb[..., ::-1], opaque], axis=2)
+        cv2.imwrite(str(tmp_path / name), bgr)
+        assert np.abs(load_photo(tmp_path / name).astype(float) - rgb / 257).max() <= 1, name
+
+
+def change_tag(path: Path, tag: int, old: int, new: int) -> None:
+    """Change a number in a little-endian TIFF."""
+    content = path.read_bytes()
+    entry = struct.pack("<HHII", tag, 3, 1, old)
+    assert content.count(entry) == 1
+    path.write_bytes(content.replace(entry, struct.pack("<HHII", tag, 3, 1, new)))
+
+
+def test_grey_tiff_of_16_and_32_bits_of_floats_and_with_white_as_0(tmp_path: Path) -> None:
+    levels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(1, 64).repeat(4, 0)
+    expected = (levels / 257)[..., None]
+    Image.fromarray(levels).save(tmp_path / "16.tif")
+    Image.fromarray(65535 - levels).save(tmp_path / "white_is_0.tif")
+    change_tag(tmp_path / "white_is_0.tif", 262, 1, 0)
+    Image.fromarray(levels.astype(np.int32) * 32767).save(tmp_path / "32.tif")
+    Image.fromarray(levels.astype(np.float32) / 65535).save(tmp_path / "float.tif")
+    for name in ("16.tif", "white_is_0.tif", "32.tif", "float.tif"):
+        assert np.abs(load_photo(tmp_path / name) - expected).max() <= 1, name
+
+
+def test_a_tensor_that_is_transparent_all_over_is_refused() -> None:
+    image = torch.ones(2, 4, 4, 4)
+    image[1, ..., 3] = 0
+    with pytest.raises(FaceError, match="photo 2 of 2 is transparent all over"):
+        convert_image(image)
