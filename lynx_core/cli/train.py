@@ -64,6 +64,7 @@ def show_plan(config: TrainingConfig) -> int:
     print(estimate_memory(config, shape, world_size))
     source = open_source(config, config.data.manifest, torch.device("cpu"))
     table = make_table(source, config)
+    print(source.describe())
     print(f"{len(source)} samples, {int(table.lengths.sum())} tokens, {len(source.quarantine)} set aside")
     stream = PackStream(
         table, config.stages, config.packing, config.run.seed, 0, world_size, config.data.kind_weights

@@ -12,8 +12,8 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,20 +132,21 @@ def name_entry(sort: str, depends_on: Any) -> str:
 
 
 def write_durably(path: Path, raw: bytes) -> None:
-    """Write a file to the side, sync it, and rename it into place.
+    """Write a file to the side, sync it, and rename it into place; its mode is that of any new file.
 
     Raises:
         OSError: as the system says; the file to the side is removed.
     """
-    handle, side = tempfile.mkstemp(prefix=f".{path.name[:16]}.", suffix=".part", dir=path.parent)
+    # Not tempfile's, whose files only their owner may read: a cache is shared.
+    side = path.with_name(f".{path.name[:16]}.{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with side.open("xb") as file:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        Path(side).replace(path)
+        side.replace(path)
     except BaseException:
-        Path(side).unlink(missing_ok=True)
+        side.unlink(missing_ok=True)
         raise
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)

@@ -1,15 +1,17 @@
 """What is in a data set, before anything is decoded: each pair's file hashes, and its plan of frames.
 
 Building it opens every file: samples of the bytes for the hash, and a probe for the plan, which the
-cache keeps. The rows and the hashes make the fingerprint by which a resumed run notices that the data
-have changed; where the files lie plays no part, so a data set may be moved.
+cache keeps. A file that is gone is taken from the cache's index of files, when the cache has seen it. The
+rows and the hashes make the fingerprint by which a resumed run notices that the data have changed;
+where the files lie plays no part, so a data set may be moved.
 """
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from torch import Tensor
 from .cache import TensorCache
 from .decoding import ClipPlan, DecodingConfig, ImageInfo, plan_clip, probe_media
 from .errors import MediaError, first_line
+from .file_index import FileIndex, PairFiles
+from .file_names import find_file
 from .hashing import hash_file, hash_values
 from .manifest import Manifest, Pair, Rejection
 from .video_file import VideoInfo
@@ -32,12 +36,15 @@ OnCount = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class CatalogueItem:
-    """A pair whose files are there."""
+    """A pair whose files can be used."""
 
     pair: Pair
+    """With the paths as they are on the disk, and without references that cannot be read."""
     plan: ClipPlan
     target_hash: str
     reference_hashes: tuple[str, ...]
+    absent_files: int = 0
+    """How many of its files are gone, and known from the cache alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +54,19 @@ class Catalogue:
     items: tuple[CatalogueItem, ...]
     rejections: tuple[Rejection, ...]
     """Of the manifest, and of files that a probe refused."""
+    warnings: tuple[Rejection, ...]
+    """What to know about pairs that are used, as a reference that cannot be read."""
     fingerprint: str
     """Over the rows and the contents of all their files, not over their places."""
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What looking at the files of one pair gave."""
+
+    found: CatalogueItem | Rejection
+    warnings: tuple[Rejection, ...] = ()
+    files: PairFiles | None = None
 
 
 def build_catalogue(
@@ -61,22 +79,35 @@ def build_catalogue(
     """
     items: list[CatalogueItem] = []
     rejections = list(manifest.rejections)
+    warnings = list(manifest.warnings)
+    files: list[PairFiles] = []
+    index = FileIndex(cache.root)
+    if on_count is not None:
+        on_count(0, len(manifest.pairs))
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        found = threads.map(lambda pair: _catalogue_pair(pair, decoding, cache), manifest.pairs)
-        for number, item in enumerate(found, start=1):
-            if isinstance(item, CatalogueItem):
-                items.append(item)
-            else:
-                rejections.append(item)
-            if on_count is not None:
-                on_count(number, len(manifest.pairs))
+        try:
+            looked = threads.map(lambda pair: _look_at_pair(pair, decoding, cache, index), manifest.pairs)
+            for number, seen in enumerate(looked, start=1):
+                if isinstance(seen.found, CatalogueItem):
+                    items.append(seen.found)
+                else:
+                    rejections.append(seen.found)
+                warnings += seen.warnings
+                files += [seen.files] if seen.files else []
+                if on_count is not None:
+                    on_count(number, len(manifest.pairs))
+        except BaseException:  # Ctrl-C above all: do not look at the rest first
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+    index.keep(files)
     fingerprint = hash_values([_describe(item) for item in items])
-    return Catalogue(tuple(items), tuple(rejections), fingerprint)
+    return Catalogue(tuple(items), tuple(rejections), tuple(warnings), fingerprint)
 
 
 def reject(pair: Pair, error: MediaError) -> Rejection:
-    """A pair set aside for one of its files."""
-    return Rejection(pair.id, pair.line, error.reason, f"{error.path}: {error.detail}")
+    """A pair set aside for one of its files, or a warning about a file that it does without."""
+    detail = error.detail.removeprefix(str(error.path)).lstrip(": ")
+    return Rejection(pair.id, pair.line, error.reason, f"{error.path}: {detail}")
 
 
 def _describe(item: CatalogueItem) -> list[object]:
@@ -85,22 +116,69 @@ def _describe(item: CatalogueItem) -> list[object]:
     return [*row, item.target_hash, list(item.reference_hashes)]
 
 
-def _catalogue_pair(pair: Pair, decoding: DecodingConfig, cache: TensorCache) -> CatalogueItem | Rejection:
+def _look_at_pair(pair: Pair, decoding: DecodingConfig, cache: TensorCache, index: FileIndex) -> _Looked:
+    known_target, *known_references = index.recall(pair)
+    references: list[_HashedFile] = []
+    warnings = []
     try:
-        target_hash = _hash_media(pair.target)
-        reference_hashes = tuple(_hash_media(path) for path in pair.references)
-        info = _probe(pair.target, target_hash, cache)
-        plan = plan_clip(pair.target, info, decoding, pair.frame_range, pair.fps)
+        target = _hash_media("target", pair.target, known_target)
+        for path, known in zip(pair.references, known_references, strict=True):
+            try:
+                references.append(_hash_media("reference", path, known))
+            except MediaError as error:
+                warnings.append(reject(pair, error))
+        if not references:
+            lost = warnings[0]
+            return _Looked(Rejection(lost.id, lost.line, lost.reason, lost.detail))
+        info = _probe(target.path, target.digest, cache)
+        plan = plan_clip(target.path, info, decoding, pair.frame_range, pair.fps)
     except MediaError as error:
-        return reject(pair, error)
-    return CatalogueItem(pair, plan, target_hash, reference_hashes)
+        return _Looked(reject(pair, error))
+    files = [target, *references]
+    found = replace(pair, target=target.path, references=tuple(file.path for file in references))
+    item = CatalogueItem(
+        found,
+        plan,
+        target.digest,
+        tuple(file.digest for file in references),
+        sum(file.is_absent for file in files),
+    )
+    digests = {file.named: file.digest for file in files}
+    named = tuple((str(path.absolute()), digests.get(path)) for path in (pair.target, *pair.references))
+    return _Looked(item, tuple(warnings), PairFiles(pair.row_hash, named))
 
 
-def _hash_media(path: Path) -> str:
+@dataclass(frozen=True)
+class _HashedFile:
+    named: Path
+    """As the row has it."""
+    path: Path
+    """As the disk has it."""
+    digest: str
+    is_absent: bool = False
+
+
+def _hash_media(role: str, named: Path, known: str | None) -> _HashedFile:
+    """Hash a file; one that cannot be read goes by its `known` hash."""
+    path = find_file(named)
     try:
-        return hash_file(path)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise MediaError(path, f"{role} not found", "it is a folder or a device, not a file")
+        if not status.st_size:
+            raise MediaError(path, f"{role} is empty", "it has 0 bytes")
+        return _HashedFile(named, path, hash_file(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if known is None:
+            raise MediaError(path, f"{role} not found", "paths are relative to the manifest") from error
+    except ValueError as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(path, f"bad {role}", first_line(error)) from error
     except OSError as error:
-        raise MediaError(path, "cannot be read", first_line(error)) from error
+        if known is None:
+            raise MediaError(path, f"{role} cannot be read", first_line(error)) from error
+    return _HashedFile(named, path, known, is_absent=True)
 
 
 def _probe(path: Path, target_hash: str, cache: TensorCache) -> ImageInfo | VideoInfo:

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from ..faces.analyzer import FaceAnalyzer
-from ..faces.crops import crop_aligned, crop_face
+from ..faces.crops import FaceCrop, crop_aligned, crop_face
 from ..faces.detection import find_pack_folder
 from ..faces.embedding import FACEXLIB_EMBEDDER
-from ..faces.errors import FaceError
+from ..faces.errors import NoFaceError
 from .errors import DataError, MediaError, first_line
 from .hashing import hash_file, hash_files, hash_values
 from .single_frames import run_single_frames_in_2d
@@ -78,7 +78,7 @@ class FaceEncoder(Protocol):
         """Equal for encoders that give equal embeddings of equal crops."""
         ...
 
-    def crop(self, photo: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    def crop(self, photo: np.ndarray, path: Path) -> FaceCrop:
         """[H, W, 3] uint8 RGB -> ID crop [112, 112, 3] and reference crop [256, 256, 3], uint8 RGB.
 
         Raises:
@@ -143,8 +143,15 @@ class WanVideoEncoder:
             torch.tensor(values, device=self.device).view(-1, 1, 1, 1)
             for values in (vae.config.latents_mean, vae.config.latents_std)
         )
-        with torch.no_grad():
-            posterior = vae.encode(pixels_CTHW[None].to(self.device, self.dtype)).latent_dist
+        try:
+            with torch.no_grad():
+                posterior = vae.encode(pixels_CTHW[None].to(self.device, self.dtype)).latent_dist
+        except torch.OutOfMemoryError as error:
+            _, frames, height, width = pixels_CTHW.shape
+            raise DataError(
+                f"the VAE ran out of memory on {frames} frames of {width}x{height} px ({first_line(error)}); lower "
+                'decoding.max_px or decoding.max_frames, or set data.vae_dtype = "bf16"'
+            ) from error
         return ((posterior.mode()[0].float() - mean) / std).to("cpu", torch.float16)
 
     def release(self) -> None:
@@ -236,23 +243,23 @@ class AnalyzerFaceEncoder:
         path = self.analyzer.encoder_path
         return hash_values([FACEXLIB_EMBEDDER, hash_file(path)] if path else ["pack", self._hash_pack()])
 
-    def crop(self, photo: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    def crop(self, photo: np.ndarray, path: Path) -> FaceCrop:
         """As `FaceEncoder.crop`.
 
         Raises:
             MediaError: when there is no face in the photo.
-            FaceError: when the detector's own files are missing or damaged.
+            FaceError: when the detector does not work, or its files are missing or damaged.
         """
-        if not self.aligned:
-            self.analyzer.detector.load()
+        if self.aligned:
+            height, width = photo.shape[:2]
+            if height != width:
+                detail = f"{width}x{height} px, but aligned crops are square; crop it, or set data.faces_aligned = false"
+                raise MediaError(path, "no face", detail)
+            return crop_aligned(photo)
         try:
-            if self.aligned:
-                found = crop_aligned(photo)
-            else:
-                found, _ = crop_face(photo, self.analyzer.detector, self.order, 0)
-        except FaceError as error:
+            return crop_face(photo, self.analyzer.detector, self.order, 0)[0]
+        except NoFaceError as error:
             raise MediaError(path, "no face", first_line(error)) from error
-        return found.id_crop, found.reference_crop
 
     def embed(self, id_crop: np.ndarray) -> Tensor:
         """As `FaceEncoder.embed`."""

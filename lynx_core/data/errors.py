@@ -19,6 +19,10 @@ class MediaError(DataError):
         """In few words, without figures, so that equal reasons are counted together."""
         self.detail = detail
 
+    def at(self, path: Path) -> MediaError:
+        """The same fault in another copy of the file."""
+        return MediaError(path, self.reason, self.detail)
+
 
 def first_line(error: BaseException) -> str:
     """The first line of an error, for a message that has to stay short."""

@@ -4,15 +4,18 @@
 |---|---|
 | `latents` | target's bytes, frames and size, VAE |
 | `texts` | cleaned caption, text encoder |
-| `crops` | photo's bytes, detector and choice of the face |
+| `crops` | photo's bytes, detector and choice of the face; also keeps that there is no face |
 | `embeddings` | the same, and the embedder |
 | `references` | the same as `crops`, and the VAE |
+
+A photo that cannot be used costs that photo and a warning; the pair goes when none is left.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,18 @@ from torch import Tensor
 from ..faces.embedding import average_embeddings
 from ..faces.errors import FaceError
 from .cache import TensorCache
-from .catalogue import CatalogueItem
+from .catalogue import CatalogueItem, reject
 from .decoding import DECODING_VERSION, ClipPlan, convert_pixels, decode_clip, decode_photo
 from .encoders import Encoders, FaceEncoder, clean_caption
 from .errors import DataError, MediaError, first_line
 from .hashing import hash_file
+from .manifest import Rejection
 from .sample import REFERENCE_PROMPT, REFERENCE_PX, Nulls, Sample
+
+CROPS_VERSION = 2
+"""Of what a `crops` entry holds."""
+
+NO_FACE = "no face"
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,10 @@ class Features:
 
     encoders: Encoders
     cache: TensorCache
+    on_warning: Callable[[Rejection], None] = lambda warning: None
+    """Called with what to know about a pair that is used, each time that it shows."""
+    _unusable: dict[str, MediaError] = field(default_factory=dict)
+    """Photos that did not decode, by their hash: not tried again in this process."""
 
     def load_sample(self, item: CatalogueItem) -> Sample:
         """All tensors of a pair.
@@ -60,6 +73,7 @@ class Features:
         path, plan = item.pair.target, item.plan
 
         def make() -> dict[str, Tensor]:
+            _check_there(path)
             pixels_CTHW = convert_pixels(decode_clip(path, plan))
             latents = _check_finite(self.encoders.video.encode(pixels_CTHW), path)
             _check_unchanged(path, item.target_hash)
@@ -75,32 +89,47 @@ class Features:
         return made["tokens"]
 
     def load_embedding(self, item: CatalogueItem) -> Tensor | None:
-        """The mean unit embedding of a pair's references, [512] float32; None without face models."""
+        """The mean unit embedding of a pair's references, [512] float32; None without face models.
+
+        Raises:
+            MediaError: when none of the references can be used, or they show different people.
+        """
         faces = self.encoders.faces
         if faces is None:
             return None
-        embeddings = []
+        embeddings, lost = [], []
         for path, digest in zip(item.pair.references, item.reference_hashes, strict=True):
-            embeddings.append(self._load_photo_embedding(faces, path, digest))
+            try:
+                embeddings.append(self._load_photo_embedding(faces, path, digest, item))
+            except MediaError as error:
+                lost.append(error)
+        _check_any_left(embeddings, lost)
+        for loss in lost:
+            self.on_warning(reject(item.pair, loss))
         try:
             return average_embeddings(torch.stack(embeddings))
         except FaceError as error:
             raise MediaError(item.pair.references[0], "references disagree", first_line(error)) from error
 
     def load_reference(self, item: CatalogueItem) -> Tensor | None:
-        """Latents of the first reference's crop, [16, 1, 32, 32] float32; None without face models."""
+        """Latents of the crop of the first reference that has one, [16, 1, 32, 32] float32.
+
+        None without face models.
+
+        Raises:
+            MediaError: when none of the references can be used.
+        """
         faces = self.encoders.faces
         if faces is None:
             return None
-        path, digest = item.pair.references[0], item.reference_hashes[0]
-
-        def make() -> dict[str, Tensor]:
-            crop = self._load_crops(faces, path, digest)["reference_crop"]
-            latents = self.encoders.video.encode(convert_pixels(crop.numpy()[None]))
-            return {"latents": _check_finite(latents, path)}
-
-        depends_on = [digest, faces.crop_fingerprint, self.encoders.video.fingerprint]
-        return self._load("references", depends_on, make)["latents"].float()
+        lost: list[MediaError] = []
+        for path, digest in zip(item.pair.references, item.reference_hashes, strict=True):
+            try:
+                return self._load_photo_latents(faces, path, digest)
+            except MediaError as error:
+                lost.append(error)
+        _check_any_left([], lost)
+        raise AssertionError("a pair has a reference")
 
     def load_nulls(self) -> Nulls:
         """What stands in for dropped conditions.
@@ -120,24 +149,58 @@ class Features:
             grey_reference=made["latents"].float(),
         )
 
-    def _load_photo_embedding(self, faces: FaceEncoder, path: Path, digest: str) -> Tensor:
+    def _load_photo_latents(self, faces: FaceEncoder, path: Path, digest: str) -> Tensor:
         def make() -> dict[str, Tensor]:
-            crop = self._load_crops(faces, path, digest)["id_crop"]
-            return {"embedding": _check_finite(faces.embed(crop.numpy()), path)}
+            crop = self._load_crops(faces, path, digest)["reference_crop"]
+            latents = self.encoders.video.encode(convert_pixels(crop.numpy()[None]))
+            return {"latents": _check_finite(latents, path)}
 
-        depends_on = [digest, faces.crop_fingerprint, faces.embed_fingerprint]
-        return self._load("embeddings", depends_on, make)["embedding"]
+        depends_on = [digest, faces.crop_fingerprint, self.encoders.video.fingerprint]
+        return self._load("references", depends_on, make)["latents"].float()
+
+    def _load_photo_embedding(
+        self, faces: FaceEncoder, path: Path, digest: str, item: CatalogueItem
+    ) -> Tensor:
+        def make() -> dict[str, Tensor]:
+            crops = self._load_crops(faces, path, digest)
+            embedding = _check_finite(faces.embed(crops["id_crop"].numpy()), path)
+            return {"embedding": embedding, "warnings": crops["warnings"]}
+
+        depends_on = [digest, faces.crop_fingerprint, faces.embed_fingerprint, CROPS_VERSION]
+        made = self._load("embeddings", depends_on, make)
+        for reason, detail in _unpack_json(made["warnings"]):
+            self.on_warning(reject(item.pair, MediaError(path, reason, detail)))
+        return made["embedding"]
 
     def _load_crops(self, faces: FaceEncoder, path: Path, digest: str) -> dict[str, Tensor]:
         def make() -> dict[str, Tensor]:
-            id_crop, reference_crop = faces.crop(decode_photo(path), path)
+            _check_there(path)
+            photo = decode_photo(path)
+            try:
+                crop = faces.crop(photo, path)
+            except MediaError as error:
+                if error.reason != NO_FACE:
+                    raise
+                _check_unchanged(path, digest)
+                # Kept as well: else the detector would look at the photo anew in every epoch.
+                return {NO_FACE: _pack_json(error.detail)}
             _check_unchanged(path, digest)
             return {
-                "id_crop": torch.from_numpy(id_crop.copy()),
-                "reference_crop": torch.from_numpy(reference_crop.copy()),
+                "id_crop": torch.from_numpy(crop.id_crop.copy()),
+                "reference_crop": torch.from_numpy(crop.reference_crop.copy()),
+                "warnings": _pack_json([(warning.reason, str(warning)) for warning in crop.warnings]),
             }
 
-        return self._load("crops", [digest, faces.crop_fingerprint], make)
+        if digest in self._unusable:
+            raise self._unusable[digest].at(path)
+        try:
+            crops = self._load("crops", [digest, faces.crop_fingerprint, CROPS_VERSION], make)
+        except MediaError as error:
+            self._unusable[digest] = error
+            raise
+        if NO_FACE in crops:
+            raise MediaError(path, NO_FACE, _unpack_json(crops[NO_FACE]))
+        return crops
 
     def _load(self, sort: str, depends_on: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         return self.cache.get_or_make(sort, [DECODING_VERSION, depends_on], make)
@@ -147,6 +210,22 @@ def _describe_plan(plan: ClipPlan) -> list[object]:
     return [plan.height_px, plan.width_px, None if plan.pts is None else plan.pts.tolist()]
 
 
+def _check_any_left(usable: list[Tensor], lost: list[MediaError]) -> None:
+    if usable or not lost:
+        return
+    first = lost[0]
+    more = f" (and none of the other {len(lost) - 1} references can be used)" if len(lost) > 1 else ""
+    raise MediaError(first.path, first.reason, first.detail + more) from first
+
+
+def _pack_json(values: Any) -> Tensor:
+    return torch.frombuffer(bytearray(json.dumps(values).encode()), dtype=torch.uint8)
+
+
+def _unpack_json(packed: Tensor) -> Any:
+    return json.loads(packed.numpy().tobytes())
+
+
 def _check_finite(values: Tensor, path: Path) -> Tensor:
     if not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).sum())
@@ -154,6 +233,13 @@ def _check_finite(values: Tensor, path: Path) -> Tensor:
             path, "not finite when encoded", f"{bad} NaN or infinite values; run the VAE in float32"
         )
     return values
+
+
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise MediaError(
+            path, "file is gone", "the cache has nothing for these settings; bring the file back"
+        )
 
 
 def _check_unchanged(path: Path, digest: str) -> None:

@@ -12,22 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cache import TensorCache
-from .catalogue import Catalogue, CatalogueItem, build_catalogue, reject
+from .catalogue import CatalogueItem, reject
 from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError, MediaError
-from .features import Features
+from .left_out import LeftOut
 from .manifest import Manifest
-from .quarantine import Quarantine
 from .sample import REFERENCE_PROMPT
-
-QUARANTINE_NAME = "quarantine.jsonl"
+from .source import SampleSource
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a preparation stands."""
+    """Where a preparation stands; each stage begins with none done."""
 
     stage: str
     """"files", "faces", "captions" or "latents"."""
@@ -41,22 +38,28 @@ class PreparedDataset:
 
     num_pairs: int
     """Ready to train on."""
-    num_set_aside: int
+    left_out: LeftOut
+    """The rows that are not, and what to know about those that are."""
     made: int
     """Cache entries."""
     reused: int
     damaged: int
     written_bytes: int
     seconds: float
-    reasons: str
-    """A line for each reason of what was set aside."""
+
+    @property
+    def num_set_aside(self) -> int:
+        return len(self.left_out.rejections)
 
     def __str__(self) -> str:
         damaged = f", {self.damaged} damaged ones among them" if self.damaged else ""
+        gone = self.left_out.absent_files
+        absent = f"\n  {gone} files are gone; what the cache has made of them is used" if gone else ""
+        warnings = f", {len(self.left_out.warnings)} warnings" if self.left_out.warnings else ""
         return (
-            f"{self.num_pairs} pairs ready, {self.num_set_aside} set aside; {self.made} cache entries made"
+            f"{self.num_pairs} pairs ready, {self.num_set_aside} set aside{warnings}; {self.made} cache entries made"
             f"{damaged}, {self.reused} reused, {self.written_bytes / 1e9:.2f} GB written in {self.seconds:.0f} s"
-            f"{self.reasons}"
+            f"{self.left_out.describe_reasons()}{self.left_out.describe_warnings()}{absent}"
         )
 
 
@@ -66,53 +69,54 @@ def prepare_dataset(
     encoders: Encoders,
     on_progress: Callable[[Progress], None] | None = None,
     decoding: DecodingConfig | None = None,
+    *,
+    quarantine_path: Path | None = None,
+    warnings_path: Path | None = None,
 ) -> PreparedDataset:
     """Make and keep all tensors of a data set.
 
     Args:
         manifest: of `read_manifest`.
-        cache_dir: folder of the cache; also takes the `quarantine.jsonl` of the latest preparation.
+        cache_dir: folder of the cache.
         encoders: of the backbone and the faces.
-        on_progress: called after each file or tensor.
+        on_progress: called at the start of each stage and after each file or tensor.
         decoding: what becomes of the files; must be that of the training run.
+        quarantine_path: file for the pairs that are set aside, begun anew; None keeps them in memory.
+        warnings_path: file for what to know about the others; None keeps it in memory.
 
     Raises:
         DataError: when no usable pair is left, and when the cache cannot be written.
     """
     start = time.monotonic()
     report = on_progress or (lambda progress: None)
-    cache = TensorCache(Path(cache_dir))
-    catalogue = build_catalogue(
+    source = SampleSource(
         manifest,
+        encoders,
         decoding or DecodingConfig(),
-        cache,
-        lambda done, total: report(Progress("files", done, total)),
+        cache_dir=Path(cache_dir),
+        quarantine_path=quarantine_path,
+        warnings_path=warnings_path,
+        retry=True,
+        on_count=lambda done, total: report(Progress("files", done, total)),
     )
-    quarantine_path = Path(cache_dir) / QUARANTINE_NAME
-    quarantine_path.unlink(missing_ok=True)  # a new preparation tries every pair again
-    quarantine = Quarantine(quarantine_path, catalogue.fingerprint)
-    for rejection in catalogue.rejections:
-        quarantine.add(rejection)
-    ready = _fill_cache(catalogue, Features(encoders, cache), quarantine, report)
+    ready = _fill_cache(source, report)
     if not ready:
-        raise DataError(f"no usable pair is left of {manifest.path}:{quarantine.summary()}")
-    counts = cache.counts
+        raise DataError(f"no usable pair is left of {manifest.path}:{source.quarantine.summary()}")
+    counts = source.features.cache.counts
     return PreparedDataset(
         num_pairs=ready,
-        num_set_aside=len(quarantine),
+        left_out=source.left_out(),
         made=counts.made,
         reused=counts.reused,
         damaged=counts.damaged,
         written_bytes=counts.written_bytes,
         seconds=time.monotonic() - start,
-        reasons=quarantine.summary(),
     )
 
 
-def _fill_cache(
-    catalogue: Catalogue, features: Features, quarantine: Quarantine, report: Callable[[Progress], None]
-) -> int:
+def _fill_cache(source: SampleSource, report: Callable[[Progress], None]) -> int:
     """Run the stages one after another; the number of pairs that passed all of them."""
+    features = source.features
 
     def make_media(item: CatalogueItem) -> None:
         features.load_latents(item)
@@ -132,15 +136,16 @@ def _fill_cache(
         ("captions", lambda item: features.load_text(item.pair.caption), finish_captions),
         ("latents", make_media, finish_latents),
     ]
-    items = list(catalogue.items)
+    items = list(source.items)
     for stage, make, finish in stages:
         passed = []
+        report(Progress(stage, 0, len(items)))
         for number, item in enumerate(items, start=1):
             try:
                 make(item)
                 passed.append(item)
             except MediaError as error:
-                quarantine.add(reject(item.pair, error))
+                source.quarantine.add(reject(item.pair, error))
             report(Progress(stage, number, len(items)))
         items = passed
         finish()

@@ -10,21 +10,39 @@ same replacements.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .cache import TensorCache
-from .catalogue import OnCount, build_catalogue, reject
+from .catalogue import Catalogue, OnCount, build_catalogue, reject
 from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError, MediaError
 from .features import Features
+from .left_out import LeftOut, describe_left_out
 from .manifest import Manifest, Rejection
-from .quarantine import Quarantine
+from .quarantine import RejectionFile
 from .sample import Nulls, Sample
 from .tokens import LatentShape, count_latent_tokens, tokens_per_frame
+
+
+@dataclass
+class DrawCounts:
+    """What became of the places of packs, in this process."""
+
+    replaced: int = 0
+    """Given to another sample, as theirs is set aside."""
+    empty: int = 0
+    """Left empty, as no other sample fits."""
+
+    def count(self, planned_id: str, sample: Sample | None) -> None:
+        if sample is None:
+            self.empty += 1
+        elif sample.id != planned_id:
+            self.replaced += 1
 
 
 class SampleSource:
@@ -36,10 +54,14 @@ class SampleSource:
         decoding: what becomes of the files.
         cache_dir: folder of the cache; None makes every tensor each time.
         quarantine_path: file for the samples that are set aside; None keeps them in memory.
+        warnings_path: file for what to know about samples that are used; None keeps it in memory.
+        max_quarantined: share of the rows, 0 to 1, that may be set aside.
+        retry: try again what an earlier run or preparation has set aside.
         on_count: called while the files are hashed and probed.
 
     Raises:
-        DataError: when no usable sample is left, with the counts by reason and an example of each.
+        DataError: when no usable sample is left, or more than `max_quarantined` of the rows are set aside, with
+            the counts by reason and an example of each.
     """
 
     def __init__(
@@ -50,25 +72,36 @@ class SampleSource:
         *,
         cache_dir: Path | None = None,
         quarantine_path: Path | None = None,
+        warnings_path: Path | None = None,
+        max_quarantined: float = 1.0,
+        retry: bool = False,
         on_count: OnCount | None = None,
     ) -> None:
         cache = TensorCache(cache_dir)
         catalogue = build_catalogue(manifest, decoding, cache, on_count)
+        self.manifest = manifest
+        self.max_quarantined = max_quarantined
         self.items = catalogue.items
-        self.features = Features(encoders, cache)
+        self.draws = DrawCounts()
         self._parts = {
             "dataset": catalogue.fingerprint,
             "decoding": decoding.fingerprint(),
             "encoders": encoders.fingerprint(),
         }
-        self.quarantine = Quarantine(quarantine_path, catalogue.fingerprint)
-        for rejection in catalogue.rejections:
-            self.quarantine.add(rejection)
+        self.quarantine = RejectionFile(quarantine_path, self.fingerprint)
+        self.warnings = RejectionFile(warnings_path, self.fingerprint, once_per_row=False)
+        self.features = Features(encoders, cache, self.warnings.add)
+        self._begin_quarantine(catalogue, retry=retry)
         self._lengths = np.array([count_latent_tokens(shape) for shape in self.shapes()], dtype=np.int64)
         self._kept_frames: dict[int, int] = {}
         self._orders: dict[str | None, np.ndarray] = {}
         if not self.items:
             raise self._nothing_left(manifest.path)
+        self.check_limit()
+
+    def _begin_quarantine(self, catalogue: Catalogue, *, retry: bool) -> None:
+        self.quarantine.begin(catalogue.rejections, anew=retry)
+        self.warnings.begin(catalogue.warnings, anew=retry)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -118,6 +151,7 @@ class SampleSource:
             sample = self.features.load_sample(item)
         except MediaError as error:
             self.quarantine.add(reject(item.pair, error))
+            self.check_limit()
             raise
         frames = self._kept_frames.get(index)
         return sample if frames is None else sample.keep_frames(frames)
@@ -136,6 +170,7 @@ class SampleSource:
             sample = self._load_first(self._with_replacements(int(index)))
             if sample is not None:
                 samples.append(sample)
+            self.draws.count(self.items[int(index)].pair.id, sample)
         if not samples:
             sample = self._load_first(iter(np.argsort(self._lengths, kind="stable").tolist()))
             if sample is None:
@@ -151,6 +186,39 @@ class SampleSource:
         """Put a sample into the quarantine for what showed later, as a loss that is not finite."""
         pair = self.items[index].pair
         self.quarantine.add(Rejection(pair.id, pair.line, reason, detail))
+        self.check_limit()
+
+    def left_out(self) -> LeftOut:
+        """What is set aside so far, by this and the other processes of the run.
+
+        Raises:
+            DataError: when the quarantine cannot be read.
+        """
+        self.quarantine.refresh()
+        self.warnings.refresh()
+        return LeftOut(
+            path=self.manifest.path,
+            num_rows=self.manifest.num_rows,
+            rejections=tuple(self.quarantine.rejections),
+            warnings=tuple(self.warnings.rejections),
+            quarantine_path=self.quarantine.path,
+            warnings_path=self.warnings.path,
+            absent_files=sum(item.absent_files for item in self.items),
+        )
+
+    def check_limit(self) -> None:
+        """Stop when more of the rows are set aside than `max_quarantined` allows.
+
+        Raises:
+            DataError: with the counts by reason, and the way out.
+        """
+        left_out = self.left_out()
+        if left_out.share > self.max_quarantined:
+            raise DataError(left_out.describe_excess(self.max_quarantined) + left_out.describe_reasons())
+
+    def describe(self) -> str:
+        """What there is to train on and what is left out, as a run says it at its start."""
+        return describe_left_out(self.left_out(), self.manifest, [item.pair for item in self.items])
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, to notice a change of the data; there is nothing else to keep."""

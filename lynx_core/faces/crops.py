@@ -23,10 +23,22 @@ from .alignment import (
     reference_template,
 )
 from .detection import FaceDetector, check_image, choose_face, sort_faces
-from .errors import FaceError, import_package
+from .errors import FaceError, NoFaceError, import_package
 
 MIN_FACE_PX = 112.0
 MIN_SHARPNESS = 25.0
+
+
+class FaceWarning(str):
+    """What will cost likeness, in plain words with the figures."""
+
+    reason: str
+    """In few words, the same for all warnings of a sort."""
+
+    def __new__(cls, reason: str, text: str) -> FaceWarning:
+        warning = super().__new__(cls, text)
+        warning.reason = reason
+        return warning
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +55,7 @@ class FaceCrop:
     """Variance of the Laplacian of the grey 112 px crop."""
     score: float
     """The detector's confidence; 1 for a crop that came aligned."""
-    warnings: tuple[str, ...] = ()
-    """What will cost likeness, in plain words with the figures."""
+    warnings: tuple[FaceWarning, ...] = ()
 
 
 def crop_face(
@@ -68,7 +79,7 @@ def crop_face(
     height, width = image.shape[:2]
     faces = detector.detect(image)
     if not faces:
-        raise FaceError(
+        raise NoFaceError(
             f"no face found in {label} ({width}x{height} px), nor with a margin around it; try a photo with "
             f"the whole head, upright and facing the camera, or switch on 'already aligned' for a ready crop"
         )
@@ -113,7 +124,7 @@ def crop_aligned(image: np.ndarray, label: str = "the photo") -> FaceCrop:
             float(ID_CROP_PX),
             score=1.0,
             label=label,
-            warnings=(f"{note}; a photo gives more",),
+            warnings=(FaceWarning("112 px crop", f"{note}; a photo gives more"),),
         )
     reference = resize_square(image, REFERENCE_CROP_PX)
     face_px = measure_face_px(reference_template()) * height / REFERENCE_CROP_PX
@@ -129,21 +140,23 @@ def build_crop(
     *,
     score: float,
     label: str,
-    warnings: tuple[str, ...] = (),
+    warnings: tuple[FaceWarning, ...] = (),
 ) -> FaceCrop:
     """Put the crops together and add the warnings about size and sharpness."""
     sharpness = measure_sharpness(id_crop)
     found = list(warnings)
     if face_px < MIN_FACE_PX:
-        found.append(
+        text = (
             f"the face in {label} measures {face_px:.0f} px, under {MIN_FACE_PX:.0f} px it is enlarged for the "
             f"embedding and likeness suffers; use a larger photo or a closer one"
         )
+        found.append(FaceWarning("small face", text))
     if sharpness < MIN_SHARPNESS:
-        found.append(
+        text = (
             f"the face in {label} is blurred: sharpness {sharpness:.0f}, sharp photos have 100 and more "
             f"(bound {MIN_SHARPNESS:.0f}); use a sharper photo"
         )
+        found.append(FaceWarning("blurred face", text))
     return FaceCrop(id_crop, reference_crop, face_px, sharpness, score, tuple(found))
 
 

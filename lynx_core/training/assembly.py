@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from ..data.catalogue import OnCount
 from ..data.encoders import AnalyzerFaceEncoder, Encoders, UMT5TextEncoder, WanVideoEncoder
 from ..data.hashing import hash_file, hash_files
 from ..data.manifest import read_manifest
-from ..data.prepare import QUARANTINE_NAME
+from ..data.progress_line import ProgressLine
+from ..data.quarantine import QUARANTINE_NAME, WARNINGS_NAME
 from ..data.source import SampleSource
 from ..faces.analyzer import FaceAnalyzer
 from ..formats.adapter import Adapter, open_adapter
@@ -154,25 +154,41 @@ def _start_adapter(
 
 
 def open_source(
-    config: TrainingConfig, manifest: Path, device: torch.device, on_count: OnCount | None = None
+    config: TrainingConfig, manifest: Path, device: torch.device, *, shows: bool = False
 ) -> SampleSource:
     """Open the samples of a manifest.
 
+    Args:
+        shows: show on standard error how far the look at the files has come.
+
     Raises:
-        DataError: when no usable sample is left, or an encoder is not there.
+        DataError: when no usable sample is left, more are set aside than `data.max_quarantined` allows, or an
+            encoder is not there.
     """
     data = config.data
     rows = read_manifest(manifest, data.min_face_similarity)
-    encoders = make_encoders(data, device)
-    quarantine = config.run.output / f"{manifest.stem}-{QUARANTINE_NAME}"
+    line = ProgressLine()
     return SampleSource(
         rows,
-        encoders,
+        make_encoders(data, device),
         config.decoding,
         cache_dir=data.cache,
-        quarantine_path=quarantine,
-        on_count=on_count,
+        quarantine_path=name_run_file(config, manifest, QUARANTINE_NAME),
+        warnings_path=name_run_file(config, manifest, WARNINGS_NAME),
+        max_quarantined=data.max_quarantined,
+        on_count=(lambda done, total: line.show(f"files of {manifest}", done, total)) if shows else None,
     )
+
+
+def name_run_file(config: TrainingConfig, manifest: Path, name: str) -> Path:
+    """The file of a run about one of its manifests, as `<output>/train-quarantine.jsonl`.
+
+    A validation manifest that is called as the training one adds `-validation`.
+    """
+    stem = manifest.stem
+    if manifest == config.data.validation_manifest and stem == config.data.manifest.stem:
+        stem += "-validation"
+    return config.run.output / f"{stem}-{name}"
 
 
 def make_encoders(data: DataConfig, device: torch.device) -> Encoders:

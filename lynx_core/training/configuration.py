@@ -309,6 +309,8 @@ class DataConfig:
     """The references are square aligned crops already; no detector runs."""
     min_face_similarity: float | None = None
     """Pairs below it are set aside."""
+    max_quarantined: float = 0.2
+    """Share of the rows that may be set aside for a fault; with more, a run stops. 1 never does."""
     validation_manifest: Path | None = None
     """Pairs of people that are in no training pair."""
     cache: Path | None = None
@@ -325,6 +327,7 @@ class DataConfig:
             "with data.face_encoder does without",
         )
         _check_choice("data.vae_dtype", self.vae_dtype, BaseDtype)
+        _check_share("data.max_quarantined", self.max_quarantined)
         for kind, weight in (self.kind_weights or {}).items():
             _check(weight >= 0 and math.isfinite(weight), f"data.kind_weights.{kind}", weight, "0 or more")
 

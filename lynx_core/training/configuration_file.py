@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from ..data.file_names import expand_path, find_file
+from ..data.text_file import read_text
 from .configuration import ConfigurationError, TrainingConfig
 
 
@@ -21,16 +23,17 @@ def read_configuration(path: Path | str, overrides: Sequence[str] = ()) -> Train
     """Read a TOML file and put overrides on top.
 
     Args:
-        path: the file; paths in it are relative to the working directory.
+        path: the file; paths in it are relative to the working directory, and may begin with `~` or an
+            environment variable.
         overrides: as `optimizer.learning_rate=2e-5` or `stages.0.steps=100`; the value is TOML,
             or text when it is no TOML.
 
     Raises:
         ConfigurationError: when the file cannot be read, a key is unknown, or a value is wrong.
     """
-    path = Path(path)
+    path = find_file(Path(path).expanduser())
     try:
-        values = _parse_toml(path.read_text(encoding="utf-8"))
+        values = _parse_toml(read_text(path))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -147,10 +150,21 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is Path and isinstance(value, str):
-        return Path(value)
+        return _read_path(value, path)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise ConfigurationError(f"{path} is {_type_shown(hint)}, got {value!r}")
     return value
+
+
+def _read_path(value: str, key: str) -> Path:
+    if not value.strip():
+        raise ConfigurationError(f"{key} is an empty path; take the key out, or name a place")
+    path, unset = expand_path(value)
+    if unset:
+        raise ConfigurationError(
+            f"{key} names the environment variable {unset[0]}, which is not set: {value!r}"
+        )
+    return find_file(path)
 
 
 def _type_shown(hint: type) -> str:

@@ -68,7 +68,7 @@ def train(config: TrainingConfig, *, accept_changes: bool = False) -> TrainingRe
         TrainingError: when too many steps in a row had to be skipped.
     """
     workers = Workers(config.distributed, config.run)
-    source = open_source(config, config.data.manifest, workers.device)
+    source = open_source(config, config.data.manifest, workers.device, shows=workers.is_main)
     trainer = Trainer(config, workers, source)
     try:
         trainer.resume(accept_changes)
@@ -86,7 +86,8 @@ class Trainer:
 
     def __init__(self, config: TrainingConfig, workers: Workers, source: SampleSource) -> None:
         self.config, self.workers, self.source = config, workers, source
-        self.progress = Progress(config, workers)
+        self.progress = Progress(config, workers, source)
+        self.progress.note(source.describe())
         self.checkpoints = CheckpointFolder(config.run.output, config.run.keep_last, config.run.keep_every)
         self.completed_steps = 0
         self.cursor = Cursor()
@@ -203,10 +204,12 @@ class Trainer:
             if self._is_due(self.config.validation.every):
                 self._validate()
             if outcome.is_stop_wanted and not is_last:
+                self.progress.show_left_out()
                 self.progress.note(
                     f"stopped after step {self.completed_steps}; the same command goes on from there"
                 )
                 return TrainingResult("stopped", self.completed_steps, None)
+        self.progress.show_left_out()
         return TrainingResult("finished", self.completed_steps, self._export())
 
     def _is_due(self, every: int) -> bool:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..data.progress_line import format_duration
+from ..data.source import SampleSource
 from .configuration import ObjectiveConfig, TrainingConfig
 from .configuration_file import as_plain
 from .distributed import Workers
@@ -54,11 +56,16 @@ class _Window:
 
 
 class Progress:
-    """Gathers outcomes and shows them every `run.log_every` steps; all processes must call it alike."""
+    """Gathers outcomes and shows them every `run.log_every` steps; all processes must call it alike.
 
-    def __init__(self, config: TrainingConfig, workers: Workers) -> None:
+    Args:
+        source: the samples, of which each line says what is left out.
+    """
+
+    def __init__(self, config: TrainingConfig, workers: Workers, source: SampleSource | None = None) -> None:
         self.config = config
         self.workers = workers
+        self.source = source
         self._bar = None
         self._window = _Window(time.monotonic())
 
@@ -130,9 +137,33 @@ class Progress:
         self.note(
             f"step {step}/{self.config.total_steps} {stage}: loss {figures['loss']:.4f} (by timestep {shown}), "
             f"grad {outcome.grad_norm:.3g}, {figures['tokens_per_second']:.0f} tokens/s, fill {figures['fill']:.0%}, "
-            f"{figures['memory_gb']:.1f} GB, {format_duration(left)} left"
+            f"{figures['memory_gb']:.1f} GB, {format_duration(left)} left{self._left_out()}"
         )
         self._window = _Window(time.monotonic())
+
+    def show_left_out(self) -> None:
+        """Say what of the data the run did without, at its end."""
+        if self.source is None:
+            return
+        text = self._left_out()
+        left_out = self.source.left_out()
+        if text:
+            self.note(f"left out{text.removeprefix(',')}{left_out.describe_reasons()}")
+        if left_out.warnings:
+            self.note(f"used, but{left_out.describe_warnings()}")
+
+    def _left_out(self) -> str:
+        """The end of a line: rows set aside, and what became of their places; empty when all are used."""
+        if self.source is None:
+            return ""
+        draws = self.source.draws
+        own = torch.tensor([draws.replaced, draws.empty], dtype=torch.float64, device=self.workers.device)
+        replaced, empty = (int(count) for count in self.workers.add_up(own).tolist())
+        left_out = self.source.left_out()
+        text = f", {left_out}" if left_out.rejections else ""
+        if replaced or empty:
+            text += f" ({replaced} draws given to other samples, {empty} left empty)"
+        return text
 
     def _quantile_losses(self) -> list[float]:
         own = torch.tensor(
@@ -154,18 +185,6 @@ def measure_memory(device: torch.device) -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def format_duration(seconds: float) -> str:
-    """As 3d04h, 2h05m or 45s."""
-    minutes, whole_seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d{hours:02d}h"
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{whole_seconds:02d}s" if minutes else f"{whole_seconds}s"
 
 
 def _flatten(values: object, prefix: str = "") -> dict[str, int | float | str | bool]:

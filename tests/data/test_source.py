@@ -21,7 +21,6 @@ from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError, MediaError
 from lynx_core.data.hashing import hash_values
 from lynx_core.data.manifest import read_manifest
-from lynx_core.data.prepare import Progress, prepare_dataset
 from lynx_core.data.sample import Sample
 from lynx_core.data.sampling import plan_epoch_items
 from lynx_core.data.source import SampleSource
@@ -147,7 +146,7 @@ def test_bad_samples_are_set_aside(
             source.load(2)
     (line,) = (folder / "run" / "quarantine.jsonl").read_text().splitlines()
     entry = json.loads(line)
-    expected = {"probe": "does not decode", "decode": "does not decode", "no face": "no face"}
+    expected = {"no face": "no face", "gone later": "file is gone"}
     assert entry["reason"] == expected.get(fault, "does not decode")
     assert (entry["id"], entry["line"]) == (("a", 1) if fault == "probe" else ("c", 3))
     assert f"1 set aside: {entry['reason']}" in source.quarantine.summary()
@@ -244,40 +243,6 @@ def test_moved_data_are_the_same(folder: Path, open_source: OpenSource, encoders
         path.rename(folder / "moved" / path.name)
     manifest = read_manifest(folder / "moved" / "pairs.jsonl")
     SampleSource(manifest, encoders, DECODING).load_state_dict(state)
-
-
-def test_preparation_fills_the_cache_and_goes_on_where_it_stopped(
-    folder: Path, rows: list[Row], open_source: OpenSource, models_dir: Path
-) -> None:
-    (folder / "b.mp4").write_bytes(b"no video" * 100)
-    write_image(folder / "face_d.png", (100, 60))
-    manifest = read_manifest(write_rows(folder / "pairs.jsonl", [*rows, "no row"]))
-    seen: list[Progress] = []
-    cache_dir = folder / "cache"
-
-    class Stopped(Exception):
-        pass
-
-    def stop_at_latents(progress: Progress) -> None:
-        if progress.stage == "latents":
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        prepare_dataset(manifest, cache_dir, make_small_encoders(models_dir), stop_at_latents, DECODING)
-    report = prepare_dataset(manifest, cache_dir, make_small_encoders(models_dir), seen.append, DECODING)
-    assert (report.num_pairs, report.num_set_aside) == (2, 3)
-    assert report.reused > 0
-    assert "2 pairs ready, 3 set aside" in str(report) and "no face" in str(report)
-    assert [p.stage for p in seen if p.done == p.total] == ["files", "faces", "captions", "latents"]
-    assert len((cache_dir / "quarantine.jsonl").read_text().splitlines()) == 3
-
-    source = open_source(cache_dir=cache_dir)
-    source.load(0), source.load(1), source.nulls()
-    assert source.features.cache.counts.made == 0, "training makes nothing that was prepared"
-
-    again = prepare_dataset(manifest, cache_dir, make_small_encoders(models_dir), None, DECODING)
-    # The broken files are tried again each time; nothing was made of them.
-    assert (again.made, again.num_set_aside) == (0, 3)
 
 
 def read_epochs(folder: Path) -> list[str]:
