@@ -90,15 +90,19 @@ def test_a_dark_sixteen_bit_photo_stays_dark(tmp_path: Path) -> None:
 
 
 def test_transparency_becomes_mid_grey(tmp_path: Path) -> None:
-    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (load_photo(tmp_path / "clear.png") == 128).all()
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    clear.putpixel((0, 0), (255, 0, 0, 255))
+    clear.save(tmp_path / "clear.png")
+    photo = load_photo(tmp_path / "clear.png")
+    assert photo[0, 0].tolist() == [255, 0, 0] and (photo[1:] == 128).all()
     palette = Image.new("P", (4, 4), 3)
+    palette.putpixel((0, 0), 1)
     palette.save(tmp_path / "palette.gif", transparency=3)
-    assert (load_photo(tmp_path / "palette.gif") == 128).all()
+    assert (load_photo(tmp_path / "palette.gif")[1:] == 128).all()
 
 
 def test_files_that_are_no_photo_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FaceError, match=r"no photo at .*nowhere.jpg"):
+    with pytest.raises(FaceError, match=r"the photo nowhere\.jpg is not there"):
         load_photo(tmp_path / "nowhere.jpg")
     (tmp_path / "text.jpg").write_text("hello")
     with pytest.raises(FaceError, match=r"text.jpg cannot be read.*JPEG or PNG"):
