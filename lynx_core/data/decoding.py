@@ -17,13 +17,17 @@ import torch
 from torch import Tensor
 
 from ..faces.errors import FaceError
-from ..faces.photo import load_photo
+from ..faces.photo import PhotoInfo, UnknownPictureError, load_photo, probe_photo
+from ..faces.picture_file import decoder_errors, open_picture
+from .animation import probe_animation, read_animation
+from .decoder_versions import photo_decoder_versions, video_decoder_versions
 from .errors import DataError, MediaError, first_line
 from .hashing import hash_values
 from .tokens import FRAMES_PER_LATENT, PX_PER_TOKEN, LatentShape, latent_shape
+from .truncation import check_whole
 from .video_file import VideoInfo, probe_video, read_frames
 
-DECODING_VERSION = 1
+DECODING_VERSION = 2
 """Goes into the names of cache entries; raised when the same settings come to give other pixels."""
 
 _TIME_TOLERANCE_S = 0.002  # containers that count milliseconds round each timestamp
@@ -54,8 +58,9 @@ class DecodingConfig:
             raise DataError(f"fps is above 0, got {self.fps}")
 
     def fingerprint(self) -> str:
-        """Equal for settings that give equal pixels."""
-        return hash_values([DECODING_VERSION, asdict(self)])
+        """Equal for settings and decoders that give equal pixels."""
+        decoders = [video_decoder_versions(), photo_decoder_versions()]
+        return hash_values([DECODING_VERSION, decoders, asdict(self)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,36 +92,48 @@ class ImageInfo:
 
 
 def probe_media(path: Path) -> ImageInfo | VideoInfo:
-    """Tell an image from a video by its content, and read what a plan needs.
+    """Tell a photo from a clip by its content, and read what a plan needs.
+
+    A file of a picture format is never read as a video: one with several frames in time is an
+    animation, any other is a photo.
 
     Raises:
-        MediaError: when it is neither, or is damaged as far as a probe sees.
+        MediaError: when it is neither, or is damaged.
+        DataError: when a package that decodes it is missing or too old.
     """
     try:
         if not path.stat().st_size:
             raise MediaError(path, "empty file", "it has 0 bytes")
     except OSError as error:
         raise MediaError(path, "cannot be read", first_line(error)) from error
-    return _probe_image(path) or probe_video(path)
+    photo = _probe_photo(path)
+    if photo is None:
+        return probe_video(path)
+    if photo.num_frames > 1:
+        return probe_animation(path, photo)
+    check_whole(path)
+    _verify_checksums(path, photo)
+    return ImageInfo(photo.width_px, photo.height_px)
 
 
-def _probe_image(path: Path) -> ImageInfo | None:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
+def _probe_photo(path: Path) -> PhotoInfo | None:
     try:
-        with Image.open(path) as image:
-            # Pillow only recognises MPEG, and of animations it would give the first frame alone.
-            if image.format == "MPEG" or getattr(image, "n_frames", 1) > 1:
-                return None
-            swaps = image.getexif().get(ImageOps.ExifTags.Base.Orientation, 1) >= 5
-            width_px, height_px = image.size[::-1] if swaps else image.size
-        with Image.open(path) as image:
-            image.verify()  # PNG's checksums, which decoding does not look at
-    except UnidentifiedImageError:
+        return probe_photo(path)
+    except UnknownPictureError:
         return None
-    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+    except FaceError as error:
         raise MediaError(path, "does not decode", first_line(error)) from error
-    return ImageInfo(width_px, height_px)
+
+
+def _verify_checksums(path: Path, photo: PhotoInfo) -> None:
+    """Those of PNG, at which decoding does not look."""
+    if photo.format != "PNG":
+        return
+    try:
+        with decoder_errors(path), open_picture(path) as picture:
+            picture.verify()
+    except FaceError as error:
+        raise MediaError(path, "does not decode", first_line(error)) from error
 
 
 def fit_size(width_px: int, height_px: int, max_px: int) -> tuple[int, int]:
@@ -203,7 +220,7 @@ def _choose_frames(
         times, end_s = np.arange(info.num_frames) / source_fps, info.num_frames / source_fps
     if end < info.num_frames:
         end_s = float(times[end])
-    if config.fps is None:
+    if config.fps is None or end - start == 1:  # a single picture is an image, however long it is shown
         frames = np.arange(start, end)
     else:
         count = math.floor((end_s - times[start] + _TIME_TOLERANCE_S) * config.fps)
@@ -229,7 +246,8 @@ def decode_clip(path: Path, plan: ClipPlan) -> np.ndarray:
         return _decode_image(path, plan, height_px, width_px)[window][None]
     unique, places = np.unique(plan.pts, return_inverse=True)
     pixels = np.empty((len(unique), plan.height_px, plan.width_px, 3), dtype=np.uint8)
-    for number, (_, frame) in enumerate(read_frames(path, unique, width_px, height_px)):
+    read = read_frames if _probe_photo(path) is None else read_animation
+    for number, (_, frame) in enumerate(read(path, unique, width_px, height_px)):
         pixels[number] = frame[window]
     return pixels[places]
 

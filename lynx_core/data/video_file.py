@@ -1,22 +1,26 @@
 """Video files through PyAV: what is in one, and chosen frames of it.
 
-A probe reads all packets but decodes only the first frame, so that the number of frames and the time
-of each are known exactly, not as the header claims. Frames are then asked for by their timestamps,
-from the keyframe before the first; one that the decoder does not give back whole is an error, because
-a plan of packs rests on these numbers.
+A probe decodes the whole file once, so that the number of frames, the time of each and their wholeness
+are known exactly, not as the header or the packets claim: packets are no frames in AVI with packed
+B-frames, in files cut by copying, with edit lists or hidden frames. That takes the time of decoding
+once more, and is kept in the cache. Frames are then asked for by their timestamps, from the keyframe
+before the first; one that the decoder does not give back whole is an error, because a plan of packs
+rests on these numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .errors import DataError, MediaError, first_line
+from .errors import MediaError, first_line
+from .truncation import check_whole
+from .video_container import NUMBERED_FORMATS, ffmpeg_command, open_video
+from .video_frames import FrameFormat, RGBConverter, deinterlace
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +31,10 @@ class VideoInfo:
     height_px: int
     """As displayed: upright, with square pixels."""
     pts: np.ndarray
-    """Timestamps of the frames in the order of display, [frames] int64, units of the stream."""
+    """Timestamps of the frames in the order of display, [frames] int64, units of the stream; in formats
+    that note none (AVI), their numbers."""
     times: np.ndarray
-    """The same in seconds from the first frame, [frames] float64."""
+    """In seconds from the first frame, [frames] float64."""
     duration_s: float
     """Until the last frame has been shown."""
 
@@ -42,29 +47,114 @@ def probe_video(path: Path) -> VideoInfo:
     """Size, and time of every frame.
 
     Raises:
-        MediaError: for a file that does not open, has no video, no frame or no timestamps, or whose
-            first frame does not decode.
+        MediaError: for a file that does not open, is cut short, has no video, no frame or no timestamps,
+            has a frame that does not decode whole, changes its format on the way, or is HDR.
+        DataError: when PyAV is missing or too old.
     """
-    with _open_video(path) as (container, stream):
-        # Packets without bytes only flush; those marked for discard are outside an edit list.
-        pts = [p.pts for p in container.demux(stream) if p.size and not p.is_discard]
-        if not pts:
-            raise MediaError(path, "no frames", "its video stream has length zero")
-        if any(value is None for value in pts):
-            raise MediaError(
-                path, "no timestamps", "its frames carry none; remux it: ffmpeg -i in -c copy out.mp4"
-            )
+    check_whole(path)
+    with open_video(path) as (container, stream, decoder):
+        decoder.thread_type = "SLICE"  # with threads by frame, PyAV loses frames and errors of a damaged file
+        if decoder.name == "libdav1d":
+            decoder.thread_count = 1
+        numbered = container.format.name in NUMBERED_FORMATS
+        scan = _Scan(path)
+        for packet in _list_packets(container, stream):
+            scan.add_packet(packet, decoder)
         time_base = float(stream.time_base)
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         pixel_aspect = float(stream.sample_aspect_ratio or 1)
-    stamps = np.unique(np.array(pts, dtype=np.int64))
-    first = next(_decode(path, int(stamps[0])), None)
-    if first is None:
-        raise MediaError(path, "does not decode", "not even its first frame")
-    width_px, height_px = _displayed_size(first, pixel_aspect)
-    times = (stamps - stamps[0]) * time_base
-    steps_s = np.diff(times) if len(times) > 1 else np.array([1 / rate if rate > 0 else 0.0])
-    return VideoInfo(width_px, height_px, stamps, times, float(times[-1] + np.median(steps_s)))
+    if scan.format is None:
+        raise MediaError(path, "no frames", scan.error or "no frame of its video stream decodes")
+    stamps, times = scan.read_times(time_base, rate, numbered)
+    last_s = 0.0 if numbered else scan.last_duration * time_base
+    if last_s <= 0:
+        last_s = float(np.median(np.diff(times))) if len(times) > 1 else (1 / rate if rate > 0 else 0.0)
+    width_px, height_px = max(round(scan.format.width * pixel_aspect), 1), scan.format.height
+    if scan.format.orientation[0]:
+        width_px, height_px = height_px, width_px
+    return VideoInfo(width_px, height_px, stamps, times, float(times[-1] + last_s))
+
+
+class _Scan:
+    """What decoding a file from start to end shows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.format: FrameFormat | None = None
+        """Of all frames; None until one comes whole."""
+        self.error: str | None = None
+        """The last error before the first whole frame, which the cut of a clip may leave behind."""
+        self.last_duration = 0
+        self._pts: list[int | None] = []
+        self._dts: list[int | None] = []
+
+    def add_packet(self, packet: Any | None, decoder: Any) -> None:
+        """Decode a packet, or at the end None; a decoder gives errors and frames only when it comes to them.
+
+        Raises:
+            MediaError: when something is not whole after the first whole frame.
+        """
+        import av
+
+        if packet is not None:
+            self._dts.append(packet.dts)
+            if packet.is_corrupt:
+                self._note_damage("a part of its data is missing or broken")
+        try:
+            frames = decoder.decode(packet)
+        except av.EOFError:
+            return
+        except av.FFmpegError as error:
+            self._note_damage(first_line(error))
+            return
+        for frame in frames:
+            self._add_frame(frame)
+
+    def _add_frame(self, frame: Any) -> None:
+        if frame.is_corrupt:
+            self._note_damage("a frame decodes only in part")
+            return
+        format = FrameFormat.of(frame)
+        if self.format is None:
+            format.check(self.path)
+            self.format = format
+        elif format != self.format:
+            command = ffmpeg_command(self.path, f"-vf scale={self.format.width}:{self.format.height} -crf 12")
+            raise MediaError(
+                self.path,
+                "format changes on the way",
+                f"{self.format.find_change(format)} at frame {len(self._pts)}; cut it there, or convert it: {command}",
+            )
+        self._pts.append(frame.pts)
+        self.last_duration = int(frame.duration or 0)
+
+    def _note_damage(self, detail: str) -> None:
+        if self._pts:
+            raise MediaError(
+                self.path, "damaged", f"after frame {len(self._pts) - 1}, {detail}; get the file again"
+            )
+        self.error = detail
+
+    def read_times(self, time_base: float, rate: float, numbered: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Stamps of the frames, and their times in seconds from the first.
+
+        Raises:
+            MediaError: when frames carry no timestamps, or such as do not rise.
+        """
+        count = len(self._pts)
+        if numbered:
+            stamps = np.arange(count, dtype=np.int64)
+            dts = sorted(value for value in self._dts if value is not None)
+            if len(dts) == count and len(set(dts)) == count:  # keeps the gaps of frames left out
+                return stamps, (np.array(dts) - dts[0]) * time_base
+            return stamps, stamps / (rate or 25.0)
+        known = [value for value in self._pts if value is not None]
+        stamps = np.array(known, dtype=np.int64)
+        if len(known) < count or (np.diff(stamps) <= 0).any():
+            found = f"{count - len(known)} of {count} frames carry none" if len(known) < count else "they do not rise"
+            command = ffmpeg_command(self.path, "-crf 12")
+            raise MediaError(self.path, "no usable timestamps", f"{found}; write them anew: {command}")
+        return stamps, (stamps - stamps[0]) * time_base
 
 
 def read_frames(
@@ -73,7 +163,7 @@ def read_frames(
     """Frames by timestamp, scaled to fit: (timestamp, [height, width, 3] uint8 RGB), in order.
 
     Args:
-        path: the video.
+        path: the video, which `probe_video` takes.
         pts: timestamps as `VideoInfo.pts`, rising.
         width_px, height_px: of the scaled frames, upright.
 
@@ -84,69 +174,79 @@ def read_frames(
     target = next(wanted, None)
     if target is None:
         return
-    for frame in _decode(path, target):
-        if frame.pts is None or frame.pts < target:
+    converter: RGBConverter | None = None
+    for stamp, frame in deinterlace(_decode(path, target)):
+        if stamp < target:
             continue
-        if frame.pts > target:
+        if stamp > target:
             break
-        if frame.is_corrupt:
-            raise MediaError(path, "damaged", f"the frame at {frame.time:.2f} s is corrupt")
-        yield target, _upright_pixels(frame, width_px, height_px)
+        if converter is None:
+            format = FrameFormat.of(frame)
+            format.check(path)
+            converter = RGBConverter(path, format, width_px, height_px)
+        yield target, converter.convert(frame)
         target = next(wanted, None)
         if target is None:
             return
     raise MediaError(path, "damaged", f"the frame with timestamp {target} does not decode")
 
 
-def _decode(path: Path, first_pts: int) -> Iterator[Any]:
-    """Frames from `first_pts` or before it, to the end."""
-    for seeks in (True, False):
-        with _open_video(path) as (container, stream):
-            stream.codec_context.thread_type = "AUTO"
-            if seeks:
-                container.seek(first_pts, stream=stream, backward=True)
-            frames = container.decode(stream)
+def _decode(path: Path, first_pts: int) -> Iterator[tuple[int, Any]]:
+    """Whole frames with their stamps, from `first_pts` or before it, to the end."""
+    # Deinterlacing the first frame takes the one before it, so one more keyframe back if need be.
+    for seek_to in (first_pts, first_pts - 1, None):
+        with open_video(path) as (container, stream, decoder):
+            decoder.thread_type = "AUTO"
+            numbered = container.format.name in NUMBERED_FORMATS
+            if seek_to is not None:
+                if numbered:
+                    continue
+                container.seek(seek_to, stream=stream, backward=True)
+            frames = _decode_on(container, stream, decoder)
             first = next(frames, None)
-            # Some containers (MPEG-TS) seek past the frame; then the file is read from its start.
-            if seeks and (first is None or first.pts is None or first.pts > first_pts):
+            if first is None or (seek_to is not None and not _can_start(first, first_pts)):
                 continue
-            if first is not None:
-                yield first
-                yield from frames
+            for number, frame in enumerate(_check_frames(path, first, frames)):
+                yield (number if numbered else frame.pts), frame
             return
+    raise MediaError(path, "damaged", "no frame of it decodes")
 
 
-@contextmanager
-def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
-    try:
-        import av
-    except ImportError as error:
-        raise DataError("videos need the package av (PyAV): python -m pip install av") from error
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise MediaError(path, "no video", "it has no video stream")
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise MediaError(path, "does not decode", "its codec is not known to FFmpeg")
-            yield container, stream
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(path, "does not decode", first_line(error)) from error
+def _list_packets(container: Any, stream: Any) -> Iterator[Any | None]:
+    """The packets of a stream, and at the end None, which makes a decoder give what it holds back."""
+    for packet in container.demux(stream):
+        if packet.size:  # AVI has empty ones where a frame stays; to a decoder they are the end
+            yield packet
+    yield None
 
 
-def _displayed_size(frame: Any, pixel_aspect: float) -> tuple[int, int]:
-    width, height = max(round(frame.width * pixel_aspect), 1), frame.height
-    return (height, width) if _quarter_turns(frame) % 2 else (width, height)
+def _can_start(frame: Any, first_pts: int) -> bool:
+    """Whether decoding that begins with this frame gives the same pixels as from the start of the file."""
+    if frame.pts is None or frame.pts > first_pts or frame.is_corrupt or not frame.key_frame:
+        return False
+    return not (frame.interlaced_frame and frame.pts == first_pts)
 
 
-def _quarter_turns(frame: Any) -> int:
-    """Counter-clockwise, as phones note them beside the pixels."""
-    return round(frame.rotation / 90) % 4
+def _decode_on(container: Any, stream: Any, decoder: Any) -> Iterator[Any]:
+    import av
+
+    begun = False
+    for packet in _list_packets(container, stream):
+        try:
+            for frame in decoder.decode(packet):
+                begun = begun or not frame.is_corrupt
+                if begun:
+                    yield frame
+        except av.EOFError:
+            return
+        except av.FFmpegError:
+            if begun:
+                raise
 
 
-def _upright_pixels(frame: Any, width_px: int, height_px: int) -> np.ndarray:
-    turns = _quarter_turns(frame)
-    if turns % 2:
-        width_px, height_px = height_px, width_px
-    pixels = frame.reformat(width=width_px, height=height_px, format="rgb24", interpolation="LANCZOS")
-    return np.rot90(pixels.to_ndarray(), turns)
+def _check_frames(path: Path, first: Any, frames: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    for frame in frames:
+        if frame.is_corrupt:
+            raise MediaError(path, "damaged", f"the frame at {frame.time} s is corrupt")
+        yield frame
