@@ -79,7 +79,8 @@ def test_a_miniature_is_read_off_its_shapes_with_its_name(tmp_path: Path) -> Non
     save_file(network.state_dict(), path, metadata={"embedder": "lynx/miniature"})
     loaded = ArcFaceEmbedder(load_arcface(path))
     assert loaded.name == "lynx/miniature" and loaded.network.config == MINIATURE
-    assert torch.equal(loaded.embed(six_crops()), ArcFaceEmbedder(network).embed(six_crops()))
+    # Not to the bit: the last digit depends on where in memory the weights of a file begin.
+    assert torch.allclose(loaded.embed(six_crops()), ArcFaceEmbedder(network).embed(six_crops()), atol=1e-6)
     assert loaded.embed(six_crops()).shape == (6, 32)
 
 
