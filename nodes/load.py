@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
 from comfy_api.latest import io
 
 from ..lynx_core.faces.analyzer import FaceAnalyzer
-from ..lynx_core.faces.detection import ONNX_PROVIDERS
+from ..lynx_core.faces.detection import ONNX_PROVIDERS, PACK_FILES
 from ..lynx_core.formats.adapter import open_adapter
-from . import sockets
+from . import published_files, sockets
+from .errors import raise_plainly
 from .model_files import (
+    ENCODER,
     NONE,
     PACK_ENCODER,
-    PUBLISHED_ENCODER,
-    find_adapter,
-    find_encoder,
     find_insightface_root,
     list_adapter_files,
     list_adapters,
     list_detector_packs,
     list_encoders,
+    list_pack_files,
+    list_weight_files,
+    locate_adapter,
+    locate_encoder,
+    locate_insightface_root,
     shorten_paths,
+    stamp_files,
 )
 from .notes import show_note
 
@@ -27,7 +35,9 @@ from .notes import show_note
 class LynxLoadAdapter(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        parts = [NONE, *list_adapter_files()]
+        published = published_files.list_adapter_parts()
+        parts = [NONE, *published_files.list_choices(list_adapter_files(), published, locate_adapter)]
+        adapters = published_files.list_choices(list_adapters(), published_files.ADAPTERS, locate_adapter)
         return io.Schema(
             node_id="LynxLoadAdapter",
             display_name="Lynx Load Adapter",
@@ -47,8 +57,8 @@ class LynxLoadAdapter(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "adapter",
-                    options=[*list_adapters(), NONE],
-                    default="lynx_full",
+                    options=[*adapters, NONE],
+                    default=published_files.choose_default(adapters, "lynx_full"),
                     tooltip="Folder or file under models/lynx. Choose 'none' to name all parts below.",
                 ),
                 io.Combo.Input(
@@ -76,20 +86,77 @@ class LynxLoadAdapter(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        adapter: str | None = None,
+        resampler: str | None = None,
+        id_layers: str | None = None,
+        ref_layers: str | None = None,
+    ) -> bool | str:
+        """Name all files that are missing, before anything runs; what is linked is not known yet."""
+        choices = (adapter, resampler, id_layers, ref_layers)
+        return explain_choice(choices) or True
+
+    @classmethod
+    def fingerprint_inputs(
+        cls,
+        adapter: str | None = None,
+        resampler: str | None = None,
+        id_layers: str | None = None,
+        ref_layers: str | None = None,
+    ) -> str:
+        """Open the files again once one of them is replaced."""
+        choices = (adapter, resampler, id_layers, ref_layers)
+        # What is linked is not known yet: any adapter may be meant.
+        names = [*list_names(*choices), *(list_adapters() if None in choices else ())]
+        places = (locate_adapter(name) for name in names)
+        return stamp_files(file for place in places if place for file in list_weight_files(place))
+
+    @classmethod
+    @raise_plainly
     def execute(cls, adapter: str, resampler: str, id_layers: str, ref_layers: str) -> io.NodeOutput:
-        names = [name for name in (adapter, resampler, id_layers, ref_layers) if name != NONE]
-        if not names:
-            raise ValueError(
-                "Lynx Load Adapter: nothing is chosen. Choose an adapter, or the files of its parts."
-            )
-        opened = open_adapter(*(find_adapter(name) for name in names))
-        show_note(cls, shorten_paths(opened.summary()))
+        choices = (adapter, resampler, id_layers, ref_layers)
+        fault = explain_choice(choices)
+        if fault:
+            raise ValueError(fault)
+        names = list_names(*choices)
+        found = [place for place in map(locate_adapter, names) if place is not None]
+        opened = open_adapter(*found, name=name_adapter(names))
+        show_note(cls, *shorten_paths(opened.summary()).splitlines())
         return io.NodeOutput(opened)
+
+
+def explain_choice(choices: Sequence[str | None]) -> str:
+    """Say why no adapter can be opened from what is chosen; nothing when one can, or a choice is not known yet."""
+    names = list_names(*choices)
+    if not names and None not in choices:
+        return "Nothing is chosen. Choose an adapter, or the files of its parts."
+    absent = [name for name in names if locate_adapter(name) is None]
+    return published_files.explain_missing(published_files.find_missing_adapters(absent))
+
+
+def list_names(*choices: str | None) -> list[str]:
+    """List the adapters and files that are chosen, as they are called on disk."""
+    names = (published_files.strip_mark(choice) for choice in choices if choice is not None)
+    return [name for name in names if name != NONE]
+
+
+def name_adapter(names: list[str]) -> str:
+    """Name an adapter of several files by their folder, where they have one in common."""
+    folders = {str(PurePosixPath(name).parent) if "/" in name else "" for name in names}
+    folder = folders.pop()
+    if len(names) > 1 and folder and not folders:
+        return folder
+    return " + ".join(name.removesuffix(PurePosixPath(name).suffix) for name in names)
 
 
 class LynxLoadFaceAnalyzer(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        packs = published_files.list_choices(
+            list_detector_packs(), published_files.DETECTOR_PACKS, locate_insightface_root
+        )
+        encoders = published_files.list_choices(list_encoders(), [ENCODER], locate_encoder)
         return io.Schema(
             node_id="LynxLoadFaceAnalyzer",
             display_name="Lynx Load Face Analyzer",
@@ -100,14 +167,14 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "detector_pack",
-                    options=list_detector_packs(),
-                    default="buffalo_l",
+                    options=packs,
+                    default=published_files.choose_default(packs, "buffalo_l"),
                     tooltip="insightface pack under models/insightface/models; only its detector is used.",
                 ),
                 io.Combo.Input(
                     "encoder",
-                    options=list_encoders(),
-                    default=PUBLISHED_ENCODER,
+                    options=[*encoders, PACK_ENCODER],
+                    default=published_files.choose_default(encoders, ENCODER),
                     tooltip="Network that embeds the face, under models/lynx/faces. It must be the one the adapter was "
                     "trained on: facexlib's ArcFace for Lynx. InstantID's resampler takes antelopev2's own.",
                 ),
@@ -122,12 +189,61 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, detector_pack: str | None = None, encoder: str | None = None) -> bool | str:
+        """Name all files that are missing, before anything runs; what is linked is not known yet."""
+        return explain_face_models(detector_pack, encoder) or True
+
+    @classmethod
+    def fingerprint_inputs(
+        cls, detector_pack: str | None = None, encoder: str | None = None, provider: str | None = None
+    ) -> str:
+        """Open the models again once a file of them is replaced."""
+        # What is linked is not known yet: any pack or encoder may be meant.
+        packs = (
+            list_detector_packs() if detector_pack is None else [published_files.strip_mark(detector_pack)]
+        )
+        encoders = list_encoders() if encoder is None else [published_files.strip_mark(encoder)]
+        files: list[Path] = []
+        for pack in packs:
+            files += list_pack_files(find_insightface_root(pack), pack)
+        places = (locate_encoder(name) for name in encoders if name != PACK_ENCODER)
+        return stamp_files([*files, *(place for place in places if place)])
+
+    @classmethod
+    @raise_plainly
     def execute(cls, detector_pack: str, encoder: str, provider: str) -> io.NodeOutput:
+        fault = explain_face_models(detector_pack, encoder)
+        if fault:
+            raise ValueError(fault)
+        pack = published_files.strip_mark(detector_pack)
+        name = published_files.strip_mark(encoder)
         return io.NodeOutput(
             FaceAnalyzer(
-                root=find_insightface_root(detector_pack),
-                pack=detector_pack,
+                root=find_insightface_root(pack),
+                pack=pack,
                 provider=provider,
-                encoder_path=None if encoder == PACK_ENCODER else find_encoder(encoder),
+                encoder_path=None if name == PACK_ENCODER else locate_encoder(name),
             )
         )
+
+
+def explain_face_models(detector_pack: str | None, encoder: str | None) -> str:
+    """Say why the choices cannot be used; nothing when they can. What is linked is None, and passed over."""
+    missing = []
+    pack = None if detector_pack is None else published_files.strip_mark(detector_pack)
+    root = None if pack is None else locate_insightface_root(pack)
+    if pack is not None and root is None:
+        missing.append(published_files.find_missing_pack(pack))
+    if encoder is not None and encoder != PACK_ENCODER:
+        name = published_files.strip_mark(encoder)
+        if locate_encoder(name) is None:
+            missing.append(published_files.find_missing_encoder(name))
+    elif encoder == PACK_ENCODER and pack is not None and root is not None:
+        if pack not in PACK_FILES:
+            return (
+                f"The encoder {PACK_ENCODER!r} works with these detector packs: {', '.join(PACK_FILES)}. What {pack!r} "
+                "has is not known. Choose one of these as detector_pack, or a file as encoder."
+            )
+        if PACK_FILES[pack][1] not in {file.name for file in list_pack_files(root, pack)}:
+            missing.append(published_files.find_missing_pack(pack))
+    return published_files.explain_missing(missing)
