@@ -90,6 +90,15 @@ def test_exchanging_the_sampler_of_a_bypassed_apply(editor: Editor) -> None:
     assert_same(editor.run(), editor.render(make_plain()))
 
 
+def test_bypassing_a_subgraph_that_holds_the_whole_person_is_said(editor: Editor) -> None:
+    """The editor hands the subgraph's first conditioning on as positive and as negative."""
+    editor.build(make_lynx())
+    editor.enclose(["face", "id", "reference", "apply"], {}, name="person")
+    editor.bypass("person")
+    run = editor.run()
+    assert "positive and negative" in run.notes["sample"] and "subgraph" in run.notes["sample"], run.said
+
+
 def test_a_cancelled_run_leaves_the_next_one_clean(editor: Editor) -> None:
     editor.build(make_lynx())
     editor.edit("sample", steps=500)

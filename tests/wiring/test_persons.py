@@ -62,6 +62,18 @@ def test_joins_that_keep_one_person_say_so(editor: Editor, join: str, sampler: s
         assert join in told and "first" in told and "ConditioningCombine" in told, run.said
 
 
+def test_the_average_of_two_people_in_one_prompt_says_so(editor: Editor) -> None:
+    """The text comes out as it went in, so nothing but the message tells it from the first person alone."""
+    sides = {"conditioning_to": ["apply", 1], "conditioning_from": ["apply_b", 1]}
+    joined = node("ConditioningAverage", **sides, conditioning_to_strength=0.5)
+    editor.build(add_person(make_lynx("KSampler"), face_number=2) | {"joined": joined})
+    editor.link("sample", positive=("joined", 0))
+    run = editor.run()
+    assert_same(run, editor.render(make_lynx("KSampler")))
+    for told in (run.log, run.notes.get("sample", "")):
+        assert "ConditioningAverage" in told and "ConditioningCombine" in told, run.said
+
+
 @pytest.mark.parametrize("join", ["ConditioningConcat", "ConditioningAverage"])
 def test_a_person_that_a_join_drops_is_missed_aloud(editor: Editor, join: str) -> None:
     strength = {"conditioning_to_strength": 0.5} if join == "ConditioningAverage" else {}
