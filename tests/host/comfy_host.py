@@ -185,6 +185,10 @@ class ComfyHost:
         response.raise_for_status()
         return response
 
+    def post_settings(self, settings: Mapping[str, Any]) -> None:
+        """Set settings of the editor, by their names; a page that is opened afterwards has them."""
+        self._http.post(f"{self.url}/settings", json=dict(settings), timeout=30).raise_for_status()
+
     def object_info(self) -> dict[str, Any]:
         """Every node's schema, by node id."""
         return self.get("/object_info").json()
@@ -210,11 +214,12 @@ class ComfyHost:
         """Put an API prompt into the queue and return its id at once.
 
         Raises:
-            PromptError: when the server refuses it; the message lists what each node complains of.
+            PromptError: when the server refuses it, or runs only some of its outputs; the message lists what
+                each node complains of.
         """
         self._check_alive()
         response = self._http.post(f"{self.url}/prompt", json={"prompt": prompt}, timeout=120)
-        if not response.ok:
+        if not response.ok or response.json().get("node_errors"):
             raise _refusal(response)
         return response.json()["prompt_id"]
 
@@ -276,6 +281,12 @@ class ComfyHost:
         body = {"unload_models": True, "free_memory": True}
         self._http.post(f"{self.url}/free", json=body, timeout=30).raise_for_status()
 
+    def forget_results(self) -> None:
+        """Ask the server to forget cached results but keep its models loaded: the next run runs every node."""
+        body = {"unload_models": False, "free_memory": True}
+        self._http.post(f"{self.url}/free", json=body, timeout=30).raise_for_status()
+        time.sleep(0.2)  # it does so when it next looks at its queue
+
     def fetch(self, file: OutputFile, to_dir: Path) -> Path:
         """Download a saved file into `to_dir`."""
         answer = self.get("/view", filename=file.filename, subfolder=file.subfolder, type=file.type)
@@ -308,7 +319,9 @@ def _refusal(response: requests.Response) -> PromptError:
         answer = response.json()
     except requests.JSONDecodeError:
         return PromptError(f"the server answered {response.status_code}: {response.text[:500]}")
-    lines = [answer["error"]["message"]] if isinstance(answer.get("error"), dict) else [str(answer)]
+    refused_in_part = "The server runs only some of the outputs"
+    error = answer.get("error", {"message": refused_in_part} if answer.get("node_errors") else answer)
+    lines = [error["message"] if isinstance(error, dict) and "message" in error else str(error)]
     first: tuple[str, str] | None = None
     for node_id, failure in answer.get("node_errors", {}).items():
         first = first or (node_id, failure["class_type"])

@@ -67,12 +67,12 @@ def _wan_block(name: str, image_keys: bool = False) -> Shapes:
     return shapes | _linear(f"{name}.ffn.0", FFN_DIM, DIM) | _linear(f"{name}.ffn.2", DIM, FFN_DIM)
 
 
-def _wan(in_dim: int, image_keys: bool = False) -> Shapes:
+def _wan(in_dim: int, image_keys: bool = False, num_blocks: int = NUM_BLOCKS) -> Shapes:
     shapes = _conv("patch_embedding", DIM, in_dim, 1, 2, 2)
     shapes |= _linear("text_embedding.0", DIM, TEXT_DIM) | _linear("text_embedding.2", DIM, DIM)
     shapes |= _linear("time_embedding.0", DIM, 256) | _linear("time_embedding.2", DIM, DIM)
     shapes |= _linear("time_projection.1", 6 * DIM, DIM)
-    for block in range(NUM_BLOCKS):
+    for block in range(num_blocks):
         shapes |= _wan_block(f"blocks.{block}", image_keys)
     return shapes | {"head.modulation": (1, 2, DIM)} | _linear("head.head", 4 * LATENT_CHANNELS, DIM)
 
@@ -177,9 +177,9 @@ def _wan_vae() -> Shapes:
 # --- text encoder -----------------------------------------------------------------------------
 
 
-def _umt5() -> Shapes:
+def _umt5(dim: int = TEXT_DIM) -> Shapes:
     config = UMT5_CONFIG
-    dim, inner, ff_dim = config["d_model"], config["d_kv"] * config["num_heads"], config["d_ff"]
+    inner, ff_dim = config["d_kv"] * config["num_heads"], config["d_ff"]
     shapes: Shapes = {"shared.weight": (config["vocab_size"], dim), "encoder.final_layer_norm.weight": (dim,)}
     for block in range(config["num_layers"]):
         name = f"encoder.block.{block}.layer"
@@ -268,11 +268,13 @@ def _lynx_ref() -> Shapes:
 
 KINDS: dict[str, Callable[[], Shapes]] = {
     "wan_t2v": _wan_t2v,
+    "wan_t2v_shallow": lambda: _wan(in_dim=LATENT_CHANNELS, num_blocks=2),
     "wan_i2v": _wan_i2v,
     "wan_vace": _wan_vace,
     "wan_lora": _wan_lora,
     "wan_vae": _wan_vae,
     "umt5": _umt5,
+    "umt5_narrow": lambda: _umt5(dim=64),
     "lynx_full_resampler": lambda: _lynx_resampler(FULL_TOKEN_DIM),
     "lynx_full_id": _lynx_full_id,
     "lynx_lite_resampler": lambda: _lynx_resampler(LITE_TOKEN_DIM),
@@ -324,7 +326,7 @@ def make_tensors(kind: str, seed: int) -> dict[str, Tensor]:
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = {name: _fill(name, shape, generator).half() for name, shape in KINDS[kind]().items()}
-    if kind == "umt5":
+    if kind.startswith("umt5"):
         tensors["spiece_model"] = _train_tokenizer(len(tensors["shared.weight"]))
     return tensors
 
