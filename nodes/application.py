@@ -18,6 +18,7 @@ from .base_model import check_adapter_fits, describe_base
 from .identity import BakedPart, BakedParts, BaseModel, FaceID, Kind, Reference, Term, add_terms
 from .model_files import find_encoder_choice
 from .presets import PART_NAMES, IdentitySettings, PartSettings
+from .triple_guidance import count_people, make_middle
 
 BAKING_BYTES = 1 << 30
 """A resampler and one layer in float32, with room to work."""
@@ -94,11 +95,14 @@ def apply_identity(
             terms.append((replace(term, base=reference.base, skip_frames=vace_reference_frames), part))
     if not face:
         return AppliedIdentity(model, positive, negative, negative)
+    positive = add_parts(positive, face)
     return AppliedIdentity(
         model=attach(model, base),
-        positive=add_parts(positive, face),
+        positive=positive,
         negative=add_parts(negative, null),
-        middle=add_parts(negative, face),
+        # With the people of the Lynx Apply nodes before this one, whose null identities the negative carries. Where
+        # the positive joins several people, only this node's own can be told.
+        middle=make_middle(positive, negative) if count_people(positive) == 1 else add_parts(negative, face),
     )
 
 

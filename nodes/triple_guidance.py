@@ -115,6 +115,11 @@ def remove_identity(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "model_conds": model_conds, "additional_models": models}
 
 
+def count_people(conditioning: Conditioning) -> int:
+    """Count the different identities that the entries of a CONDITIONING carry."""
+    return len({identify(entry) for entry in conditioning if find_terms(entry)})
+
+
 def identify(entry: Any) -> tuple[int, ...]:
     """Tell one identity from another: the same keys and values are the same object."""
     return tuple(sorted({id(term.key_values) for term in find_terms(entry)}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from itertools import groupby
@@ -12,6 +11,7 @@ import torch
 
 from .identity import COND_KEY, Kind, LynxCond, carries_identity
 from .model_call import RowCursor
+from .notes import warn_at_running_node
 
 KIND_NAMES: dict[Kind, str] = {"id": "ID", "ref": "reference"}
 
@@ -113,7 +113,7 @@ class SamplingLog:
     def say(self, sentence: str) -> None:
         if sentence not in self.said:
             self.said.add(sentence)
-            logging.warning("Lynx: %s", sentence)
+            warn_at_running_node(sentence)
 
 
 def name_attentions(attentions: set[tuple[Kind, int]]) -> str:
