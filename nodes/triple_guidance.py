@@ -66,13 +66,14 @@ def choose_guidance(
     if middle is None or not carriers:
         lines = [f"Ordinary cfg {cfg:g}: no identity in the conditionings, identity_cfg is not used."]
         if carriers:
-            lines.append(f"Only negative carries an identity. {SAME_APPLY}")
+            lines.insert(0, f"Only negative carries an identity. {SAME_APPLY}")
         elif is_attached(model):
-            lines.append(f"MODEL is Lynx Apply's, but nobody is in the conditionings. {SAME_APPLY}")
+            lines.insert(0, f"Nobody is in the conditionings, though MODEL is Lynx Apply's. {SAME_APPLY}")
         return Guidance(None, "\n".join(lines))
     count = count_predictions(cfg, identity_cfg)
-    lines.insert(0, f"Triple guidance, cfg {cfg:g}, identity_cfg {identity_cfg:g}: {count} a step.")
-    lines.extend(find_guidance_faults(positive, negative, middle))
+    lines.append(f"Triple guidance, cfg {cfg:g}, identity_cfg {identity_cfg:g}: {count} a step.")
+    # Two lines of a note are seen without scrolling: what is wrong comes first.
+    lines = [*find_guidance_faults(positive, negative, middle), *lines]
     return Guidance(middle, "\n".join(lines))
 
 
