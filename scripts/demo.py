@@ -12,10 +12,12 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import requests
 from PIL import Image, ImageOps
 
 REPO_DIR = Path(__file__).resolve().parents[1]
@@ -28,17 +30,25 @@ from demo_sheet import Sheet, draw_sheet  # noqa: E402
 from video import Video, read_video  # noqa: E402
 from workflow import workflow_to_prompt  # noqa: E402
 
+from lynx_core.cli.hub_files import DownloadError  # noqa: E402
 from lynx_core.evaluation.face_similarity import FaceSimilarity, measure_similarity  # noqa: E402
 from lynx_core.faces.analyzer import FaceAnalyzer  # noqa: E402
 from lynx_core.faces.crops import FaceCrop, crop_aligned, crop_face  # noqa: E402
 from lynx_core.faces.errors import FaceError  # noqa: E402
+from lynx_core.faces.photo import load_photo  # noqa: E402
 from miniature.world import caption  # noqa: E402
 
 DEMO_DIR = REPO_DIR / ".demo"
 COMFYUI_VERSION = "0.30.0"
 PROMPT = "a person smiles on a beach in warm light"
 FULL_PROMPT = "a person smiles and turns to the camera, on a beach, in the warm light of the evening"
+HOST_FOLDER = "lynx_demo_host"
+"""Below the output folder: ComfyUI's base directory, made anew by each run."""
 TIMEOUT_S = 24 * 3600
+MAX_SEED = 2**64 - 1
+MAX_SIDE_PX, MAX_STEPS, MAX_FRAMES = 16_384, 10_000, 16_381
+"""What the host's nodes take."""
+INTERRUPTED = 130
 MINI_WORDS = (
     "Mini Lynx was trained on drawn people, 64 x 64 px: whoever is in the photo comes out as a drawing."
 )
@@ -55,7 +65,7 @@ class Face:
     analyzer: FaceAnalyzer
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="./scripts/demo", description=__doc__.partition("\n\n")[0], epilog=MINI_WORDS
     )
@@ -76,14 +86,28 @@ def parse_arguments() -> argparse.Namespace:
         ("frames", "1 more than a multiple of 4"),
     ):
         parser.add_argument(f"--{name}", type=int, help=f"{text} (default: the workflow's)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
+    for name, least, most in (
+        ("seed", 0, MAX_SEED),
+        ("steps", 1, MAX_STEPS),
+        ("width", 16, MAX_SIDE_PX),
+        ("height", 16, MAX_SIDE_PX),
+        ("frames", 1, MAX_FRAMES),
+    ):
+        value = getattr(arguments, name)
+        if value is not None and not least <= value <= most:
+            parser.error(f"--{name} is {least} to {most}, got {value}")
     for name in ("width", "height"):
         if (getattr(arguments, name) or 16) % 16:
             parser.error(f"--{name} must be a multiple of 16, got {getattr(arguments, name)}")
     if (arguments.frames or 1) % 4 != 1:
         parser.error(f"--frames must be 1 more than a multiple of 4 (5, 9, 13, ...), got {arguments.frames}")
+    if arguments.prompt is not None and not arguments.prompt.strip():
+        parser.error("--prompt is empty; say what the video shows, or leave it out")
     if arguments.photo and not arguments.photo.is_file():
         parser.error(f"there is no file {arguments.photo}")
+    if arguments.models and not arguments.models.is_dir():
+        parser.error(f"there is no folder {arguments.models}")
     return arguments
 
 
@@ -99,40 +123,44 @@ def print_unknown_words(prompt: str) -> None:
         print("\n".join(f"  {', '.join(phrases)}" for phrases in known))
 
 
-def find_face(model: DemoModel, photo: Path | None, out_dir: Path) -> Face:
-    """Put the photo into the demo's folder and find the face.
+def find_face(model: DemoModel, photo: Path | None, host_dir: Path) -> Face:
+    """Put the photo into the host's folder and find the face.
 
     Raises:
-        FaceError: when there is none, except that the miniature then takes the middle of the photo.
+        FaceError: when the photo cannot be read, or has no face, except that the miniature then takes
+            the middle of it.
     """
-    pack, encoder = model.find_face_models()
-    analyzer = FaceAnalyzer(model.models_dir / "insightface", pack, "CPU", encoder)
-    picture = read_photo(model, photo)
-    is_aligned = False
-    try:
-        crop, _ = crop_face(np.asarray(picture), analyzer.detector, "largest", 0)
-    except FaceError:
-        if not model.is_mini:
-            raise
+    root, pack, encoder = model.find_face_models()
+    analyzer = FaceAnalyzer(root, pack, "CPU", encoder)
+    pixels = read_photo(model, photo)
+    is_aligned = model.is_mini and not analyzer.detector.detect(pixels)
+    if is_aligned:
         print("no drawn face was found in the photo: the middle of it is taken for the face")
-        picture = ImageOps.fit(picture, (min(picture.size),) * 2)
-        crop, is_aligned = crop_aligned(np.asarray(picture), "the photo"), True
-    path = out_dir / "photo.png"
-    picture.save(path)
+        pixels = np.asarray(ImageOps.fit(Image.fromarray(pixels), (min(pixels.shape[:2]),) * 2))
+        crop = crop_aligned(pixels, "the photo")
+    else:
+        crop, _ = crop_face(pixels, analyzer.detector, "largest", 0)
+    for warning in crop.warnings:
+        print(f"note: {warning}")
+    path = host_dir / "photo.png"
+    Image.fromarray(pixels).save(path)
     return Face(path, crop, is_aligned, analyzer)
 
 
-def read_photo(model: DemoModel, photo: Path | None) -> Image.Image:
-    """Open the photo, upright, or the model's own example."""
+def read_photo(model: DemoModel, photo: Path | None) -> np.ndarray:
+    """Read the photo, or the model's own example, as [H, W, 3] uint8 RGB.
+
+    Raises:
+        FaceError: when it cannot be read.
+    """
     if photo is None and not model.is_mini:
         from insightface.data import get_image
 
         print("photo: insightface's own example, six people; the largest face is taken")
-        return Image.fromarray(get_image("t1", to_rgb=True))
+        return get_image("t1", to_rgb=True)
     photo = photo or MINI_MODELS / "example.png"
     print(f"photo: {photo}")
-    with Image.open(photo) as picture:
-        return ImageOps.exif_transpose(picture).convert("RGB")
+    return load_photo(photo)
 
 
 def make_prompt(
@@ -144,7 +172,7 @@ def make_prompt(
     prompt_edits.set_inputs(prompt, "already_aligned", face.is_aligned, class_type="LynxCropFace")
     prompt_edits.set_text(prompt, text)
     prompt_edits.set_seed(prompt, arguments.seed)
-    if arguments.steps:
+    if arguments.steps is not None:
         prompt_edits.set_steps(prompt, arguments.steps)
     size = next(node["inputs"] for node in prompt.values() if "length" in node["inputs"])
     prompt_edits.set_size(
@@ -164,8 +192,7 @@ def make_video(model: DemoModel, face: Face, text: str, arguments: argparse.Name
         HostError: when ComfyUI does not start.
         PromptError: when a node fails.
     """
-    base_dir = arguments.out / "comfyui"
-    shutil.rmtree(base_dir, ignore_errors=True)
+    base_dir = arguments.out / HOST_FOLDER
     comfyui_dir = Path(os.environ.get("COMFYUI_DIR") or REPO_DIR / ".comfyui" / COMFYUI_VERSION)
     extra_args = model.write_paths(base_dir / "model_paths.yaml")
     if model.is_mini or not has_gpu():
@@ -179,8 +206,8 @@ def make_video(model: DemoModel, face: Face, text: str, arguments: argparse.Name
         files = list_files(host.queue(prompt, timeout_s=TIMEOUT_S), ".mp4")
         print(f"done in {time.monotonic() - started:.1f} s")
         if not files:
-            raise PromptError(f"the workflow {model.workflow} has saved no mp4")
-        return host.fetch(files[0], arguments.out).replace(arguments.out / "lynx.mp4")
+            raise PromptError(f"the workflow {model.workflow.name} has saved no mp4")
+        return host.fetch(files[0], base_dir).replace(arguments.out / "lynx.mp4")
 
 
 def has_gpu() -> bool:
@@ -206,7 +233,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
     """Choose the model, make the video, draw the sheet, say where they are.
 
     Raises:
-        MissingFiles, FaceError, HostError, PromptError: each says what to do.
+        MissingFiles, DownloadError, FaceError, HostError, PromptError, OSError: each says what is wrong.
     """
     model, note = choose_model(arguments.models, os.environ)
     if note:
@@ -215,8 +242,11 @@ def run_demo(arguments: argparse.Namespace) -> None:
     if model.is_mini:
         print(MINI_WORDS)
         print_unknown_words(text)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    face = find_face(model, arguments.photo, arguments.out)
+    host_dir = arguments.out / HOST_FOLDER
+    if host_dir.exists():
+        shutil.rmtree(host_dir)
+    host_dir.mkdir(parents=True)
+    face = find_face(model, arguments.photo, host_dir)
     video_path = make_video(model, face, text, arguments)
     sheet_path = arguments.out / "lynx_contact_sheet.png"
     likeness = draw_contact_sheet(model, face, read_video(video_path), text, sheet_path)
@@ -224,17 +254,26 @@ def run_demo(arguments: argparse.Namespace) -> None:
     print(f"\nvideo:         {video_path}\ncontact sheet: {sheet_path}")
 
 
-def main() -> int:
-    arguments = parse_arguments()
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the demo; gives the exit code: 0, 1 after an error, 2 for wrong arguments, 130 when interrupted."""
+    arguments = parse_arguments(words)
     try:
         run_demo(arguments)
-    except (MissingFiles, FaceError) as error:
+    except (MissingFiles, DownloadError, FaceError) as error:
         print(f"The demo cannot run: {error}", file=sys.stderr)
         return 1
-    except (HostError, PromptError) as error:
-        log = arguments.out / "comfyui" / "server.log"
+    except (HostError, PromptError, requests.RequestException, TimeoutError) as error:
+        log = arguments.out / HOST_FOLDER / "server.log"
         print(f"The demo failed: {error}\nThe server's log: {log}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(
+            f"The demo failed: {error.filename or arguments.out}: {error.strerror or error}", file=sys.stderr
+        )
+        return 1
+    except KeyboardInterrupt:
+        print("The demo was interrupted.", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

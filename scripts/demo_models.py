@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from lynx_core.cli.models_folder import ModelFolders
 
 REPO_DIR = Path(__file__).resolve().parents[1]
 MINI_MODELS = REPO_DIR / "assets" / "mini"
@@ -14,22 +17,16 @@ MINI_WORKFLOW = REPO_DIR / "workflows" / "lynx_mini.json"
 FULL_WORKFLOW = REPO_DIR / "workflows" / "lynx_full.json"
 
 LOADERS = {
-    "UNETLoader": (("diffusion_models", "unet"),),
-    "CLIPLoader": (("text_encoders", "clip"),),
-    "VAELoader": (("vae",),),
-    "LynxLoadAdapter": (("lynx",),),
-    "LynxLoadFaceAnalyzer": (("insightface/models",), ("lynx/faces",)),
+    "UNETLoader": ("diffusion_models/",),
+    "CLIPLoader": ("text_encoders/",),
+    "VAELoader": ("vae/",),
+    "LynxLoadAdapter": ("lynx/",),
+    "LynxLoadFaceAnalyzer": ("insightface/models/", "lynx/faces/"),
 }
-"""Loader -> for each of its first widgets the folders below `models` in which the host looks."""
+"""Loader -> for each of its first widgets the place below `models`."""
 
-FOLDERS = {
-    "diffusion_models": "diffusion_models\nunet",
-    "text_encoders": "text_encoders\nclip",
-    "vae": "vae",
-    "lynx": "lynx",
-    "insightface": "insightface",
-}
-"""Names of the host's folders, and where they are below a `models` folder."""
+KINDS = ("diffusion_models", "text_encoders", "vae", "lynx", "insightface")
+"""Kinds of models that the workflows need, by the host's names of their folders."""
 
 
 class MissingFiles(RuntimeError):
@@ -50,29 +47,40 @@ class DemoModel:
     def read_workflow(self) -> dict[str, Any]:
         return json.loads(self.workflow.read_text(encoding="utf-8"))
 
-    def list_files(self) -> list[tuple[str, ...]]:
-        """What the workflow loads: for each file or folder the paths below `models` where it may be."""
+    @cached_property
+    def folders(self) -> ModelFolders:
+        """Where the host looks for models.
+
+        Raises:
+            DownloadError: when the host's extra_model_paths.yaml cannot be read.
+        """
+        return ModelFolders(self.models_dir)
+
+    def list_files(self) -> list[str]:
+        """What the workflow loads: files and folders, as paths below `models`."""
         return [
-            tuple(f"{folder}/{name}" for folder in folders)
+            f"{place}{name}"
             for node in self.read_workflow()["nodes"]
-            for folders, name in zip(
+            for place, name in zip(
                 LOADERS.get(node["type"], ()), node.get("widgets_values", ()), strict=False
             )
         ]
 
-    def list_missing(self) -> list[str]:
-        """Paths below `models` of what is not there; an empty folder counts as missing."""
-        return [
-            places[0]
-            for places in self.list_files()
-            if not any(_is_there(self.models_dir / place) for place in places)
-        ]
+    def find_places(self, target: str) -> list[Path]:
+        """The files, and folders of files, that the host may take for a path below `models`; none is empty."""
+        kind, _, name = target.partition("/")
+        return [folder / name for folder in self.folders.list_folders(kind) if _is_there(folder / name)]
 
-    def find_face_models(self) -> tuple[str, Path]:
-        """The detector's pack, and the embedder's file."""
+    def list_missing(self) -> list[str]:
+        """Paths below `models` of what is not there; an empty file or folder counts as missing."""
+        return [target for target in self.list_files() if not self.find_places(target)]
+
+    def find_face_models(self) -> tuple[Path, str, Path]:
+        """The folder that holds `models/<pack>`, the detector's pack, and the embedder's file."""
         analyzer = next(n for n in self.read_workflow()["nodes"] if n["type"] == "LynxLoadFaceAnalyzer")
         pack, encoder = analyzer["widgets_values"][:2]
-        return pack, self.models_dir / "lynx" / "faces" / encoder
+        pack_dir = self.find_places(f"insightface/models/{pack}")[0]
+        return pack_dir.parents[1], pack, self.find_places(f"lynx/faces/{encoder}")[0]
 
     def write_paths(self, path: Path) -> list[str]:
         """Write the file by which ComfyUI finds this folder; the command line arguments that name it."""
@@ -80,14 +88,15 @@ class DemoModel:
         if self.is_mini:
             return []
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            json.dumps({"lynx_demo": {"base_path": str(self.models_dir), **FOLDERS}}), encoding="utf-8"
-        )
+        kinds = {kind: "\n".join(map(str, self.folders.list_folders(kind))) for kind in KINDS}
+        path.write_text(json.dumps({"lynx_demo": kinds}), encoding="utf-8")
         return ["--extra-model-paths-config", str(path)]
 
 
 def _is_there(path: Path) -> bool:
-    return path.is_file() or (path.is_dir() and any(path.iterdir()))
+    if path.is_dir():
+        return any(_is_there(entry) for entry in path.iterdir())
+    return path.is_file() and path.stat().st_size > 0
 
 
 def choose_model(models_dir: Path | None, environment: Mapping[str, str]) -> tuple[DemoModel, str]:

@@ -8,8 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .download_sources import BUNDLES
-from .models_folder import add_models_argument, resolve_models_folder
+from .download_sources import BUNDLES, Source
+from .hub_files import DownloadLock
+from .models_folder import ModelFolders, add_models_argument, find_model_folders
 
 _REQUIRED = ("torch", "numpy", "einops", "safetensors")
 _OPTIONAL = {
@@ -17,6 +18,7 @@ _OPTIONAL = {
     "onnxruntime": "finding faces in a photo (ready-made crops still work)",
     "opencv-python": "cropping faces",
     "pillow": "reading photos",
+    "pillow-heif": "reading HEIC photos, which phones write",
     "huggingface_hub": "comfy-lynx download",
     "gguf": "adapters in GGUF files",
 }
@@ -36,7 +38,8 @@ def add_parser(verbs: Any) -> argparse.ArgumentParser:
         "doctor",
         help="check packages, model files and adapters",
         description="Prints versions, missing packages and what they disable, model files found and missing, and the "
-        "adapters in models/lynx. Ends 1 when a required package is missing or an adapter is damaged.",
+        "adapters, in every folder that ComfyUI searches. Ends 1 when a required package is missing, or a model file "
+        "or an adapter is damaged.",
     )
     add_models_argument(parser)
     return parser
@@ -44,9 +47,10 @@ def add_parser(verbs: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     healthy = _print_packages()
-    models_dir = resolve_models_folder(arguments.models)
-    _print_model_files(models_dir)
-    return 0 if _print_adapters(models_dir / "lynx") and healthy else 1
+    folders = find_model_folders(arguments)
+    healthy &= _print_model_files(folders)
+    healthy &= _print_adapters(folders.list_folders("lynx"))
+    return 0 if healthy else 1
 
 
 def _print_packages() -> bool:
@@ -76,37 +80,88 @@ def _find_version(package: str) -> str | None:
     return None
 
 
-def _print_model_files(models_dir: Path) -> None:
-    print(f"\nModel files in {models_dir}")
+def _print_model_files(folders: ModelFolders) -> bool:
+    print(f"\nModel files in {folders.models_dir}")
+    lock = DownloadLock(folders.models_dir)
+    healthy = True
     for name, bundle in BUNDLES.items():
-        missing = [source.target for source in bundle.sources if not (models_dir / source.target).is_file()]
-        if not missing:
+        places = {source: folders.find_place(source.target) for source in bundle.sources}
+        missing = [source.target for source, place in places.items() if not place.is_file()]
+        faults = {
+            place: fault
+            for source, place in places.items()
+            if place.is_file() and (fault := _find_fault(source, place, lock))
+        }
+        healthy &= not faults
+        if missing:
+            print(f"  {name}: {len(missing)} of {len(places)} missing; comfy-lynx download {name}")
+        elif not faults:
             print(f"  {name}: complete")
         else:
-            print(f"  {name}: {len(missing)} of {len(bundle.sources)} missing; comfy-lynx download {name}")
-            for target in missing:
-                print(f"    {target}")
+            print(f"  {name}: {len(faults)} of {len(places)} unusable; comfy-lynx download {name} --replace")
+        for target in missing:
+            print(f"    {target}")
+        for place, fault in faults.items():
+            print(f"    PROBLEM: {place} {fault}")
+        for source, place in places.items():
+            if place.is_file() and place != folders.models_dir / source.target:
+                print(f"    {source.target} is in {place.parent}")
+    return healthy
 
 
-def _print_adapters(lynx_dir: Path) -> bool:
+def _find_fault(source: Source, place: Path, lock: DownloadLock) -> str | None:
+    """What is wrong with a file, as far as its size and its header show."""
+    from ..formats.errors import AdapterError
+    from ..formats.tensor_file import open_tensor_file
+
+    num_bytes, pin = place.stat().st_size, lock.find(source)
+    expected = pin.num_bytes if pin else source.num_bytes
+    if not num_bytes:
+        return "is empty (0 bytes)"
+    if expected and num_bytes != expected:
+        return f"has {num_bytes:,} bytes instead of {expected:,}"
+    if place.suffix == ".safetensors":
+        try:
+            open_tensor_file(place)
+        except AdapterError as error:
+            return str(error).removeprefix(f"{place} ")
+    return None
+
+
+def _print_adapters(lynx_dirs: list[Path]) -> bool:
+    healthy = True
+    seen: dict[str, Path] = {}
+    for lynx_dir in lynx_dirs:
+        print(f"\nAdapters in {lynx_dir}")
+        for path in sorted(lynx_dir.iterdir()) if lynx_dir.is_dir() else ():
+            healthy &= _print_adapter(path, seen)
+    return healthy
+
+
+def _print_adapter(path: Path, seen: dict[str, Path]) -> bool:
+    """Print a line about an adapter's file or folder; `seen` gets its name, and tells of earlier ones."""
     from ..formats.adapter import open_adapter
     from ..formats.errors import AdapterError
     from ..formats.parts import PART_NAMES, find_parts
     from ..formats.tensor_file import TENSOR_FILE_SUFFIXES, open_tensor_file
 
-    print(f"\nAdapters in {lynx_dir}")
-    healthy = True
-    for path in sorted(lynx_dir.iterdir()) if lynx_dir.is_dir() else ():
-        folder = path.is_dir() and path.name != _FACES_DIR and not path.name.startswith(".")
-        if not folder and path.suffix.lower() not in TENSOR_FILE_SUFFIXES:
-            continue
-        try:
-            if folder:
-                print(f"  {open_adapter(path).summary()}")
-            else:
-                parts = ", ".join(PART_NAMES[part.kind] for part in find_parts(open_tensor_file(path)))
-                print(f"  {path.name}: {parts}")
-        except AdapterError as error:
-            healthy = False
-            print(f"  PROBLEM: {error}")
-    return healthy
+    is_folder = path.is_dir() and path.name != _FACES_DIR and not path.name.startswith(".")
+    if not is_folder and (path.suffix.lower() not in TENSOR_FILE_SUFFIXES or path.name.startswith(".")):
+        return True
+    if is_folder and not any(path.iterdir()):
+        print(f"  {path.name}: an empty folder")
+        return True
+    if path.name in seen:
+        print(f"  {path.name}: not used, {seen[path.name]} comes first")
+        return True
+    seen[path.name] = path
+    try:
+        if is_folder:
+            print(f"  {open_adapter(path).summary()}")
+        else:
+            parts = ", ".join(PART_NAMES[part.kind] for part in find_parts(open_tensor_file(path)))
+            print(f"  {path.name}: {parts}")
+    except AdapterError as error:
+        print(f"  PROBLEM: {error}")
+        return False
+    return True

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from .download_sources import BUNDLES, Source
-from .hub_files import LOCK_FILE, DownloadLock, fetch_file, shown_bytes
-from .models_folder import add_models_argument, resolve_models_folder
+from .hub_files import LOCK_FILE, DownloadLock, fetch_files, shown_bytes
+from .models_folder import ModelFolders, add_models_argument, find_model_folders
 
 
 def add_parser(verbs: Any) -> argparse.ArgumentParser:
@@ -35,26 +34,29 @@ def add_parser(verbs: Any) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    models_dir = resolve_models_folder(arguments.models)
-    lock = DownloadLock(models_dir)
+    folders = find_model_folders(arguments)
+    lock = DownloadLock(folders.models_dir)
+    sources: list[Source] = []
     for name in arguments.what:
         bundle = BUNDLES[name]
         print(f"{name}: {bundle.title} [{bundle.license}]")
-        for source in bundle.sources:
-            if arguments.dry_run:
-                print(_plan_shown(source, models_dir, lock))
-            else:
-                fetch_file(source, models_dir, lock, latest=arguments.latest, replace=arguments.replace)
+        if arguments.dry_run:
+            for source in bundle.sources:
+                print(_plan_shown(source, folders, lock))
+        sources += bundle.sources
+    if not arguments.dry_run:
+        fetch_files(sources, folders, lock, latest=arguments.latest, replace=arguments.replace)
     return 0
 
 
-def _plan_shown(source: Source, models_dir: Path, lock: DownloadLock) -> str:
+def _plan_shown(source: Source, folders: ModelFolders, lock: DownloadLock) -> str:
     pin = lock.find(source)
     sha256 = pin.sha256 if pin else source.sha256
     size = pin.num_bytes if pin else source.num_bytes
-    there = " (a file is there)" if (models_dir / source.target).exists() else ""
+    place = folders.find_place(source.target)
+    there = f" (a file of {place.stat().st_size:,} bytes is there)" if place.is_file() else ""
     return (
-        f"  {models_dir / source.target}{there}\n"
+        f"  {place}{there}\n"
         f"    {source.repo}/{source.file} at {pin.revision if pin else source.revision}, {shown_bytes(size)}, "
         f"sha256 {sha256 or 'told by the hub'}"
     )

@@ -4,26 +4,37 @@ The sha256 of a file is either on record in the table of sources, or the one tha
 reports for the revision at the first download. Revision and sha256 are then written to a lock
 file beside the models, and later downloads are held to it. Nothing is put in place before its
 sha256 has been compared.
+
+All that can stop a download is looked for before its first byte: other files in the places, folders
+that cannot be written, disks too small. A file is staged in the folder it belongs in, because any
+folder of models may be a link to another disk.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from .download_sources import UNPINNED, Source
+
+if TYPE_CHECKING:
+    from .models_folder import ModelFolders
 
 LOCK_FILE = "lynx/comfy-lynx-download.lock.json"
 """Below the models folder."""
 
-_STAGING_DIR = ".comfy-lynx-download"
 _CHUNK_BYTES = 16 * 2**20
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
 class DownloadError(RuntimeError):
@@ -64,54 +75,145 @@ class DownloadLock:
         self._pins[source.target] = pin
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_suffix(".part")
-        beside.write_text(json.dumps({t: asdict(p) for t, p in sorted(self._pins.items())}, indent=1) + "\n")
+        with beside.open("w") as file:
+            file.write(json.dumps({t: asdict(p) for t, p in sorted(self._pins.items())}, indent=1) + "\n")
+            _flush(file)
         beside.replace(self.path)
 
 
-def fetch_file(
-    source: Source,
-    models_dir: Path,
+@dataclass(frozen=True)
+class Fetch:
+    """A file that has to come."""
+
+    source: Source
+    pin: Pin
+    target: Path
+    """Where it goes, links followed."""
+
+    @property
+    def partial(self) -> Path:
+        """What has come so far: in the target's folder, and so on its disk."""
+        return self.target.with_name(f".{self.target.name}.{self.pin.sha256[:16]}.part")
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes that are still to come; 0 where the hub does not tell the size."""
+        have = self.partial.stat().st_size if self.partial.is_file() else 0
+        return max((self.pin.num_bytes or 0) - have, 0)
+
+
+def fetch_files(
+    sources: Iterable[Source],
+    folders: ModelFolders,
     lock: DownloadLock,
     *,
     latest: bool = False,
     replace: bool = False,
     report: Callable[[str], None] = print,
-) -> Path:
-    """Bring one file to its place; a file that is there and matches is not fetched again.
+) -> None:
+    """Bring files to their places; a file that is there and matches is not fetched again.
 
     Args:
-        source: what to fetch.
-        models_dir: ComfyUI's models folder.
-        lock: pins of earlier downloads; gets this one.
-        latest: take the repository's newest revision and pin that.
-        replace: put the file in the place of one that does not match.
+        sources: what to fetch.
+        folders: where the host looks for models.
+        lock: pins of earlier downloads; gets these.
+        latest: take the repositories' newest revisions and pin those.
+        replace: put files in the places of ones that do not match.
         report: told what happens.
 
     Raises:
-        DownloadError: when the network or the hub fails, the content is not what it should
-            be, another file is in the place, or the disk is too full.
+        DownloadError: when the network or the hub fails, the content is not what it should be, other
+            files are in the places, or a disk is too full or cannot be written. But for the network,
+            everything wrong is said at once, before anything is fetched.
     """
-    target = models_dir / source.target
+    fetches, obstacles = [], []
+    for source in dict.fromkeys(sources):
+        try:
+            fetch = _plan(source, folders, lock, latest=latest, replace=replace, report=report)
+        except _FileInPlaceError as error:
+            obstacles.append(str(error))
+            continue
+        if fetch:
+            fetches.append(fetch)
+    if fetches:
+        obstacles += _find_disk_obstacles(fetches, lock)
+    if obstacles:
+        raise DownloadError("\n".join(obstacles))
+    for fetch in fetches:
+        pin = fetch.pin
+        report(
+            f"{fetch.source.target}: from {pin.repo} at {pin.revision[:12]}, {shown_bytes(pin.num_bytes)}, "
+            f"to {fetch.target}"
+        )
+        _fetch(fetch)
+        lock.record(fetch.source, pin)
+
+
+class _FileInPlaceError(DownloadError):
+    """Another file is where one should go."""
+
+
+def _plan(
+    source: Source,
+    folders: ModelFolders,
+    lock: DownloadLock,
+    *,
+    latest: bool,
+    replace: bool,
+    report: Callable[[str], None],
+) -> Fetch | None:
+    place = folders.find_place(source.target)
+    where = "" if place == folders.models_dir / source.target else f" ({place})"
     pin = None if latest else (lock.find(source) or _pin_on_record(source))
-    seen = sha256_of(target) if target.exists() else None
+    seen = sha256_of(place) if place.exists() else None
     if pin and seen == pin.sha256:
-        report(f"{source.target}: already there")
-        return target
+        report(f"{source.target}: already there{where}")
+        return None
     pin = _ask_hub(source, pin, latest)
     if seen == pin.sha256:
-        report(f"{source.target}: already there")
-        lock.record(source, pin)
-        return target
+        report(f"{source.target}: already there{where}")
+        try:
+            lock.record(source, pin)
+        except OSError as error:  # a finished installation may be read-only
+            report(f"{source.target}: not pinned, {lock.path} cannot be written ({error.strerror})")
+        return None
     if seen and not replace:
-        raise DownloadError(
-            f"{target} is there with sha256 {seen}, but should have {pin.sha256} ({pin.repo} at {pin.revision}). "
+        raise _FileInPlaceError(
+            f"{place} is there with sha256 {seen}, but should have {pin.sha256} ({pin.repo} at {pin.revision}). "
             "Move it away, or put the right one in its place with --replace."
         )
-    _check_space(models_dir, target, pin)
-    report(f"{source.target}: from {pin.repo} at {pin.revision[:12]}, {shown_bytes(pin.num_bytes)}")
-    _fetch(pin, models_dir, target)
-    lock.record(source, pin)
-    return target
+    return Fetch(source, pin, place.resolve())
+
+
+def _find_disk_obstacles(fetches: list[Fetch], lock: DownloadLock) -> list[str]:
+    """Say which folders cannot be written, and which disks are too small for all that goes there."""
+    obstacles = []
+    folders = dict.fromkeys([*(fetch.target.parent for fetch in fetches), lock.path.parent.resolve()])
+    for folder in folders:
+        try:
+            # By doing it: a permission says little on network drives, and nothing about a read-only disk.
+            with tempfile.TemporaryFile(dir=_existing_part(folder)):
+                pass
+        except OSError as error:
+            reason = error.strerror or str(error)
+            obstacles.append(f"{folder} cannot be written ({reason}); make it writable, or mount its disk.")
+    by_disk: dict[int, list[Fetch]] = {}
+    for fetch in fetches:
+        by_disk.setdefault(_existing_part(fetch.target.parent).stat().st_dev, []).append(fetch)
+    for group in by_disk.values():
+        folder = _existing_part(group[0].target.parent)
+        needed, free = sum(fetch.missing_bytes for fetch in group), shutil.disk_usage(folder).free
+        if needed > free:
+            files = ", ".join(fetch.target.name for fetch in group)
+            obstacles.append(
+                f"The disk of {folder} has {free:,} bytes free, and {needed:,} are needed ({files}); make room "
+                "and run the same command again."
+            )
+    return obstacles
+
+
+def _existing_part(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def sha256_of(path: Path) -> str:
@@ -154,21 +256,25 @@ def _ask_hub(source: Source, pin: Pin | None, latest: bool) -> Pin:
     return Pin(source.repo, source.file, metadata.commit_hash, sha256, metadata.size)
 
 
-def _fetch(pin: Pin, models_dir: Path, target: Path) -> None:
-    partial = models_dir / _STAGING_DIR / f"{pin.sha256}.part"
-    partial.parent.mkdir(exist_ok=True)
-    with _hub_errors(pin, pin.revision):
-        _transfer(pin, partial)
-    seen = sha256_of(partial)
-    if seen != pin.sha256:
-        partial.unlink()
+def _fetch(fetch: Fetch) -> None:
+    pin, partial = fetch.pin, fetch.partial
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with _hub_errors(pin, pin.revision):
+            _transfer(pin, partial)
+        seen = sha256_of(partial)
+        if seen != pin.sha256:
+            partial.unlink()
+            raise DownloadError(
+                f"{pin.repo}/{pin.file} arrived with sha256 {seen} instead of {pin.sha256}; it was thrown away. "
+                "Try again."
+            )
+        partial.replace(fetch.target)
+    except OSError as error:
         raise DownloadError(
-            f"{pin.repo}/{pin.file} arrived with sha256 {seen} instead of {pin.sha256}; it was thrown away. Try again."
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial.replace(target)
-    if not any(partial.parent.iterdir()):
-        partial.parent.rmdir()
+            f"{fetch.target} could not be written: {error.strerror or error}. What has come is kept; make room or "
+            "mend the disk, and run the same command again."
+        ) from error
 
 
 def _transfer(pin: Pin, partial: Path) -> None:
@@ -188,6 +294,13 @@ def _transfer(pin: Pin, partial: Path) -> None:
             headers=build_hf_headers(token=False),
             expected_size=pin.num_bytes,
         )
+        _flush(file)
+
+
+def _flush(file: IO[Any]) -> None:
+    """Bring a file onto the disk before it takes another's name."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 @contextmanager
@@ -206,18 +319,11 @@ def _hub_errors(wanted: Source | Pin, revision: str) -> Iterator[None]:
             f"The hub does not give out {what}: no such repository, or one that needs a login (hf auth login)."
         ) from error
     except Exception as error:  # every HTTP library has its own errors
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise
         raise DownloadError(_network_message(what, error)) from error
 
 
 def _network_message(what: str, error: Exception) -> str:
     first_line = (str(error) or type(error).__name__).splitlines()[0]
     return f"{what} could not be fetched: {first_line} Check the connection and run the same command again; it resumes."
-
-
-def _check_space(models_dir: Path, target: Path, pin: Pin) -> None:
-    free = shutil.disk_usage(models_dir).free
-    if pin.num_bytes is not None and free < pin.num_bytes:
-        raise DownloadError(
-            f"{target} needs {pin.num_bytes:,} bytes, and {free:,} are free there; make room and run the same "
-            "command again."
-        )

@@ -255,21 +255,23 @@ def decode_clip(path: Path, plan: ClipPlan) -> np.ndarray:
 def _decode_image(path: Path, plan: ClipPlan, height_px: int, width_px: int) -> np.ndarray:
     from PIL import Image
 
-    photo = decode_photo(path)
-    if photo.shape[:2] != (plan.source_height_px, plan.source_width_px):
+    # Twice the size that is needed, as Pillow's own thumbnails: a JPEG that is reduced less far keeps its detail.
+    photo = decode_photo(path, (2 * width_px, 2 * height_px))
+    source_px = (plan.source_height_px, plan.source_width_px)
+    if photo.shape[:2] not in {tuple(-(-side // by) for side in source_px) for by in (1, 2, 4, 8)}:
         raise MediaError(path, "changed", f"it now has {photo.shape[1]}x{photo.shape[0]} px")
     resized = Image.fromarray(photo).resize((width_px, height_px), Image.Resampling.LANCZOS)
     return np.array(resized)
 
 
-def decode_photo(path: Path) -> np.ndarray:
-    """A photo [H, W, 3] uint8 RGB, upright.
+def decode_photo(path: Path, at_least_px: tuple[int, int] | None = None) -> np.ndarray:
+    """A photo [H, W, 3] uint8 RGB, upright; at a part of its size where (width, height) `at_least_px` is enough.
 
     Raises:
         MediaError: when it does not decode.
     """
     try:
-        return load_photo(path)
+        return load_photo(path, at_least_px)
     except FaceError as error:
         raise MediaError(path, "does not decode", first_line(error)) from error
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import struct
 import subprocess
 import sys
 from importlib import metadata
@@ -76,16 +78,81 @@ def models(lite_release, tmp_path):
     return folder
 
 
-def test_doctor_shows_versions_files_and_adapters(models, capsys):
+def write_weights(path, num_bytes):
+    """A safetensors file of that size whose single tensor is a hole."""
+    header = json.dumps(
+        {"x": {"dtype": "U8", "shape": [num_bytes - 208], "data_offsets": [0, num_bytes - 208]}}
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack("<Q", 200) + header.encode().ljust(200))
+    os.truncate(path, num_bytes)
+
+
+def write_wan(models, **folders):
+    """The files of `wan`, each kind in the folder that is named for it."""
     for source in BUNDLES["wan"].sources:
-        (models / source.target).parent.mkdir(parents=True, exist_ok=True)
-        (models / source.target).touch()
+        kind, name = source.target.split("/")
+        write_weights(models / folders.get(kind, kind) / name, source.num_bytes or 1000)
+
+
+def test_doctor_shows_versions_files_and_adapters(models, capsys):
+    write_wan(models)
     assert main(["doctor", "--models", str(models)]) == 0
     shown = capsys.readouterr().out
     assert f"torch {metadata.version('torch')}" in shown
     assert "wan: complete" in shown and "lynx_lite: complete" in shown
     assert "lynx_full: 3 of 3 missing; comfy-lynx download lynx_full" in shown
     assert "lynx_lite kind, 2 blocks of width 32" in shown
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "fault"),
+    [(0, "is empty (0 bytes)"), (253_815_317, "has 253,815,317 bytes instead of 253,815,318")],
+)
+def test_doctor_finds_a_file_of_wrong_size(models, capsys, num_bytes, fault):
+    write_wan(models)
+    os.truncate(models / "vae/wan_2.1_vae.safetensors", num_bytes)
+    assert main(["doctor", "--models", str(models)]) == 1
+    shown = capsys.readouterr().out
+    assert "wan: 1 of 3 unusable; comfy-lynx download wan --replace" in shown
+    assert f"PROBLEM: {models / 'vae/wan_2.1_vae.safetensors'} {fault}" in shown
+
+
+def test_doctor_finds_a_cut_file_whose_size_nobody_knows(models, capsys):
+    write_wan(models)
+    os.truncate(models / "diffusion_models/wan2.1_t2v_14B_fp8_e4m3fn.safetensors", 900)
+    assert main(["doctor", "--models", str(models)]) == 1
+    assert "wan2.1_t2v_14B_fp8_e4m3fn.safetensors is cut short" in capsys.readouterr().out
+
+
+def test_doctor_looks_in_every_folder_of_the_host(models, capsys):
+    write_wan(models, diffusion_models="unet", text_encoders="clip", vae="../disk/decoders")
+    (models.parent / "extra_model_paths.yaml").write_text("d:\n  base_path: disk\n  vae: decoders\n")
+    assert main(["doctor", "--models", str(models)]) == 0
+    shown = capsys.readouterr().out
+    assert "wan: complete" in shown
+    for folder in (models / "unet", models / "clip", models.parent / "disk" / "decoders"):
+        assert f"is in {folder}\n" in shown
+
+
+def test_an_empty_folder_does_not_hide_the_complete_one(models, lite_release, capsys):
+    other = models.parent / "disk"
+    for folder in ("lynx", "insightface/models"):
+        (other / folder).mkdir(parents=True)
+    (models / "lynx" / "lynx_lite").rename(other / "lynx" / "lynx_lite")
+    (models / "lynx" / "lynx_lite").mkdir()
+    (models / "insightface/models/antelopev2").mkdir(parents=True)
+    for source in BUNDLES["antelopev2"].sources:
+        path = other / source.target
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        os.truncate(path, source.num_bytes)
+    config = models.parent / "own.yaml"
+    config.write_text(f"d:\n  base_path: {other}\n  lynx: lynx\n  insightface: insightface\n")
+    assert main(["doctor", "--models", str(models), "--extra-model-paths-config", str(config)]) == 0
+    shown = capsys.readouterr().out
+    assert "lynx_lite: complete" in shown and "antelopev2: complete" in shown
+    assert "lynx_lite: an empty folder" in shown and "lynx_lite kind, 2 blocks of width 32" in shown
 
 
 def test_doctor_finds_a_damaged_adapter(models, capsys):

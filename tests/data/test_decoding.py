@@ -20,6 +20,7 @@ from lynx_core.data.decoding import (
 )
 from lynx_core.data.errors import DataError, MediaError
 from lynx_core.data.video_file import VideoInfo
+from lynx_core.faces.photo import load_photo
 
 AS_IS = DecodingConfig(fps=None)
 
@@ -219,3 +220,15 @@ def test_pixels_in_the_range_of_the_vae() -> None:
     converted = convert_pixels(pixels)
     assert converted.shape == (3, 1, 1, 1)
     assert converted.flatten().tolist() == pytest.approx([-1, 1, -0.6])
+
+
+def test_a_large_jpeg_is_reduced_while_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.jpg"
+    small = Image.open(write_image(tmp_path / "small.png", (100, 75)))
+    small.resize((2000, 1501), Image.Resampling.BICUBIC).save(path, quality=95)
+    config = DecodingConfig(max_px=160 * 160)
+    reduced = decode(path, config).astype(float)
+    monkeypatch.setattr("lynx_core.data.decoding.load_photo", lambda path, _: load_photo(path))
+    whole = decode(path, config).astype(float)
+    assert reduced.shape == whole.shape
+    assert np.abs(reduced - whole).mean() < 3 and np.abs(reduced - whole).max() > 0

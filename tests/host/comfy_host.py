@@ -219,9 +219,19 @@ class ComfyHost:
         """
         self._check_alive()
         response = self._http.post(f"{self.url}/prompt", json={"prompt": prompt}, timeout=120)
-        if not response.ok or response.json().get("node_errors"):
+        if not response.ok:
             raise _refusal(response)
-        return response.json()["prompt_id"]
+        answer = response.json()
+        if answer.get("node_errors"):
+            self._cancel(answer["prompt_id"])
+            raise _refusal(response)
+        return answer["prompt_id"]
+
+    def _cancel(self, prompt_id: str) -> None:
+        """Take a prompt out of the queue, running or not."""
+        self._http.post(f"{self.url}/queue", json={"delete": [prompt_id]}, timeout=30).raise_for_status()
+        if any(item[1] == prompt_id for item in self.get("/queue").json()["queue_running"]):
+            self.interrupt()
 
     def wait(self, prompt_id: str, timeout_s: float = 240) -> dict[str, dict[str, Any]]:
         """Wait for a submitted prompt.
