@@ -125,7 +125,7 @@ class SetAside:
     def check(self, path: Path) -> None:
         """See the refusal; do what it says."""
         with pytest.raises(MediaError) as caught:
-            decode(path)
+            decode_clip(path, plan_clip(path, probe_media(path), AS_IS))
         message = f"{caught.value.reason} ({caught.value.detail})"
         assert re.search(self.reason, message), message
         if self.remedy_frames is None:

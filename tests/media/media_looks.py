@@ -71,8 +71,8 @@ COLOURS = [
 def wide(primaries: str, transfer: str, matrix: str, codec: str = "", tags: str | None = None) -> Recipe:
     """The drawn frames, which are BT.709, in another colour space of ten bits."""
     convert = (
-        "-vf format=gbrpf32le,zscale=min=gbr:pin=bt709:tin=bt709:rin=pc:t=linear:npl=100,"
-        f"zscale=p={primaries}:t={transfer}:m={matrix}:r=tv:npl=100,format=yuv420p10le"
+        "-vf format=gbrpf32le,zscale=min=gbr:pin=bt709:tin=bt709:rin=pc:p=bt709:m=gbr:t=linear:npl=203,"
+        f"zscale=p={primaries}:t={transfer}:m={matrix}:r=tv:npl=203,format=yuv420p10le"
     )
     names = {"2020_ncl": "bt2020nc", "2020": "bt2020", "709": "bt709", "2020_10": "bt2020-10"}
     tag = [names.get(name, name) for name in (primaries, transfer, matrix)]
