@@ -79,7 +79,9 @@ def _end_of_packets(packet_bytes: int, offset: int, file: BinaryIO, size: int) -
     while block := file.read(packet_bytes * 16_384):
         marks = np.frombuffer(block, np.uint8)[offset::packet_bytes]
         if (marks != _TS_SYNC).any():
-            raise _BrokenStructureError(f"there is no packet at byte {at + int((marks != _TS_SYNC).argmax()) * packet_bytes}")
+            raise _BrokenStructureError(
+                f"there is no packet at byte {at + int((marks != _TS_SYNC).argmax()) * packet_bytes}"
+            )
         at += len(block)
     return -(-size // packet_bytes) * packet_bytes
 

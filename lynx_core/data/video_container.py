@@ -82,7 +82,9 @@ def _open_container(path: Path, file: BinaryIO) -> Any:
         return av.open(_Nameless(file), metadata_errors="replace", options=options)
     except av.ArgumentError as error:  # FFmpeg knows the format, but it is not in the list
         raise MediaError(
-            path, "no photo or video", f"its content is in no format that holds a video in one file; {list_remedy}"
+            path,
+            "no photo or video",
+            f"its content is in no format that holds a video in one file; {list_remedy}",
         ) from error
     except av.InvalidDataError as error:
         raise MediaError(
@@ -137,7 +139,8 @@ def _choose_stream(path: Path, container: Any) -> Any:
         streams,
         key=lambda s: (
             s.codec_context.codec.name not in _PICTURE_CODECS,
-            s.codec_context.width * s.codec_context.height + 5_000_000 * bool(s.disposition & Disposition.default),
+            s.codec_context.width * s.codec_context.height
+            + 5_000_000 * bool(s.disposition & Disposition.default),
         ),
     )
 

@@ -1,11 +1,19 @@
-"""Containers, order of frames, cuts, damage, streams, times and names. Every case is a file name, how the file is made, and what has to become of it.
-"""
+"""Containers, order of frames, cuts, damage, streams, times and names. Every case is a file name, how the file is made, and what has to become of it."""
 
 from __future__ import annotations
 
 from media_expectations import Case, Frames, Photo, SetAside
 from media_files import (
-    cut, encode, from_byte, joined, noise, text, then, void, with_cover, zero_tail,
+    cut,
+    encode,
+    from_byte,
+    joined,
+    noise,
+    text,
+    then,
+    void,
+    with_cover,
+    zero_tail,
 )  # fmt: skip
 
 X264 = "-c:v libx264 -preset veryfast -crf 8 -pix_fmt yuv420p"
@@ -85,7 +93,9 @@ ORDER_OF_FRAMES = [
     Case("b-frames", "left_out.avi", encode(f"-vf setpts='N+5*gt(N\\,3)' -fps_mode passthrough {MPEG4}"), Frames(inputs="")),
 ]  # fmt: skip
 
-_OPEN_GOP = encode(f"{X264} -bf 3 -b_strategy 0 -g 12 -x264-params open-gop=1:keyint=12:min-keyint=12", count=40)
+_OPEN_GOP = encode(
+    f"{X264} -bf 3 -b_strategy 0 -g 12 -x264-params open-gop=1:keyint=12:min-keyint=12", count=40
+)
 _OPEN_GOP_265 = encode(X265.replace("crf=8", "crf=8:open-gop=1:keyint=12:min-keyint=12:bframes=3"), count=40)
 _OPEN_GOP_MPEG2 = encode("-c:v mpeg2video -bf 2 -q:v 2 -g 12 -r 25", count=40)
 CUTS = [
@@ -139,7 +149,9 @@ DAMAGE = [
 ]  # fmt: skip
 
 _TWO_SIZES = joined(encode(f"{X264} -f h264"), encode(f"{X264} -f h264", size=(128, 96)))
-_BY_NUMBER = "-c:v libx264 -preset veryfast -crf 8 -pix_fmt yuv420p -bf 0 -fps_mode passthrough -enc_time_base 1/1000"
+_BY_NUMBER = (
+    "-c:v libx264 -preset veryfast -crf 8 -pix_fmt yuv420p -bf 0 -fps_mode passthrough -enc_time_base 1/1000"
+)
 STREAMS_AND_TIMES = [
     Case("streams", "cover_first.mp4", with_cover(encode(X264), "-i {cover} -i {clip} -map 0 -map 1 -c copy -disposition:v:0 attached_pic"), AS_FFMPEG),
     Case("streams", "cover_last.mp4", with_cover(encode(X264), "-i {clip} -i {cover} -map 0 -map 1 -c copy -disposition:v:1 attached_pic"), AS_FFMPEG),

@@ -69,8 +69,12 @@ def encode(
     def make(path: Path) -> None:
         pixels = draw_frames(count, size, alpha) if frames is None else frames
         height, width, channels = pixels.shape[1:]
-        raw = f"-f rawvideo -pix_fmt {'rgba' if channels == 4 else 'rgb24'} -s {width}x{height} -r {rate} -i -"
-        run_ffmpeg(*shlex.split(raw), *shlex.split(inputs), *shlex.split(options), path, data=pixels.tobytes())
+        raw = (
+            f"-f rawvideo -pix_fmt {'rgba' if channels == 4 else 'rgb24'} -s {width}x{height} -r {rate} -i -"
+        )
+        run_ffmpeg(
+            *shlex.split(raw), *shlex.split(inputs), *shlex.split(options), path, data=pixels.tobytes()
+        )
 
     return make
 

@@ -22,7 +22,9 @@ _MATRICES = {
 def tagged(matrix: str, full: bool = False, pixels: str = "yuv420p", codec: str = X264) -> Recipe:
     """Converted with a matrix and range, and tagged so."""
     colour_range = "pc" if full else "tv"
-    convert = f"-vf scale=out_color_matrix={matrix}:out_range={colour_range}:flags=accurate_rnd,format={pixels}"
+    convert = (
+        f"-vf scale=out_color_matrix={matrix}:out_range={colour_range}:flags=accurate_rnd,format={pixels}"
+    )
     tag = _MATRICES[matrix]
     primaries = tag if tag in ("bt709", "smpte170m", "bt470bg") else "bt709"
     return encode(
