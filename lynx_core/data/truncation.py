@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from .errors import MediaError, first_line
 
-_MATROSKA_MASTERS = (0x18538067, 0x1F43B675)  # Segment and Cluster: the elements that may have no size
+_SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_BROADCAST = 1
 _TS_PACKET_BYTES = (188, 192, 204)
 _TS_SYNC = 0x47
 
@@ -32,12 +37,18 @@ def check_whole(path: Path) -> None:
             end = size if walk is None else walk(file, size)
     except OSError as error:
         raise MediaError(path, "cannot be read", first_line(error)) from error
+    except _BrokenStructureError as error:
+        raise MediaError(path, "damaged", f"{error}; copy or download it again") from error
     if end > size:
         raise MediaError(
             path,
             "truncated",
             f"it has {size} bytes, and its own headers promise {end} or more; copy or download it again",
         )
+
+
+class _BrokenStructureError(Exception):
+    """Bytes that are no part of the container, where a part of it has to begin."""
 
 
 def _choose_walk(head: bytes) -> Callable[[BinaryIO, int], int] | None:
@@ -51,12 +62,28 @@ def _choose_walk(head: bytes) -> Callable[[BinaryIO, int], int] | None:
         return _end_of_ogg
     if head[:3] == b"FLV":
         return _end_of_flv
+    if head[:4] == b"\x30\x26\xb2\x75":
+        return _end_of_asf
     for packet_bytes in _TS_PACKET_BYTES:
         offset = 4 if packet_bytes == 192 else 0
         sync = head[offset::packet_bytes]
         if len(sync) >= 4 and set(sync) == {_TS_SYNC}:
-            return lambda file, size: -(-size // packet_bytes) * packet_bytes
+            return partial(_end_of_packets, packet_bytes, offset)
     return None
+
+
+def _end_of_packets(packet_bytes: int, offset: int, file: BinaryIO, size: int) -> int:
+    """MPEG-TS: packets of one length, each with its mark."""
+    file.seek(0)
+    at = 0
+    while block := file.read(packet_bytes * 16_384):
+        marks = np.frombuffer(block, np.uint8)[offset::packet_bytes]
+        if (marks != _TS_SYNC).any():
+            raise _BrokenStructureError(
+                f"there is no packet at byte {at + int((marks != _TS_SYNC).argmax()) * packet_bytes}"
+            )
+        at += len(block)
+    return -(-size // packet_bytes) * packet_bytes
 
 
 def _end_of_boxes(file: BinaryIO, size: int) -> int:
@@ -81,27 +108,28 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
 
 def _end_of_matroska(file: BinaryIO, size: int) -> int:
     """Matroska and WebM: where the last element ends; segments and clusters of a live recording have no size."""
-    position = 0
+    position = end_of_segment = 0
     while position < size:
         file.seek(position)
         header = file.read(12)
         id_bytes = _vint_bytes(header[0])
-        if id_bytes > 4 or len(header) <= id_bytes:
-            return size if id_bytes > 4 else position + id_bytes + 1
-        size_bytes = _vint_bytes(header[id_bytes])
+        size_bytes = _vint_bytes(header[id_bytes]) if len(header) > id_bytes else 0
+        if id_bytes > 4 or size_bytes > 8:
+            if position < end_of_segment:
+                raise _BrokenStructureError(f"there is no element at byte {position}")
+            return max(position, end_of_segment)  # something was appended
         start = id_bytes + size_bytes
-        if size_bytes > 8:
-            return size
-        if len(header) < start:
-            return position + start
+        if len(header) < start or not size_bytes:
+            return position + start + 1
         element = int.from_bytes(header[:id_bytes], "big")
         length = int.from_bytes(header[id_bytes:start], "big") & ((1 << 7 * size_bytes) - 1)
         unknown = length == (1 << 7 * size_bytes) - 1
-        if unknown and element not in _MATROSKA_MASTERS:
-            return size
-        # Into those without a size; past all others.
-        position += start if unknown else start + length
-    return position
+        position += start
+        if element == _SEGMENT:
+            end_of_segment = size if unknown else position + length
+        elif element != _CLUSTER:  # into segments and clusters, past all others
+            position += length
+    return max(position, end_of_segment)
 
 
 def _vint_bytes(first: int) -> int:
@@ -151,3 +179,14 @@ def _end_of_flv(file: BinaryIO, size: int) -> int:
         if header[0] & 0x1F in (8, 9, 18) and int.from_bytes(header[1:], "big") + 11 == length:
             return size
     return size + 1
+
+
+def _end_of_asf(file: BinaryIO, size: int) -> int:
+    """ASF (WMV): the size of the file stands in its header, but for a broadcast."""
+    file.seek(0)
+    head = file.read(65_536)
+    found = head.find(_ASF_FILE_PROPERTIES)
+    if found < 0 or len(head) < found + 92:
+        return size + 1
+    promised, flags = struct.unpack("<Q", head[found + 40 : found + 48])[0], head[found + 88]
+    return size if flags & _ASF_BROADCAST else int(promised)

@@ -29,6 +29,9 @@ NUMBERED_FORMATS = frozenset(
 )
 """These note no time of display, only the order of decoding: frames are known by their number."""
 
+_PICTURE_CODECS = frozenset({"mjpeg", "png", "bmp", "gif", "webp", "tiff", "jpegls", "jpeg2000", "jpegxl"})
+"""Beside another stream, one of these is a cover, even where nothing says so."""
+
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """FFmpeg's own decoders of these leave the second picture out that WebM keeps the opacity in."""
 
@@ -63,23 +66,30 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any, Any]]:
         DataError: when PyAV is missing or too old.
     """
     av = import_av()
-    options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
     try:
-        with (
-            path.open("rb") as file,
-            av.open(_Nameless(file), metadata_errors="replace", options=options) as container,
-        ):
+        with path.open("rb") as file, _open_container(path, file) as container:
             stream = _choose_stream(path, container)
             yield container, stream, _choose_decoder(stream)
-    except av.ArgumentError as error:
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(path, "does not decode", first_line(error)) from error
+
+
+def _open_container(path: Path, file: BinaryIO) -> Any:
+    av = import_av()
+    options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
+    list_remedy = f"of a playlist, make one file first: {ffmpeg_command(path, '-c copy', '.mkv')}"
+    try:
+        return av.open(_Nameless(file), metadata_errors="replace", options=options)
+    except av.ArgumentError as error:  # FFmpeg knows the format, but it is not in the list
         raise MediaError(
             path,
             "no photo or video",
-            "its content is in no format of one file; of a playlist or list of files make one first: "
-            f"{ffmpeg_command(path, '-c copy', '.mkv')}",
+            f"its content is in no format that holds a video in one file; {list_remedy}",
         ) from error
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(path, "does not decode", first_line(error)) from error
+    except av.InvalidDataError as error:
+        raise MediaError(
+            path, "does not decode", f"FFmpeg finds no video in its content; {list_remedy}"
+        ) from error
 
 
 def ffmpeg_command(path: Path, options: str, suffix: str = ".mp4") -> str:
@@ -111,7 +121,10 @@ class _Nameless(io.RawIOBase):
 
 
 def _choose_stream(path: Path, container: Any) -> Any:
-    """The default and largest one, as ffmpeg chooses; cover pictures are none."""
+    """The default and largest one, as ffmpeg chooses; cover pictures are none.
+
+    An unmarked picture beside another video counts as a cover here, though ffmpeg may show it.
+    """
     from av.stream import Disposition
 
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
@@ -125,7 +138,9 @@ def _choose_stream(path: Path, container: Any) -> Any:
     return max(
         streams,
         key=lambda s: (
-            s.codec_context.width * s.codec_context.height + 5_000_000 * bool(s.disposition & Disposition.default)
+            s.codec_context.codec.name not in _PICTURE_CODECS,
+            s.codec_context.width * s.codec_context.height
+            + 5_000_000 * bool(s.disposition & Disposition.default),
         ),
     )
 

@@ -151,9 +151,14 @@ class _Scan:
         known = [value for value in self._pts if value is not None]
         stamps = np.array(known, dtype=np.int64)
         if len(known) < count or (np.diff(stamps) <= 0).any():
-            found = f"{count - len(known)} of {count} frames carry none" if len(known) < count else "they do not rise"
-            command = ffmpeg_command(self.path, "-crf 12")
-            raise MediaError(self.path, "no usable timestamps", f"{found}; write them anew: {command}")
+            found = (
+                f"{count - len(known)} of {count} frames carry none"
+                if len(known) < count
+                else "they do not rise"
+            )
+            even = f"-vf 'setpts=N/({rate or 25:.6g}*TB)' -fps_mode passthrough -crf 12"
+            command = ffmpeg_command(self.path, even)
+            raise MediaError(self.path, "no usable timestamps", f"{found}; write them evenly: {command}")
         return stamps, (stamps - stamps[0]) * time_base
 
 

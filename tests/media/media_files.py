@@ -64,14 +64,17 @@ def encode(
     inputs: str = "",
     frames: np.ndarray | None = None,
 ) -> Recipe:
-    """The drawn frames, encoded; `inputs` are further ones, "{dir}" in them is the file's folder."""
+    """The drawn frames, encoded; `inputs` are further ones."""
 
     def make(path: Path) -> None:
         pixels = draw_frames(count, size, alpha) if frames is None else frames
         height, width, channels = pixels.shape[1:]
-        raw = f"-f rawvideo -pix_fmt {'rgba' if channels == 4 else 'rgb24'} -s {width}x{height} -r {rate} -i -"
-        more = (inputs + " " + options).replace("{dir}", str(path.parent))
-        run_ffmpeg(*shlex.split(raw), *shlex.split(more), path, data=pixels.tobytes())
+        raw = (
+            f"-f rawvideo -pix_fmt {'rgba' if channels == 4 else 'rgb24'} -s {width}x{height} -r {rate} -i -"
+        )
+        run_ffmpeg(
+            *shlex.split(raw), *shlex.split(inputs), *shlex.split(options), path, data=pixels.tobytes()
+        )
 
     return make
 
@@ -84,6 +87,18 @@ def then(first: Recipe, suffix: str, command: str) -> Recipe:
         first(between)
         run_ffmpeg(*shlex.split(command.replace("{in}", shlex.quote(str(between)))), path)
         between.unlink()
+
+    return make
+
+
+def with_cover(first: Recipe, options: str) -> Recipe:
+    """A clip and a larger picture: "{cover}" and "{clip}" in the options are the two files."""
+
+    def make(path: Path) -> None:
+        clip, cover = path.with_name("clip.mkv"), path.with_name("cover.jpg")
+        first(clip)
+        run_ffmpeg(*shlex.split("-f lavfi -i color=c=orange:s=640x640:d=0.1 -frames:v 1"), cover)
+        run_ffmpeg(*shlex.split(options.format(clip=clip, cover=cover)), path)
 
     return make
 
@@ -121,7 +136,7 @@ def zero_tail(recipe: Recipe, share: float) -> Recipe:
     return changed(recipe, lambda raw: raw[: int(len(raw) * share)] + bytes(len(raw) - int(len(raw) * share)))
 
 
-def noise(recipe: Recipe, share: float, length: int = 120) -> Recipe:
+def noise(recipe: Recipe, share: float, length: int = 1500) -> Recipe:
     """Some bytes in the middle replaced by chance."""
 
     def change(raw: bytearray) -> bytearray:
@@ -170,17 +185,22 @@ def read_reference(
         inputs, outputs: further options.
         pixels: "rgb24" or "rgba".
     """
-    log = path.with_name(f"{path.name}.crc")
-    chain = ",".join([*filter(None, [filters]), f"scale=flags={SCALING}:out_range=full", f"format={pixels}"])
+    log = path.parent / "times.txt"
+    plain = path.parent / "same_content"  # ffmpeg sees more than names in "%" and ":"
+    plain.unlink(missing_ok=True)
+    plain.hardlink_to(path)
+    square = f"scale='round(iw*sar)':ih:flags={SCALING}:out_range=full"
+    chain = ",".join([*filter(None, [filters]), square, f"format={pixels}"])
     options = ["-an", "-sn", "-dn", "-fps_mode", "passthrough", "-enc_time_base", "-1", *shlex.split(outputs)]
     try:
         raw = run_ffmpeg(
-            *shlex.split(inputs), "-i", f"file:{path}", *options, "-vf", chain, "-f", "rawvideo", "-",
+            *shlex.split(inputs), "-i", plain, *options, "-vf", chain, "-f", "rawvideo", "-",
             *options, "-vf", chain, "-f", "framecrc", log,
         )  # fmt: skip
         lines = log.read_text().splitlines()
     finally:
         log.unlink(missing_ok=True)
+        plain.unlink()
     tags = dict(line[1:].split(" 0: ", 1) for line in lines if line.startswith("#") and " 0: " in line)
     width, height = map(int, tags["dimensions"].split("x"))
     time_base = float(Fraction(tags["tb"]))

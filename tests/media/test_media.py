@@ -9,11 +9,16 @@ import os
 import shutil
 from pathlib import Path
 
+import media_cases
+import media_looks
 import pytest
-from media_cases import CASES, Case
+from media_expectations import Case
 from media_files import encode
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the command ffmpeg is not installed")
+
+
+CASES = [*media_cases.CASES, *media_looks.CASES]
 
 
 def choose_cases() -> list[Case]:
