@@ -9,13 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from ..data.decoding import DecodingConfig
-from .configuration_checks import ConfigurationError as ConfigurationError
-from .configuration_checks import check as _check
-from .configuration_checks import check_choice as _check_choice
-from .configuration_checks import check_share as _check_share
 from .packing import PackingConfig
 
 BaseDtype = Literal["fp32", "bf16"]
@@ -29,6 +25,23 @@ RefKeysInit = Literal["random", "base"]
 OptimizerKind = Literal["adamw", "adamw8bit_bitsandbytes", "adamw8bit_torchao", "muon"]
 Sharding = Literal["ddp", "fsdp2"]
 ExportDtype = Literal["fp32", "bf16", "fp16"]
+
+
+class ConfigurationError(ValueError):
+    """A configuration that cannot run; names the key, the value seen, and the way out."""
+
+
+def _check(is_right: bool, key: str, value: Any, meaning: str) -> None:
+    if not is_right:
+        raise ConfigurationError(f"{key} is {meaning}, got {value!r}")
+
+
+def _check_choice(key: str, value: Any, choices: Any) -> None:
+    _check(value in get_args(choices), key, value, f"one of {', '.join(get_args(choices))}")
+
+
+def _check_share(key: str, value: float) -> None:
+    _check(0 <= value <= 1, key, value, "a share from 0 to 1")
 
 
 @dataclass(frozen=True)
