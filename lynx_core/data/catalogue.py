@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .cache import TensorCache
+from .decoder_versions import photo_decoder_versions, video_decoder_versions
 from .decoding import ClipPlan, DecodingConfig, ImageInfo, plan_clip, probe_media
 from .errors import MediaError, first_line
 from .file_index import FileIndex, PairFiles
@@ -27,7 +28,7 @@ from .hashing import hash_file, hash_values
 from .manifest import Manifest, Pair, Rejection
 from .video_file import VideoInfo
 
-PROBE_VERSION = 1
+PROBE_VERSION = 2
 NUM_THREADS = 8
 
 OnCount = Callable[[int, int], None]
@@ -82,11 +83,14 @@ def build_catalogue(
     warnings = list(manifest.warnings)
     files: list[PairFiles] = []
     index = FileIndex(cache.root)
+    decoders = [video_decoder_versions(), photo_decoder_versions()]
     if on_count is not None:
         on_count(0, len(manifest.pairs))
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         try:
-            looked = threads.map(lambda pair: _look_at_pair(pair, decoding, cache, index), manifest.pairs)
+            looked = threads.map(
+                lambda pair: _look_at_pair(pair, decoding, cache, index, decoders), manifest.pairs
+            )
             for number, seen in enumerate(looked, start=1):
                 if isinstance(seen.found, CatalogueItem):
                     items.append(seen.found)
@@ -116,7 +120,9 @@ def _describe(item: CatalogueItem) -> list[object]:
     return [*row, item.target_hash, list(item.reference_hashes)]
 
 
-def _look_at_pair(pair: Pair, decoding: DecodingConfig, cache: TensorCache, index: FileIndex) -> _Looked:
+def _look_at_pair(
+    pair: Pair, decoding: DecodingConfig, cache: TensorCache, index: FileIndex, decoders: list[dict[str, str]]
+) -> _Looked:
     known_target, *known_references = index.recall(pair)
     references: list[_HashedFile] = []
     warnings = []
@@ -130,7 +136,7 @@ def _look_at_pair(pair: Pair, decoding: DecodingConfig, cache: TensorCache, inde
         if not references:
             lost = warnings[0]
             return _Looked(Rejection(lost.id, lost.line, lost.reason, lost.detail))
-        info = _probe(target.path, target.digest, cache)
+        info = _probe(target.path, target.digest, cache, decoders)
         plan = plan_clip(target.path, info, decoding, pair.frame_range, pair.fps)
     except MediaError as error:
         return _Looked(reject(pair, error))
@@ -181,8 +187,11 @@ def _hash_media(role: str, named: Path, known: str | None) -> _HashedFile:
     return _HashedFile(named, path, known, is_absent=True)
 
 
-def _probe(path: Path, target_hash: str, cache: TensorCache) -> ImageInfo | VideoInfo:
-    tensors = cache.get_or_make("probes", [PROBE_VERSION, target_hash], lambda: _pack_info(probe_media(path)))
+def _probe(
+    path: Path, target_hash: str, cache: TensorCache, decoders: list[dict[str, str]]
+) -> ImageInfo | VideoInfo:
+    depends_on = [PROBE_VERSION, target_hash, decoders]
+    tensors = cache.get_or_make("probes", depends_on, lambda: _pack_info(probe_media(path)))
     width_px, height_px = tensors["size_px"].tolist()
     if "pts" not in tensors:
         return ImageInfo(width_px, height_px)

@@ -2,9 +2,9 @@
 
 | entry | depends on |
 |---|---|
-| `latents` | target's bytes, frames and size, VAE |
+| `latents` | target's bytes, frames and size, VAE, decoders of photos and videos |
 | `texts` | cleaned caption, text encoder |
-| `crops` | photo's bytes, detector and choice of the face; also keeps that there is no face |
+| `crops` | photo's bytes, decoder of photos, detector and choice of the face; also keeps that there is no face |
 | `embeddings` | the same, and the embedder |
 | `references` | the same as `crops`, and the VAE |
 
@@ -14,7 +14,7 @@ A photo that cannot be used costs that photo and a warning; the pair goes when n
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ..faces.embedding import average_embeddings
 from ..faces.errors import FaceError
 from .cache import TensorCache
 from .catalogue import CatalogueItem, reject
+from .decoder_versions import photo_decoder_versions, video_decoder_versions
 from .decoding import DECODING_VERSION, ClipPlan, convert_pixels, decode_clip, decode_photo
 from .encoders import Encoders, FaceEncoder, clean_caption
 from .errors import DataError, MediaError, first_line
@@ -47,6 +48,9 @@ class Features:
     cache: TensorCache
     on_warning: Callable[[Rejection], None] = lambda warning: None
     """Called with what to know about a pair that is used, each time that it shows."""
+    photo_decoders: Mapping[str, str] = field(default_factory=photo_decoder_versions)
+    video_decoders: Mapping[str, str] = field(default_factory=video_decoder_versions)
+    """Name -> version, parts of the keys."""
     _unusable: dict[str, MediaError] = field(default_factory=dict)
     """Photos that did not decode, by their hash: not tried again in this process."""
 
@@ -79,7 +83,9 @@ class Features:
             _check_unchanged(path, item.target_hash)
             return {"latents": latents}
 
-        depends_on = [item.target_hash, _describe_plan(plan), self.encoders.video.fingerprint]
+        # Both: an animation is a clip that the decoder of photos reads.
+        decoders = [self.video_decoders, self.photo_decoders]
+        depends_on = [item.target_hash, _describe_plan(plan), self.encoders.video.fingerprint, decoders]
         return self._load("latents", depends_on, make)["latents"].float()
 
     def load_text(self, caption: str) -> Tensor:
@@ -155,7 +161,7 @@ class Features:
             latents = self.encoders.video.encode(convert_pixels(crop.numpy()[None]))
             return {"latents": _check_finite(latents, path)}
 
-        depends_on = [digest, faces.crop_fingerprint, self.encoders.video.fingerprint]
+        depends_on = [*self._describe_crop(faces, digest), self.encoders.video.fingerprint]
         return self._load("references", depends_on, make)["latents"].float()
 
     def _load_photo_embedding(
@@ -166,7 +172,7 @@ class Features:
             embedding = _check_finite(faces.embed(crops["id_crop"].numpy()), path)
             return {"embedding": embedding, "warnings": crops["warnings"]}
 
-        depends_on = [digest, faces.crop_fingerprint, faces.embed_fingerprint, CROPS_VERSION]
+        depends_on = [*self._describe_crop(faces, digest), faces.embed_fingerprint]
         made = self._load("embeddings", depends_on, make)
         for reason, detail in _unpack_json(made["warnings"]):
             self.on_warning(reject(item.pair, MediaError(path, reason, detail)))
@@ -194,13 +200,16 @@ class Features:
         if digest in self._unusable:
             raise self._unusable[digest].at(path)
         try:
-            crops = self._load("crops", [digest, faces.crop_fingerprint, CROPS_VERSION], make)
+            crops = self._load("crops", self._describe_crop(faces, digest), make)
         except MediaError as error:
             self._unusable[digest] = error
             raise
         if NO_FACE in crops:
             raise MediaError(path, NO_FACE, _unpack_json(crops[NO_FACE]))
         return crops
+
+    def _describe_crop(self, faces: FaceEncoder, digest: str) -> list[object]:
+        return [digest, faces.crop_fingerprint, self.photo_decoders, CROPS_VERSION]
 
     def _load(self, sort: str, depends_on: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         return self.cache.get_or_make(sort, [DECODING_VERSION, depends_on], make)

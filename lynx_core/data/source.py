@@ -90,7 +90,7 @@ class SampleSource:
         }
         self.quarantine = RejectionFile(quarantine_path, self.fingerprint)
         self.warnings = RejectionFile(warnings_path, self.fingerprint, once_per_row=False)
-        self.features = Features(encoders, cache, self.warnings.add)
+        self.features = Features(encoders, cache, on_warning=self.warnings.add)
         self._begin_quarantine(catalogue, retry=retry)
         self._lengths = np.array([count_latent_tokens(shape) for shape in self.shapes()], dtype=np.int64)
         self._kept_frames: dict[int, int] = {}

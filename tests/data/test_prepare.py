@@ -15,6 +15,7 @@ from PIL import Image
 from small_encoders import make_small_encoders
 from small_media import write_image, write_rows
 
+from lynx_core.data import decoder_versions
 from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.manifest import read_manifest
@@ -252,3 +253,30 @@ def test_progress_shows_from_the_first_item(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(lines) < 40
     line.show("files", 0, 1)
     assert shown.getvalue().splitlines()[-1] == "files: 0 of 1"
+
+
+@pytest.mark.parametrize(("decoder", "remade"), [("video", {"latents"}), ("photo", {"latents", "crops"})])
+def test_another_decoder_makes_the_pixels_anew(
+    folder: Path,
+    rows: list[Row],
+    encoders: Encoders,
+    monkeypatch: pytest.MonkeyPatch,
+    decoder: str,
+    remade: set[str],
+) -> None:
+    prepare(folder, rows, encoders)
+
+    def count() -> dict[str, int]:
+        return {
+            sort: len(list((folder / "cache" / sort).rglob("*.safetensors"))) for sort in ("latents", "crops")
+        }
+
+    before = count()
+    # An update of the package: its version is asked of the installed packages.
+    name = {"video": "av", "photo": "pillow"}[decoder]
+    real = decoder_versions.version
+    monkeypatch.setattr(
+        decoder_versions, "version", lambda package: "99.0" if package == name else real(package)
+    )
+    prepare(folder, rows, encoders)
+    assert {sort for sort, number in count().items() if number == 2 * before[sort]} == remade
