@@ -125,7 +125,8 @@ def _choose_stream(path: Path, container: Any) -> Any:
     return max(
         streams,
         key=lambda s: (
-            s.codec_context.width * s.codec_context.height + 5_000_000 * bool(s.disposition & Disposition.default)
+            s.codec_context.width * s.codec_context.height
+            + 5_000_000 * bool(s.disposition & Disposition.default)
         ),
     )
 

@@ -151,7 +151,11 @@ class _Scan:
         known = [value for value in self._pts if value is not None]
         stamps = np.array(known, dtype=np.int64)
         if len(known) < count or (np.diff(stamps) <= 0).any():
-            found = f"{count - len(known)} of {count} frames carry none" if len(known) < count else "they do not rise"
+            found = (
+                f"{count - len(known)} of {count} frames carry none"
+                if len(known) < count
+                else "they do not rise"
+            )
             command = ffmpeg_command(self.path, "-crf 12")
             raise MediaError(self.path, "no usable timestamps", f"{found}; write them anew: {command}")
         return stamps, (stamps - stamps[0]) * time_base

@@ -100,7 +100,9 @@ class FrameFormat:
             or self.matrix in _WIDE_MATRICES
         ):
             raise MediaError(
-                path, "HDR or wide-gamut colours", f"{self._name_colours()}; convert it: {self._to_bt709(path)}"
+                path,
+                "HDR or wide-gamut colours",
+                f"{self._name_colours()}; convert it: {self._to_bt709(path)}",
             )
         if self.matrix not in _MATRICES:
             command = ffmpeg_command(path, "-vf zscale=m=bt709:r=tv,format=yuv420p -crf 12")
@@ -122,7 +124,13 @@ class FrameFormat:
         return ", ".join(f"{name} {value}" for name, value in tags.items() if value)
 
     def _to_bt709(self, path: Path) -> str:
-        names = {1: "709", 2: "2020_ncl" if self.primaries == 9 else "709", 4: "fcc", 7: "240m", **_WIDE_MATRICES}
+        names = {
+            1: "709",
+            2: "2020_ncl" if self.primaries == 9 else "709",
+            4: "fcc",
+            7: "240m",
+            **_WIDE_MATRICES,
+        }
         matrix = names.get(self.matrix, "170m")
         primaries = _WIDE_PRIMARIES.get(self.primaries) or ("bt709" if self.primaries != 2 else "bt2020")
         transfer = _HDR_TRANSFERS.get(self.transfer) or _TRANSFERS.get(self.transfer, "bt709")
