@@ -8,7 +8,7 @@ from ..formats.adapter import Adapter
 from ..formats.layouts import PartKind
 from ..models.id_adapter import IDAdapterConfig
 from ..models.ref_adapter import RefAdapterConfig
-from .configuration import AdapterSettings
+from .adapter_settings import AdapterSettings
 
 
 def wanted_parts(settings: AdapterSettings) -> list[PartKind]:

@@ -23,14 +23,8 @@ from ..models.frozen_base import BlockOffload, load_transformer, quantise_base
 from ..models.packed_wan import PackedWan
 from ..models.segment_attention import choose_backend
 from .adapter_checks import describe_mix, find_misfits, wanted_parts
-from .configuration import (
-    AdapterSettings,
-    BaseConfig,
-    ConfigurationError,
-    DataConfig,
-    TrainingConfig,
-    Variant,
-)
+from .adapter_settings import AdapterSettings, Variant
+from .configuration import BaseConfig, ConfigurationError, DataConfig, TrainingConfig
 from .curriculum import SampleTable
 from .distributed import ShardedBlocks, Workers
 from .packing import PackingConfig, fit_to_budget

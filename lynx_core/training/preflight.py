@@ -37,6 +37,7 @@ from .estimate import read_base_shape
 from .model_checks import find_model_problems
 from .progress import print_note
 from .run_lock import describe_conflict, is_held
+from .setting_checks import list_problems
 
 _MANY_PAIRS = 1000
 """With more, looking through the files takes long enough to tell first what is known already."""
@@ -49,12 +50,7 @@ class PreflightError(ValueError):
     """All that keeps a run from starting, a sentence each with the value seen and the way out."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        if len(problems) == 1:
-            message = problems[0]
-        else:
-            lines = (f"\n  {number}. {problem}" for number, problem in enumerate(problems, start=1))
-            message = f"{len(problems)} problems keep the run from starting:{''.join(lines)}"
-        super().__init__(message)
+        super().__init__(list_problems(problems))
         self.problems = tuple(problems)
 
 
