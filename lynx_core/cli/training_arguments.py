@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .library_warnings import silence_import_warnings
+
 if TYPE_CHECKING:
     from ..training.configuration import TrainingConfig
 
@@ -26,7 +28,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_configured(arguments: argparse.Namespace, action: Callable[[TrainingConfig], int]) -> int:
-    """Read the configuration and act on it; what cannot run is printed in one line, exit code 1."""
+    """Read the configuration and act on it; what cannot run is printed, exit code 1."""
+    silence_import_warnings()
     from ..data.errors import DataError
     from ..faces.errors import FaceError
     from ..formats.errors import AdapterError

@@ -168,6 +168,7 @@ class Trainer:
 
     def _build_model(self) -> AdapterModules:
         config, workers = self.config, self.workers
+        self.progress.note(f"loading {config.base.transformer}")
         base = open_base(config.base, workers, config.distributed.shard_base)
         faces: Any = self.source.features.encoders.faces
         adapter = make_adapter(config.adapter, base, config.run.seed, faces.embedder_name, self.progress.note)
@@ -259,7 +260,8 @@ class Trainer:
             TrainingError, CheckpointError: as `train`.
         """
         self.progress.start(self.completed_steps, self.total_steps)
-        if not self.completed_steps:
+        if not self.completed_steps and self.validation.samples:
+            self.progress.note("validating before the first step")
             self._validate()  # a figure to compare with, and what fails here need not fail at step 5,000
         while self.completed_steps < self.total_steps:
             loaded = self.feed.take()

@@ -134,6 +134,19 @@ def test_resuming_from_an_earlier_step(
     )
 
 
+def test_trackers_show_each_step_once(world: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    changes = {"trackers": ["tensorboard"], "log_every": 1, "keep_last": 9}
+    run = {**plain_configuration(world, tmp_path / "run")["run"], **changes}
+    config = make_configuration(world, tmp_path / "run", run=run)
+    train(config)
+    train(config, resume_from=5)
+    events = EventAccumulator(str(next((tmp_path / "run" / "logs").rglob("events.out.tfevents.*")).parent))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == list(range(1, 9))
+
+
 def test_skipped_steps_push_out_no_good_checkpoint(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
