@@ -134,7 +134,8 @@ class OptimizerConfig:
     accumulation: int = 1
     """Packs of each process that make one step."""
     ema_decay: float = 0.0
-    """Decay of the running mean of the weights that is exported; 0 keeps none."""
+    """Decay of the EMA of the weights, which is validated and exported; it warms up: min(decay, (1 + n) / (10 + n))
+    at update n. 0 keeps none."""
 
     def __post_init__(self) -> None:
         with SettingChecks() as check:
@@ -308,12 +309,6 @@ class TrainingConfig:
                 "only possible with data.validation_manifest, the pairs to validate on",
             )
             total = self.total_steps
-            check.value(
-                self.optimizer.warmup_steps <= total,
-                "optimizer.warmup_steps",
-                self.optimizer.warmup_steps,
-                f"at most {total}, the steps of all stages",
-            )
             check.value(
                 self.optimizer.decay_steps <= total,
                 "optimizer.decay_steps",

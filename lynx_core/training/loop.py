@@ -43,7 +43,7 @@ from .run_lock import RunLock, RunLockError
 from .step import StepOutcome, TrainingStep
 from .step_feed import StepFeed
 from .stop_signal import StopSignal
-from .validation import Validation
+from .validation import Validation, load_held_out
 
 ADAPTER_NAME = "adapter.safetensors"
 
@@ -141,6 +141,7 @@ class Trainer:
         self.skipped_total = 0
         self.skipped_in_row = 0
         nulls = _load_nulls(self.source, config)
+        held_out = load_held_out(data.held_out, config.validation.num_samples)
         self.stream = PackStream(
             make_table(self.source, config),
             config.stages,
@@ -153,7 +154,7 @@ class Trainer:
         self.feed = StepFeed(self.stream, self.source, config.stages, config.optimizer.accumulation)
         self.adapter = self._build_model()
         self.validation = Validation(
-            config, workers, self.model, self.adapter.configs, nulls, self.mean, data.held_out
+            config, workers, self.model, self.adapter.configs, nulls, self.mean, held_out
         )
         self.stepper = TrainingStep(
             config,

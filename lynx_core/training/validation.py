@@ -33,6 +33,26 @@ NUM_DRAWS = 4
 """Timesteps at which each held-out sample is looked at."""
 
 
+def load_held_out(source: SampleSource | None, num_samples: int) -> list[Sample]:
+    """Load the first held-out samples, and let go of the encoders.
+
+    Called at the start: that a held-out file cannot be used, or an encoder not opened, is not for step 5,000 to
+    show.
+
+    Args:
+        source: None for a run without validation.
+
+    Raises:
+        DataError: when no held-out pair can be read.
+    """
+    if source is None:
+        return []
+    samples = source.load_pack(range(min(num_samples, len(source))))
+    source.features.encoders.text.release()
+    source.features.encoders.video.release()
+    return samples
+
+
 class Validation:
     """Validates on held-out pairs.
 
@@ -40,10 +60,7 @@ class Validation:
 
     Args:
         mean: the EMA that is exported; None where the weights themselves are.
-        source: the held-out pairs, None for a run without validation.
-
-    Raises:
-        DataError: when no held-out pair can be read.
+        samples: that are held out; none for a run without validation.
     """
 
     def __init__(
@@ -54,12 +71,11 @@ class Validation:
         parts: AdapterConfigs,
         nulls: Nulls,
         mean: WeightMean | None,
-        source: SampleSource | None,
+        samples: list[Sample],
     ) -> None:
         self.config, self.workers, self.model = config, workers, model
         self.parts, self.nulls, self.mean = parts, nulls, mean
-        # Read now: that a held-out file cannot be used, or an encoder not opened, is not for step 5,000 to show.
-        self.samples = self._load_samples(source) if source is not None else []
+        self.samples = samples
         self._decoder = LatentDecoder(config.data.vae, workers.device)
 
     @torch.no_grad()
@@ -76,12 +92,6 @@ class Validation:
         if found:
             figures["face_similarity"] = sum(found) / len(found)
         return figures
-
-    def _load_samples(self, source: SampleSource) -> list[Sample]:
-        samples = source.load_pack(range(min(self.config.validation.num_samples, len(source))))
-        source.features.encoders.text.release()
-        source.features.encoders.video.release()
-        return samples
 
     def _measure_loss(self, samples: list[Sample]) -> float:
         """Mean over samples and fixed draws; nothing is dropped."""

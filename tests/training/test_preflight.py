@@ -266,7 +266,6 @@ def test_dry_run_writes_nothing(workplace: Path, capsys: pytest.CaptureFixture[s
         (["adapter.variant=ref_only", "adapter.resampler_init=x.bin"], ["adapter.resampler_init"]),
         (["adapter.init=['x']", "adapter.ref_keys_init=base"], ["adapter.ref_keys_init"]),
         (["adapter.init=['x']", "adapter.lora_rank=2", "adapter.lora_alpha=0"], ["adapter.lora_alpha"]),
-        (["optimizer.warmup_steps=9"], ["optimizer.warmup_steps"]),
         (
             [
                 "optimizer.learning_rate=-1",
