@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .library_warnings import silence_import_warnings
 
 if TYPE_CHECKING:
     from ..training.configuration import TrainingConfig
@@ -25,9 +28,11 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_configured(arguments: argparse.Namespace, action: Callable[[TrainingConfig], int]) -> int:
-    """Read the configuration and act on it; what cannot run is printed in one line, exit code 1."""
+    """Read the configuration and act on it; what cannot run is printed, exit code 1."""
+    silence_import_warnings()
     from ..data.errors import DataError
     from ..faces.errors import FaceError
+    from ..formats.errors import AdapterError
     from ..models.frozen_base import BaseModelError
     from ..models.segment_attention import BackendError
     from ..training.checkpoint import CheckpointError
@@ -35,20 +40,28 @@ def run_configured(arguments: argparse.Namespace, action: Callable[[TrainingConf
     from ..training.configuration_file import read_configuration
     from ..training.loop import TrainingError
     from ..training.packing import PackingError
+    from ..training.preflight import PreflightError
+    from ..training.run_lock import RunLockError
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     refusals = (
         ConfigurationError,
         DataError,
         FaceError,
+        AdapterError,
         PackingError,
         BaseModelError,
         BackendError,
         CheckpointError,
         TrainingError,
+        PreflightError,
+        RunLockError,
     )
     try:
         return action(read_configuration(arguments.config, arguments.overrides))
     except refusals as error:
+        # All processes of a run meet these alike.
+        if isinstance(error, (PreflightError, RunLockError)) and os.environ.get("RANK", "0") != "0":
+            return 1
         print(f"comfy-lynx: {error}", file=sys.stderr)
         return 1

@@ -195,9 +195,9 @@ class UMT5TextEncoder:
         Raises:
             DataError: when the files do not open.
         """
+        self._open_tokenizer()
         if self._model is None:
             transformers = _import("transformers", "the text encoder")
-            self._tokenizer = _load(transformers.AutoTokenizer, self.tokenizer_folder)
             model = _load(transformers.UMT5EncoderModel, self.folder, dtype=self.dtype)
             self._model = model.to(self.device).eval().requires_grad_(False)
         tokens = self._tokenizer(
@@ -207,6 +207,20 @@ class UMT5TextEncoder:
         with torch.no_grad():
             hidden = self._model(ids, mask).last_hidden_state[0]
         return hidden.to("cpu", self.dtype)
+
+    def count_tokens(self, caption: str) -> int:
+        """Tokens of a caption before it is cut off; opens the tokenizer only.
+
+        Raises:
+            DataError: when its files do not open.
+        """
+        self._open_tokenizer()
+        return len(self._tokenizer(clean_caption(caption)).input_ids)
+
+    def _open_tokenizer(self) -> None:
+        if self._tokenizer is None:
+            transformers = _import("transformers", "the text encoder")
+            self._tokenizer = _load(transformers.AutoTokenizer, self.tokenizer_folder)
 
     def release(self) -> None:
         """Free the memory; the next use opens it again."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..formats.errors import AdapterError
 from ..formats.layouts import name_quantisation, strip_prefix
-from ..formats.tensor_file import open_tensor_file
+from ..formats.tensor_file import TensorFile, open_tensor_file
 
 WanTransformer: TypeAlias = Any
 """diffusers' WanTransformer3DModel, whose lazy import hides its type."""
@@ -51,23 +51,15 @@ def load_transformer(path: Path | str, dtype: torch.dtype) -> WanTransformer:
     Raises:
         BaseModelError: when there is no such model, it is of another kind, or is incomplete.
     """
+    check_base_files(path)
     path = Path(path)
-    if not path.exists():
-        raise BaseModelError(
-            f"there is no base model at {path}; give a diffusers folder or a .safetensors file"
-        )
     folder = path / "transformer" if (path / "transformer").is_dir() else path
     if _is_diffusers_folder(folder):
         from diffusers import WanTransformer3DModel
 
         transformer = WanTransformer3DModel.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
         return freeze(transformer)
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    if not files:
-        raise BaseModelError(
-            f"{path} holds no config.json of diffusers and no .safetensors file; it is no base model"
-        )
-    return freeze(_build_transformer(_read_weights(files), dtype, path))
+    return freeze(_build_transformer(_read_weights(_list_weights(path)), dtype, path))
 
 
 def freeze(transformer: WanTransformer) -> WanTransformer:
@@ -148,9 +140,87 @@ def _is_diffusers_folder(folder: Path) -> bool:
     return config.is_file() and json.loads(config.read_text()).get("_class_name") == "WanTransformer3DModel"
 
 
+def check_base_files(path: Path | str) -> None:
+    """Check what `load_transformer` will open, by names and headers only.
+
+    Raises:
+        BaseModelError: as `load_transformer`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise BaseModelError(
+            f"there is no base model at {path}; give a diffusers folder or a .safetensors file"
+        )
+    folder = path / "transformer" if (path / "transformer").is_dir() else path
+    if not _is_diffusers_folder(folder):
+        _open_weights(_list_weights(path))
+        return
+    config = json.loads((folder / "config.json").read_text())
+    channels = config.get("in_channels", 16), config.get("out_channels", 16)
+    if config.get("image_dim") is not None or channels[0] != channels[1]:
+        raise BaseModelError(
+            f"{folder} is an image-to-video model (in_channels {channels[0]}, image_dim {config.get('image_dim')}); "
+            "Lynx adapters are trained on a text-to-video Wan"
+        )
+    fault = find_folder_fault(folder)
+    if fault is not None:
+        raise BaseModelError(f"{folder} is no complete model: {fault}; download it again")
+
+
+def find_folder_fault(folder: Path) -> str | None:
+    """What is missing in a folder of config.json and weights, as diffusers and transformers write them.
+
+    Reads names and headers only. None when it is complete.
+    """
+    if not (folder / "config.json").is_file():
+        return "there is no config.json"
+    wanted: set[str] = set()
+    for index in folder.glob("*.index.json"):
+        try:
+            wanted |= set(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f"{index.name} cannot be read"
+    missing = sorted(name for name in wanted if not (folder / name).is_file())
+    if missing:
+        return f"{len(missing)} of {len(wanted)} files of weights are missing, the first is {missing[0]}"
+    files = [folder / name for name in sorted(wanted)] or [
+        file for suffix in ("*.safetensors", "*.bin") for file in sorted(folder.glob(suffix))
+    ]
+    if not files:
+        return "there is no file of weights (.safetensors or .bin)"
+    for file in files:
+        if file.suffix == ".safetensors":
+            try:
+                open_tensor_file(file)
+            except AdapterError as error:
+                return str(error).rstrip(".")
+        elif not file.stat().st_size:
+            return f"{file.name} has 0 bytes"
+    return None
+
+
+def _list_weights(path: Path) -> list[Path]:
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    if not files:
+        raise BaseModelError(
+            f"{path} holds no config.json of diffusers and no .safetensors file; it is no base model"
+        )
+    return files
+
+
 def _read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
     """Read original or diffusers weights; gives diffusers' names."""
-    weights: dict[str, Tensor] = {}
+    weights = {strip_prefix(name): file.read(name) for file in _open_weights(files) for name in file.tensors}
+    if "condition_embedder.time_proj.weight" in weights:
+        return weights
+    from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+
+    return convert_wan_transformer_to_diffusers(weights)
+
+
+def _open_weights(files: Sequence[Path]) -> list[TensorFile]:
+    """Open files of original or diffusers weights, and check by their names that they are a base."""
+    opened = []
     for path in files:
         if path.suffix.lower() == ".gguf":
             raise BaseModelError(
@@ -165,19 +235,16 @@ def _read_weights(files: Sequence[Path]) -> dict[str, Tensor]:
             raise BaseModelError(
                 f"{path} is quantised as {quantisation}; give the bf16 or fp16 file, it can be quantised when loaded"
             )
-        weights |= {strip_prefix(name): file.read(name) for name in file.tensors}
+        opened.append(file)
+    names = {strip_prefix(name) for file in opened for name in file.tensors}
     for prefix, kind in _OTHER_KINDS:
-        if any(name.startswith(prefix) for name in weights):
+        if any(name.startswith(prefix) for name in names):
             raise BaseModelError(f"{files[0]} is {kind}; Lynx adapters are trained on a text-to-video Wan")
-    if "condition_embedder.time_proj.weight" in weights:
-        return weights
-    if "head.modulation" not in weights:
+    if not names & {"condition_embedder.time_proj.weight", "head.modulation"}:
         raise BaseModelError(
-            f"{files[0]} is no Wan transformer: head.modulation is missing, it holds {', '.join(sorted(weights)[:3])}"
+            f"{files[0]} is no Wan transformer: head.modulation is missing, it holds {', '.join(sorted(names)[:3])}"
         )
-    from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
-
-    return convert_wan_transformer_to_diffusers(weights)
+    return opened
 
 
 def _build_transformer(weights: Mapping[str, Tensor], dtype: torch.dtype, path: Path) -> WanTransformer:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from ..data.catalogue import CatalogueItem
 from ..data.encoders import AnalyzerFaceEncoder, Encoders, UMT5TextEncoder, WanVideoEncoder
 from ..data.hashing import hash_file, hash_files
 from ..data.manifest import read_manifest
@@ -16,28 +17,22 @@ from ..data.quarantine import QUARANTINE_NAME, WARNINGS_NAME
 from ..data.source import SampleSource
 from ..faces.analyzer import FaceAnalyzer
 from ..formats.adapter import Adapter, open_adapter
-from ..formats.layouts import PartKind
 from ..models.adapter_modules import AdapterConfigs, AdapterModules, configure_variant
 from ..models.adapter_modules import Variant as NamedVariant
 from ..models.frozen_base import BlockOffload, load_transformer, quantise_base
 from ..models.packed_wan import PackedWan
 from ..models.segment_attention import choose_backend
-from .configuration import (
-    AdapterSettings,
-    BaseConfig,
-    ConfigurationError,
-    DataConfig,
-    TrainingConfig,
-    Variant,
-)
+from .adapter_checks import describe_mix, find_misfits, wanted_parts
+from .adapter_settings import AdapterSettings, Variant
+from .configuration import BaseConfig, ConfigurationError, DataConfig, TrainingConfig
 from .curriculum import SampleTable
 from .distributed import ShardedBlocks, Workers
-from .packing import fit_to_budget
+from .packing import PackingConfig, fit_to_budget
 from .randomness import derive_seed
 
 _logger = logging.getLogger(__name__)
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _VARIANTS: dict[Variant, NamedVariant] = {
     "full": "full",
     "id_only": "id only",
@@ -52,7 +47,7 @@ def open_base(config: BaseConfig, workers: Workers, shard: bool) -> PackedWan:
     Raises:
         BaseModelError: when there is no usable base.
     """
-    dtype = _DTYPES[config.dtype]
+    dtype = DTYPES[config.dtype]
     transformer = load_transformer(config.transformer, dtype)
     quantise_base(transformer, "as loaded" if config.quantisation == "none" else config.quantisation)
     backend = choose_backend(workers.device, dtype, config.attention)
@@ -88,36 +83,27 @@ def make_adapter(
         AdapterError: when a file is no adapter or resampler.
     """
     if settings.init:
-        adapter = _continue_adapter(settings, embedder)
+        adapter = _continue_adapter(settings, base, embedder, note)
     else:
         adapter = _start_adapter(settings, base, seed, embedder, note)
-    try:
-        base.check_adapter(adapter)
-    except ValueError as error:
-        raise ConfigurationError(f"adapter.init and base.transformer: {error}") from error
     if settings.lora_rank:
         adapter.add_low_rank(settings.lora_rank, settings.lora_alpha, derive_seed(seed, "low rank"))
     return adapter
 
 
-def _continue_adapter(settings: AdapterSettings, embedder: str) -> AdapterModules:
+def _continue_adapter(
+    settings: AdapterSettings, base: PackedWan, embedder: str, note: Callable[[str], None]
+) -> AdapterModules:
     opened = open_adapter(*settings.init)
-    wanted: list[PartKind] = [
-        *(("resampler", "id") if settings.has_id else ()),
-        *(("ref",) if settings.has_ref else ()),
-    ]
-    missing = [kind for kind in wanted if kind not in opened.parts]
-    if missing:
-        raise ConfigurationError(
-            f'adapter.variant = "{settings.variant}" needs {" and ".join(missing)}, and adapter.init '
-            f"({opened.name}) has {', '.join(opened.parts)}; add the missing files, or choose another variant"
-        )
-    if settings.has_id and opened.embedder != embedder:
-        raise ConfigurationError(
-            f"adapter.init ({opened.name}) is for the embedder {opened.embedder}, the samples are embedded by "
-            f"{embedder}; set data.face_encoder and data.face_pack to the adapter's"
-        )
-    return AdapterModules.from_adapter(Adapter(opened.name, [opened.parts[kind] for kind in wanted]))
+    misfits = find_misfits(settings, opened, base.dim, base.config.num_layers, embedder)
+    if misfits:
+        raise ConfigurationError("; ".join(misfits))
+    mix = describe_mix(settings, opened)
+    if mix is not None:
+        note(mix)
+    return AdapterModules.from_adapter(
+        Adapter(opened.name, [opened.parts[kind] for kind in wanted_parts(settings)])
+    )
 
 
 def configure_new_adapter(settings: AdapterSettings, dim: int, num_blocks: int) -> AdapterConfigs:
@@ -194,7 +180,7 @@ def name_run_file(config: TrainingConfig, manifest: Path, name: str) -> Path:
 def make_encoders(data: DataConfig, device: torch.device) -> Encoders:
     """Name the frozen encoders; each is opened when first used."""
     return Encoders(
-        WanVideoEncoder(data.vae, device, _DTYPES[data.vae_dtype]),
+        WanVideoEncoder(data.vae, device, DTYPES[data.vae_dtype]),
         UMT5TextEncoder(data.text_encoder, data.tokenizer, device),
         AnalyzerFaceEncoder(make_analyzer(data), aligned=data.faces_aligned),
     )
@@ -212,9 +198,24 @@ def make_table(source: SampleSource, config: TrainingConfig) -> SampleTable:
     Raises:
         PackingError: for over-long samples that the configuration does not allow.
     """
-    fitted = fit_to_budget(source.shapes(), config.packing, source.ids)
-    source.trim(fitted.trimmed)
-    if fitted.trimmed:
-        _logger.info("%d samples are trimmed to %d tokens", len(fitted.trimmed), config.packing.budget)
-    frames = [fitted.trimmed.get(index, shape[0]) for index, shape in enumerate(source.shapes())]
-    return SampleTable.make(source.ids, source.kinds, fitted.lengths, frames)
+    table, trimmed = tabulate_items(source.items, config.packing)
+    source.trim(trimmed)
+    if trimmed:
+        _logger.info("%d samples are trimmed to %d tokens", len(trimmed), config.packing.budget)
+    return table
+
+
+def tabulate_items(
+    items: Sequence[CatalogueItem], packing: PackingConfig
+) -> tuple[SampleTable, dict[int, int]]:
+    """What planning needs of the pairs, and the latent frames that each trimmed one keeps.
+
+    Raises:
+        PackingError: for over-long samples that the configuration does not allow.
+    """
+    ids = [item.pair.id for item in items]
+    shapes = [item.plan.latent_shape for item in items]
+    fitted = fit_to_budget(shapes, packing, ids)
+    frames = [fitted.trimmed.get(index, shape[0]) for index, shape in enumerate(shapes)]
+    kinds = [item.pair.kind for item in items]
+    return SampleTable.make(ids, kinds, fitted.lengths, frames), fitted.trimmed

@@ -8,20 +8,22 @@ manifest shows when it is no longer. The newest complete one is loaded, others a
         weights.safetensors   trained weights, float32, by parameter name
         mean.safetensors      their running mean, if one is kept
         optimizer.pt          what the optimiser keeps, by parameter name
-        state.json            step, place in the data, counts, configuration, fingerprints, versions
+        state.json            step, place of each stage, counts, configuration, fingerprints, versions
         complete.json         bytes and sha256 of each of these
 
-Kept are the newest `keep_last` and those whose step is a multiple of `keep_every`.
+Kept are the newest, the newest `keep_last` whose last step was not skipped, and those whose step is a
+multiple of `keep_every`. So a run of steps without a finite loss cannot push out the weights before it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,13 @@ from ..formats.safetensors_file import tensor_info, write_safetensors
 from .optimizer import OptimizerState
 
 CHECKPOINTS_FOLDER = "checkpoints"
-STATE_FORMAT = 1
+STATE_FORMAT = 2
+_OLDEST_FORMAT = 1
+"""Had the place of one stage only; `resume.py` takes it up."""
+
 _WEIGHTS, _MEAN, _OPTIMIZER, _STATE = "weights.safetensors", "mean.safetensors", "optimizer.pt", "state.json"
 _COMPLETE = "complete.json"
-_NAME = re.compile(r"step-(\d{8})")
+_NAME = re.compile(r"step-(\d{8,})")
 _CHUNK_BYTES = 1 << 22
 
 
@@ -67,6 +72,7 @@ class CheckpointFolder:
     def __init__(self, output: Path, keep_last: int, keep_every: int) -> None:
         self.root = Path(output) / CHECKPOINTS_FOLDER
         self.keep_last, self.keep_every = keep_last, keep_every
+        self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints that bear their final name, rising."""
@@ -93,6 +99,7 @@ class CheckpointFolder:
             if final.exists():  # one that was found damaged
                 final.replace(self.root / f".{final.name}.old")
             aside.replace(final)
+            self._damaged.discard(step)
             _sync_folder(self.root)
             self._remove_old()
             self.clean()
@@ -111,22 +118,85 @@ class CheckpointFolder:
         for path in self.root.glob(".step-*"):
             shutil.rmtree(path)
 
+    def find(self, step: int) -> Path:
+        """Give the complete checkpoint of a step.
+
+        Raises:
+            CheckpointError: when there is none, naming the steps that are there.
+        """
+        problem = "it is not there"
+        if step in self.steps():
+            damage = find_damage(self.path_of(step))
+            if damage is None:
+                return self.path_of(step)
+            problem = f"it is damaged: {damage}"
+        others = ", ".join(str(number) for number in self.steps() if number != step) or "none"
+        raise CheckpointError(
+            f"there is no checkpoint of step {step} to resume from in {self.root}, {problem}; steps there: {others}"
+        )
+
+    def set_newer_aside(self, step: int) -> Path | None:
+        """Move the checkpoints after a step into a folder beside them, so that they count no longer.
+
+        Returns:
+            The folder, or None when there are none.
+
+        Raises:
+            CheckpointError: when the disk refuses.
+        """
+        newer = [number for number in self.steps() if number > step]
+        if not newer:
+            return None
+        names = (f"after-step-{step:08d}-{number}" for number in itertools.count(1))
+        folder = next(path for path in (self.root / name for name in names) if not path.exists())
+        try:
+            folder.mkdir()
+            # The newest first: what a kill leaves in place is then older than what has gone.
+            for number in reversed(newer):
+                self.path_of(number).replace(folder / self.path_of(number).name)
+            _sync_folder(self.root)
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoints after step {step} could not be moved to {folder}: {error.strerror}; move them "
+                "yourself, or name another run.output"
+            ) from error
+        return folder
+
     def find_newest(self, note: Callable[[str], None]) -> Path | None:
         """Give the newest complete checkpoint; each damaged one that is passed over is noted."""
         for step in reversed(self.steps()):
             problem = find_damage(self.path_of(step))
             if problem is None:
                 return self.path_of(step)
+            self._damaged.add(step)
             note(f"checkpoint {self.path_of(step)} is passed over: {problem}")
         return None
 
     def _remove_old(self) -> None:
         steps = self.steps()
-        for step in steps[: -self.keep_last]:
-            if not self.keep_every or step % self.keep_every:
+        good = [
+            step for step in steps if step not in self._damaged and not _is_after_skipped(self.path_of(step))
+        ]
+        kept = {*choose_kept(good, self.keep_last, self.keep_every), steps[-1]}
+        for step in steps:
+            if step not in kept and not (self.keep_every and step % self.keep_every == 0):
                 path = self.path_of(step)
                 # Renamed first: half-removed, it must not look like a checkpoint.
                 path.replace(self.root / f".{path.name}.old")
+
+
+def choose_kept(steps: Sequence[int], keep_last: int, keep_every: int) -> list[int]:
+    """Which of these steps, rising, the policy keeps."""
+    newest = set(steps[-keep_last:])
+    return [step for step in steps if step in newest or (keep_every and step % keep_every == 0)]
+
+
+def _is_after_skipped(path: Path) -> bool:
+    """Whether the last steps before a checkpoint left the weights as they were."""
+    try:
+        return bool(json.loads((path / _STATE).read_text()).get("skipped_in_row", 0))
+    except (OSError, ValueError, AttributeError):
+        return True  # damaged: nothing that may push out others
 
 
 def find_damage(path: Path) -> str | None:
@@ -155,10 +225,10 @@ def read_state(path: Path) -> dict[str, Any]:
         CheckpointError: when it is of another format.
     """
     state = json.loads((path / _STATE).read_text())
-    if state.get("format") != STATE_FORMAT:
+    if state.get("format") not in range(_OLDEST_FORMAT, STATE_FORMAT + 1):
         raise CheckpointError(
-            f"{path} has format {state.get('format')!r}, this version reads {STATE_FORMAT}; go on with the "
-            "version that wrote it"
+            f"{path} has format {state.get('format')!r}, this version reads {_OLDEST_FORMAT} to {STATE_FORMAT}; go "
+            "on with the version that wrote it"
         )
     return state
 

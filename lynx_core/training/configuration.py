@@ -9,39 +9,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from ..data.decoding import DecodingConfig
+from .adapter_settings import AdapterSettings
 from .packing import PackingConfig
+from .setting_checks import ConfigurationError, SettingChecks
+
+__all__ = ["ConfigurationError"]  # where the rest of the pack looks for it
 
 BaseDtype = Literal["fp32", "bf16"]
 BaseQuantisation = Literal["none", "fp8", "int8"]
 AttentionChoice = Literal["auto", "loop", "varlen", "flash", "flex"]
-Variant = Literal["full", "id_only", "ref_only", "lite"]
 Timesteps = Literal["uniform", "logit_normal", "shifted"]
 LossMean = Literal["token", "sample"]
 StageKind = Literal["images", "first_frames", "videos", "mixed"]
-RefKeysInit = Literal["random", "base"]
 OptimizerKind = Literal["adamw", "adamw8bit_bitsandbytes", "adamw8bit_torchao", "muon"]
 Sharding = Literal["ddp", "fsdp2"]
 ExportDtype = Literal["fp32", "bf16", "fp16"]
-
-
-class ConfigurationError(ValueError):
-    """A configuration that cannot run; names the key, the value seen, and the way out."""
-
-
-def _check(is_right: bool, key: str, value: Any, meaning: str) -> None:
-    if not is_right:
-        raise ConfigurationError(f"{key} is {meaning}, got {value!r}")
-
-
-def _check_choice(key: str, value: Any, choices: Any) -> None:
-    _check(value in get_args(choices), key, value, f"one of {', '.join(get_args(choices))}")
-
-
-def _check_share(key: str, value: float) -> None:
-    _check(0 <= value <= 1, key, value, "a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -64,68 +49,22 @@ class BaseConfig:
     """Host memory of each process for what the base saw in references; 0 looks at them at every step."""
 
     def __post_init__(self) -> None:
-        _check_choice("base.dtype", self.dtype, BaseDtype)
-        _check_choice("base.quantisation", self.quantisation, BaseQuantisation)
-        _check_choice("base.attention", self.attention, AttentionChoice)
-        _check(
-            self.reference_memory_gb >= 0, "base.reference_memory_gb", self.reference_memory_gb, "0 or more"
-        )
-        _check(
-            self.gradient_checkpointing or (self.quantisation == "none" and not self.offload_blocks),
-            "base.gradient_checkpointing",
-            self.gradient_checkpointing,
-            "needed with quantisation and offloading, which otherwise keep each block's weights until its backward",
-        )
-
-
-@dataclass(frozen=True)
-class AdapterSettings:
-    """What is trained, and what it starts from."""
-
-    variant: Variant = "full"
-    """full: ID and reference; id_only, ref_only: one of them; lite: ID in every second block."""
-    init: tuple[Path, ...] = ()
-    """Files or folders of an adapter to go on from (a release, say); none starts a new one."""
-    resampler_init: Path | None = None
-    """A resampler to start a new adapter from: InstantID's ip-adapter.bin. From scratch it hardly learns."""
-    ref_keys_init: RefKeysInit = "random"
-    """base: a new Ref-adapter looks for what is alike, with the keys of the base's own self-attention."""
-    lora_rank: int = 0
-    """0 trains all weights; more trains low-rank updates of the key and value projections of `init`."""
-    lora_alpha: float = 32.0
-    """Strength of the updates: they are scaled by alpha / rank."""
-    resampler_dim: int = 1280
-    resampler_depth: int = 4
-    resampler_heads: int = 20
-    lite_token_dim: int = 2048
-    """Width of the identity tokens of a new lite adapter; in the others it is the base's."""
-
-    def __post_init__(self) -> None:
-        _check_choice("adapter.ref_keys_init", self.ref_keys_init, RefKeysInit)
-        _check_choice("adapter.variant", self.variant, Variant)
-        _check(self.lora_rank >= 0, "adapter.lora_rank", self.lora_rank, "0 or more")
-        _check(
-            not self.lora_rank or bool(self.init),
-            "adapter.lora_rank",
-            self.lora_rank,
-            "only for an adapter to go on from (adapter.init): low-rank updates of random weights learn nothing",
-        )
-        _check(
-            not (self.init and self.resampler_init),
-            "adapter.resampler_init",
-            str(self.resampler_init),
-            "for a new adapter; adapter.init brings its own resampler, unset one of the two",
-        )
-        for name in ("resampler_dim", "resampler_depth", "resampler_heads", "lite_token_dim"):
-            _check(getattr(self, name) >= 1, f"adapter.{name}", getattr(self, name), "1 or more")
-
-    @property
-    def has_id(self) -> bool:
-        return self.variant != "ref_only"
-
-    @property
-    def has_ref(self) -> bool:
-        return self.variant in ("full", "ref_only")
+        with SettingChecks() as check:
+            check.choice("base.dtype", self.dtype, BaseDtype)
+            check.choice("base.quantisation", self.quantisation, BaseQuantisation)
+            check.choice("base.attention", self.attention, AttentionChoice)
+            check.value(
+                self.reference_memory_gb >= 0,
+                "base.reference_memory_gb",
+                self.reference_memory_gb,
+                "0 or more",
+            )
+            check.value(
+                self.gradient_checkpointing or (self.quantisation == "none" and not self.offload_blocks),
+                "base.gradient_checkpointing",
+                self.gradient_checkpointing,
+                "needed with quantisation and offloading, which otherwise keep each block's weights until its backward",
+            )
 
 
 @dataclass(frozen=True)
@@ -150,12 +89,13 @@ class ObjectiveConfig:
     """Share, of the others, that see the null reference only."""
 
     def __post_init__(self) -> None:
-        _check_choice("objective.timesteps", self.timesteps, Timesteps)
-        _check_choice("objective.loss_mean", self.loss_mean, LossMean)
-        _check(self.logit_std > 0, "objective.logit_std", self.logit_std, "more than 0")
-        _check(self.shift > 0, "objective.shift", self.shift, "more than 0")
-        for name in ("drop_text", "drop_identity", "drop_id", "drop_reference"):
-            _check_share(f"objective.{name}", getattr(self, name))
+        with SettingChecks() as check:
+            check.choice("objective.timesteps", self.timesteps, Timesteps)
+            check.choice("objective.loss_mean", self.loss_mean, LossMean)
+            check.value(self.logit_std > 0, "objective.logit_std", self.logit_std, "more than 0")
+            check.value(self.shift > 0, "objective.shift", self.shift, "more than 0")
+            for name in ("drop_text", "drop_identity", "drop_id", "drop_reference"):
+                check.share(f"objective.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -168,8 +108,9 @@ class StageConfig:
     steps: int
 
     def __post_init__(self) -> None:
-        _check_choice("stages.kind", self.kind, StageKind)
-        _check(self.steps >= 1, "stages.steps", self.steps, "1 or more")
+        with SettingChecks() as check:
+            check.choice("stages.kind", self.kind, StageKind)
+            check.value(self.steps >= 1, "stages.steps", self.steps, "1 or more")
 
 
 @dataclass(frozen=True)
@@ -193,18 +134,20 @@ class OptimizerConfig:
     accumulation: int = 1
     """Packs of each process that make one step."""
     ema_decay: float = 0.0
-    """Decay of the running mean of the weights that is exported; 0 keeps none."""
+    """Decay of the EMA of the weights, which is validated and exported; it warms up: min(decay, (1 + n) / (10 + n))
+    at update n. 0 keeps none."""
 
     def __post_init__(self) -> None:
-        _check_choice("optimizer.kind", self.kind, OptimizerKind)
-        _check(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "more than 0")
-        _check(self.eps > 0, "optimizer.eps", self.eps, "more than 0")
-        _check(self.accumulation >= 1, "optimizer.accumulation", self.accumulation, "1 or more")
-        for name in ("weight_decay", "warmup_steps", "decay_steps", "max_grad_norm"):
-            _check(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
-        for name in ("beta1", "beta2", "ema_decay"):
-            value = getattr(self, name)
-            _check(0 <= value < 1, f"optimizer.{name}", value, "0 or more and below 1")
+        with SettingChecks() as check:
+            check.choice("optimizer.kind", self.kind, OptimizerKind)
+            check.value(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "more than 0")
+            check.value(self.eps > 0, "optimizer.eps", self.eps, "more than 0")
+            check.value(self.accumulation >= 1, "optimizer.accumulation", self.accumulation, "1 or more")
+            for name in ("weight_decay", "warmup_steps", "decay_steps", "max_grad_norm"):
+                check.value(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
+            for name in ("beta1", "beta2", "ema_decay"):
+                value = getattr(self, name)
+                check.value(0 <= value < 1, f"optimizer.{name}", value, "0 or more and below 1")
 
 
 @dataclass(frozen=True)
@@ -232,12 +175,13 @@ class RunConfig:
     """auto: the GPU if there is one; cpu."""
 
     def __post_init__(self) -> None:
-        _check(0 <= self.seed < 2**63, "run.seed", self.seed, "0 or more")
-        _check_choice("run.export_dtype", self.export_dtype, ExportDtype)
-        _check(self.device in ("auto", "cpu"), "run.device", self.device, "auto or cpu")
-        for name in ("checkpoint_every", "keep_last", "log_every", "max_skipped_in_row"):
-            _check(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "1 or more")
-        _check(self.keep_every >= 0, "run.keep_every", self.keep_every, "0 or more")
+        with SettingChecks() as check:
+            check.value(0 <= self.seed < 2**63, "run.seed", self.seed, "0 or more")
+            check.choice("run.export_dtype", self.export_dtype, ExportDtype)
+            check.value(self.device in ("auto", "cpu"), "run.device", self.device, "auto or cpu")
+            for name in ("checkpoint_every", "keep_last", "log_every", "max_skipped_in_row"):
+                check.value(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "1 or more")
+            check.value(self.keep_every >= 0, "run.keep_every", self.keep_every, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -259,16 +203,17 @@ class ValidationConfig:
     """Guidance of ID and reference."""
 
     def __post_init__(self) -> None:
-        _check(self.every >= 0, "validation.every", self.every, "0 or more")
-        _check(self.num_samples >= 1, "validation.num_samples", self.num_samples, "1 or more")
-        _check(self.video_steps >= 1, "validation.video_steps", self.video_steps, "1 or more")
-        _check(
-            0 <= self.video_samples <= self.num_samples,
-            "validation.video_samples",
-            self.video_samples,
-            "at most validation.num_samples",
-        )
-        _check(self.shift > 0, "validation.shift", self.shift, "more than 0")
+        with SettingChecks() as check:
+            check.value(self.every >= 0, "validation.every", self.every, "0 or more")
+            check.value(self.num_samples >= 1, "validation.num_samples", self.num_samples, "1 or more")
+            check.value(self.video_steps >= 1, "validation.video_steps", self.video_steps, "1 or more")
+            check.value(
+                0 <= self.video_samples <= self.num_samples,
+                "validation.video_samples",
+                self.video_samples,
+                "at most validation.num_samples",
+            )
+            check.value(self.shift > 0, "validation.shift", self.shift, "more than 0")
 
 
 @dataclass(frozen=True)
@@ -281,7 +226,8 @@ class DistributedConfig:
     """Divide the blocks of the frozen base as well; each block is gathered when it runs."""
 
     def __post_init__(self) -> None:
-        _check_choice("distributed.sharding", self.sharding, Sharding)
+        with SettingChecks() as check:
+            check.choice("distributed.sharding", self.sharding, Sharding)
 
 
 @dataclass(frozen=True)
@@ -319,17 +265,20 @@ class DataConfig:
     """Share of each kind of pair, any scale; unset: each pair once an epoch."""
 
     def __post_init__(self) -> None:
-        _check(
-            self.face_models is not None or (self.faces_aligned and self.face_encoder is not None),
-            "data.face_models",
-            None,
-            "needed to find faces, and for the recogniser of a pack; only data.faces_aligned = true together "
-            "with data.face_encoder does without",
-        )
-        _check_choice("data.vae_dtype", self.vae_dtype, BaseDtype)
-        _check_share("data.max_quarantined", self.max_quarantined)
-        for kind, weight in (self.kind_weights or {}).items():
-            _check(weight >= 0 and math.isfinite(weight), f"data.kind_weights.{kind}", weight, "0 or more")
+        with SettingChecks() as check:
+            check.value(
+                self.face_models is not None or (self.faces_aligned and self.face_encoder is not None),
+                "data.face_models",
+                None,
+                "needed to find faces, and for the recogniser of a pack; only data.faces_aligned = true together "
+                "with data.face_encoder does without",
+            )
+            check.choice("data.vae_dtype", self.vae_dtype, BaseDtype)
+            check.share("data.max_quarantined", self.max_quarantined)
+            for kind, weight in (self.kind_weights or {}).items():
+                check.value(
+                    weight >= 0 and math.isfinite(weight), f"data.kind_weights.{kind}", weight, "0 or more"
+                )
 
 
 @dataclass(frozen=True)
@@ -349,53 +298,54 @@ class TrainingConfig:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
-        _check(bool(self.stages), "stages", self.stages, "a list of at least one stage: [[stages]]")
-        names = [stage.name for stage in self.stages]
-        _check(len(set(names)) == len(names), "stages.name", names, "different for each stage")
-        _check(
-            not self.validation.every or self.data.validation_manifest is not None,
-            "validation.every",
-            self.validation.every,
-            "only possible with data.validation_manifest, the pairs to validate on",
-        )
-        total = self.total_steps
-        _check(
-            self.optimizer.decay_steps <= total,
-            "optimizer.decay_steps",
-            self.optimizer.decay_steps,
-            f"at most {total}, the steps of all stages",
-        )
-        _check(
-            self.distributed.sharding == "ddp" or self.optimizer.kind == "adamw",
-            "optimizer.kind",
-            self.optimizer.kind,
-            'only "adamw" with distributed.sharding = "fsdp2", which divides its state already',
-        )
-        _check(
-            not (self.distributed.shard_base and self.base.quantisation != "none"),
-            "distributed.shard_base",
-            True,
-            'only possible with base.quantisation = "none"',
-        )
-        _check(
-            not (self.distributed.shard_base and self.base.offload_blocks),
-            "distributed.shard_base",
-            True,
-            "an alternative to base.offload_blocks; unset one of the two",
-        )
-        _check(
-            not (self.distributed.shard_base and self.base.reference_memory_gb),
-            "base.reference_memory_gb",
-            self.base.reference_memory_gb,
-            "0 with distributed.shard_base, where all processes must look at references together",
-        )
-        _check(
-            self.adapter.ref_keys_init == "random"
-            or not (self.distributed.shard_base or self.base.quantisation != "none"),
-            "adapter.ref_keys_init",
-            self.adapter.ref_keys_init,
-            'only "random" with a quantised or divided base',
-        )
+        with SettingChecks() as check:
+            check.value(bool(self.stages), "stages", self.stages, "a list of at least one stage: [[stages]]")
+            names = [stage.name for stage in self.stages]
+            check.value(len(set(names)) == len(names), "stages.name", names, "different for each stage")
+            check.value(
+                not self.validation.every or self.data.validation_manifest is not None,
+                "validation.every",
+                self.validation.every,
+                "only possible with data.validation_manifest, the pairs to validate on",
+            )
+            total = self.total_steps
+            check.value(
+                self.optimizer.decay_steps <= total,
+                "optimizer.decay_steps",
+                self.optimizer.decay_steps,
+                f"at most {total}, the steps of all stages",
+            )
+            check.value(
+                self.distributed.sharding == "ddp" or self.optimizer.kind == "adamw",
+                "optimizer.kind",
+                self.optimizer.kind,
+                'only "adamw" with distributed.sharding = "fsdp2", which divides its state already',
+            )
+            check.value(
+                not (self.distributed.shard_base and self.base.quantisation != "none"),
+                "distributed.shard_base",
+                True,
+                'only possible with base.quantisation = "none"',
+            )
+            check.value(
+                not (self.distributed.shard_base and self.base.offload_blocks),
+                "distributed.shard_base",
+                True,
+                "an alternative to base.offload_blocks; unset one of the two",
+            )
+            check.value(
+                not (self.distributed.shard_base and self.base.reference_memory_gb),
+                "base.reference_memory_gb",
+                self.base.reference_memory_gb,
+                "0 with distributed.shard_base, where all processes must look at references together",
+            )
+            check.value(
+                self.adapter.ref_keys_init == "random"
+                or not (self.distributed.shard_base or self.base.quantisation != "none"),
+                "adapter.ref_keys_init",
+                self.adapter.ref_keys_init,
+                'only "random" with a quantised or divided base',
+            )
 
     @property
     def total_steps(self) -> int:

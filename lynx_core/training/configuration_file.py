@@ -49,12 +49,7 @@ def parse_configuration(values: Mapping[str, Any]) -> TrainingConfig:
     Raises:
         ConfigurationError: when a key is unknown or missing, or a value is wrong.
     """
-    try:
-        return _build(TrainingConfig, values, "")
-    except ConfigurationError:
-        raise
-    except ValueError as error:  # a section of another module, such as [packing]
-        raise ConfigurationError(str(error)) from error
+    return _build(TrainingConfig, values, "")
 
 
 def as_plain(config: Any) -> Any:
@@ -114,21 +109,38 @@ def _build(kind: type, values: Any, path: str) -> Any:
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"{path or 'the file'} is a section of keys, got {values!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    for name in values:
+    hints = get_type_hints(kind)
+    problems: list[str] = []
+    converted = {}
+    for name, value in values.items():
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
-            raise ConfigurationError(
+            problems.append(
                 f"unknown key {_join(path, name)}; did you mean {_join(path, near[0])}? There "
                 f"{'are' if len(fields) > 1 else 'is'}: {', '.join(fields)}"
             )
-    hints = get_type_hints(kind)
+            continue
+        try:
+            converted[name] = _convert(hints[name], value, _join(path, name))
+        except ValueError as error:  # sections of other modules, as [packing], have errors of their own
+            problems += error.problems if isinstance(error, ConfigurationError) else [str(error)]
+    is_whole = all(name in converted for name in values if name in fields)
     for name, field in fields.items():
         has_default = field.default is not dataclasses.MISSING or (
             field.default_factory is not dataclasses.MISSING
         )
         if name not in values and not has_default:
-            raise ConfigurationError(f"{_join(path, name)} is missing; every run needs it")
-    return kind(**{name: _convert(hints[name], value, _join(path, name)) for name, value in values.items()})
+            problems.append(f"{_join(path, name)} is missing; every run needs it")
+            is_whole = False
+    made = None
+    if is_whole:
+        try:
+            made = kind(**converted)
+        except ValueError as error:
+            problems += error.problems if isinstance(error, ConfigurationError) else [str(error)]
+    if problems:
+        raise ConfigurationError(*problems)
+    return made
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:

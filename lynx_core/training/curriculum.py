@@ -1,13 +1,14 @@
-"""The order of things: which stage a step belongs to, and which pack comes next.
+"""The order of things: which stage comes next, and which of its packs.
 
-The stage is a pure function of the step. The packs of a stage run epoch after epoch; each epoch's plan
-is a pure function of (seed, stage, epoch, lengths), so three numbers say where a run stands.
+Each stage counts its own steps, epochs and packs, so a stage that is made longer later goes on where it
+stood and repeats neither samples nor noise. The packs of a stage run epoch after epoch; each epoch's plan
+is a pure function of (seed, stage, epoch, lengths), so three numbers a stage say where a run stands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,21 +20,35 @@ from .randomness import DrawKey, derive_seed
 
 
 @dataclass(frozen=True)
-class StagePlace:
-    """A step's place in the curriculum."""
+class Cursor:
+    """Where a stage stands: all that has to be stored to go on with it."""
 
-    index: int
-    step: int
-    """Of the stage, from 0."""
+    steps: int = 0
+    """That were done."""
+    epoch: int = 0
+    index: int = 0
+    """Of the next pack in its epoch, counted for each process."""
+
+    @property
+    def is_started(self) -> bool:
+        return self != Cursor()
 
 
-def find_stage(step: int, stages: Sequence[StageConfig]) -> StagePlace | None:
-    """Stage of a step (from 0), or None when all stages are done."""
-    for index, stage in enumerate(stages):
-        if step < stage.steps:
-            return StagePlace(index, step)
-        step -= stage.steps
+Cursors = Mapping[str, Cursor]
+"""Of each stage by its name; a stage that has not begun may be missing."""
+
+
+def find_stage(cursors: Cursors, stages: Sequence[StageConfig]) -> int | None:
+    """The first stage with steps left, or None when all stages are done."""
+    for number, stage in enumerate(stages):
+        if cursors.get(stage.name, Cursor()).steps < stage.steps:
+            return number
     return None
+
+
+def count_steps_left(cursors: Cursors, stages: Sequence[StageConfig]) -> int:
+    """Steps of all stages that are not done yet."""
+    return sum(max(stage.steps - cursors.get(stage.name, Cursor()).steps, 0) for stage in stages)
 
 
 def select_samples(kind: StageKind, latent_frames: np.ndarray) -> np.ndarray:
@@ -67,16 +82,6 @@ class SampleTable:
 
 
 @dataclass(frozen=True)
-class Cursor:
-    """The next pack: all that has to be stored to go on."""
-
-    stage: int = 0
-    epoch: int = 0
-    index: int = 0
-    """Of the pack in its epoch, counted for each process."""
-
-
-@dataclass(frozen=True)
 class PackOrder:
     """One pack to run: indices of samples, and the key of what chance decides for each."""
 
@@ -91,9 +96,6 @@ class PackStream:
 
     Args:
         kind_weights: how often each kind of pair is drawn; None takes each sample once an epoch.
-
-    Raises:
-        ConfigurationError: when a stage has no sample.
     """
 
     def __init__(
@@ -109,37 +111,44 @@ class PackStream:
         self.table, self.stages, self.packing = table, stages, packing
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.kind_weights = kind_weights
-        self.cursor = Cursor()
+        self.cursors: dict[str, Cursor] = {}
         self._eligible = [select_samples(stage.kind, table.latent_frames) for stage in stages]
-        for stage, eligible in zip(stages, self._eligible, strict=True):
-            if not eligible.any():
-                raise ConfigurationError(
-                    f"stage {stage.name} wants {stage.kind}, and none of the {len(table.ids)} samples is one; "
-                    "add some, or change the stage's kind"
-                )
         self._plans: dict[tuple[int, int], _Epoch] = {}
 
-    def enter_stage(self, stage: int) -> None:
-        """Go to the start of a stage, unless it is the present one."""
-        if stage != self.cursor.stage:
-            self.cursor = Cursor(stage)
-
-    def next_pack(self) -> PackOrder:
-        """Give the next pack of this process and move on."""
-        epoch = self._plan(self.cursor.stage, self.cursor.epoch)
-        if self.cursor.index >= len(epoch.plan):
-            self.cursor = Cursor(self.cursor.stage, self.cursor.epoch + 1)
-            epoch = self._plan(self.cursor.stage, self.cursor.epoch)
-        order = self._order(epoch, self.cursor)
-        self.cursor = Cursor(self.cursor.stage, self.cursor.epoch, self.cursor.index + 1)
+    def next_pack(self, stage: int) -> PackOrder:
+        """Give the next pack that this process runs of a stage, and move on."""
+        name = self.stages[stage].name
+        cursor = self.cursors.get(name, Cursor())
+        epoch = self._plan(stage, cursor.epoch)
+        if cursor.index >= len(epoch.plan):
+            cursor = replace(cursor, epoch=cursor.epoch + 1, index=0)
+            epoch = self._plan(stage, cursor.epoch)
+        order = self._order(epoch, stage, cursor)
+        self.cursors[name] = replace(cursor, index=cursor.index + 1)
         return order
 
+    def finish_step(self, stage: int) -> None:
+        """Count a step of a stage."""
+        name = self.stages[stage].name
+        cursor = self.cursors.get(name, Cursor())
+        self.cursors[name] = replace(cursor, steps=cursor.steps + 1)
+
     def plan(self, stage: int, epoch: int) -> PackPlan:
-        """The plan of an epoch of a stage."""
+        """The plan of an epoch of a stage.
+
+        Raises:
+            ConfigurationError, DataError, PackingError: when the stage has no sample, none with a weight, or
+                fewer packs than processes.
+        """
         return self._plan(stage, epoch).plan
 
     def _plan(self, stage: int, epoch: int) -> _Epoch:
         if (stage, epoch) not in self._plans:
+            if not self._eligible[stage].any():
+                raise ConfigurationError(
+                    f"it wants {self.stages[stage].kind}, and none of the {len(self.table.ids)} samples is one; "
+                    "add some, or change the stage's kind"
+                )
             seed = derive_seed(self.seed, "plan", self.stages[stage].name)
             items = plan_epoch_items(
                 self.table.kinds, self.kind_weights, seed=seed, epoch=epoch, eligible=self._eligible[stage]
@@ -156,14 +165,14 @@ class PackStream:
             self._plans = {(stage, epoch): _Epoch(plan, count_repeats(plan.samples))}
         return self._plans[stage, epoch]
 
-    def _order(self, epoch: _Epoch, cursor: Cursor) -> PackOrder:
+    def _order(self, epoch: _Epoch, stage: int, cursor: Cursor) -> PackOrder:
         number = epoch.plan.schedule[cursor.index, self.rank]
         places = slice(epoch.plan.starts[number], epoch.plan.starts[number + 1])
         samples = tuple(int(index) for index in epoch.plan.samples[places])
-        stage = self.stages[cursor.stage].name
+        name = self.stages[stage].name
         repeats = (int(repeat) for repeat in epoch.repeats[places])
         keys = tuple(
-            DrawKey(self.seed, stage, cursor.epoch, self.table.ids[index], repeat)
+            DrawKey(self.seed, name, cursor.epoch, self.table.ids[index], repeat)
             for index, repeat in zip(samples, repeats, strict=True)
         )
         return PackOrder(samples, keys, cursor.index)

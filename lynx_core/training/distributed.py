@@ -95,6 +95,13 @@ class Workers:
             dist.all_reduce(values)
         return values
 
+    def share(self, value: str | None) -> str | None:
+        """Give every process what the main one has. All must call it."""
+        values = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
+
     def close(self) -> None:
         """Close trackers and the process group."""
         self.accelerator.end_training()

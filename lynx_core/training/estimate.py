@@ -22,7 +22,7 @@ from .configuration import ConfigurationError, TrainingConfig
 _GB = 1e9
 _WORKING_HIDDEN, _WORKING_FF = 6, 3
 _BASE_BYTES = {"fp32": 4, "bf16": 2}
-_OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit_bitsandbytes": 2, "adamw8bit_torchao": 2, "muon": 4}
+OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit_bitsandbytes": 2, "adamw8bit_torchao": 2, "muon": 4}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def estimate_memory(config: TrainingConfig, shape: BaseShape, world_size: int) -
         base=_estimate_base(config, shape, world_size),
         trained=trained + 4 * num_frozen,
         gradients=trained,
-        optimizer=_OPTIMIZER_BYTES[config.optimizer.kind] * num_trained / sharded,
+        optimizer=OPTIMIZER_BYTES[config.optimizer.kind] * num_trained / sharded,
         mean=trained if config.optimizer.ema_decay else 0.0,
         activations=_estimate_activations(config, shape),
         num_trained=num_trained,

@@ -1,12 +1,15 @@
 """The training loop: build, take up the newest checkpoint, run step after step, export.
 
 What a run depends on is the configuration, the files it names and the number of its steps; the state is
-weights, optimiser, their mean, and three numbers for the place in the data. So a run that is killed
+weights, optimiser, EMA, and three numbers a stage for the place in the data. So a run that is killed
 and started again gives, on the CPU, the same bits as one that was not.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +18,13 @@ import torch
 
 from ..data.sample import Nulls
 from ..data.source import SampleSource
+from ..formats.adapter import open_adapter
 from ..models.adapter_modules import AdapterModules
-from .assembly import hash_base, make_adapter, make_table, open_base, open_source
+from .assembly import hash_base, make_adapter, make_table, open_base
 from .checkpoint import CheckpointContents, CheckpointError, CheckpointFolder, read_checkpoint
 from .configuration import TrainingConfig
 from .configuration_file import as_plain
-from .curriculum import Cursor, PackStream
+from .curriculum import Cursors, PackStream, count_steps_left
 from .distributed import AdapterForward, Workers, divide_like, gather_full
 from .export import write_adapter
 from .optimizer import (
@@ -31,13 +35,15 @@ from .optimizer import (
     restore_state,
     trained_parameters,
 )
-from .progress import Progress
+from .preflight import OpenedData, check_settings, look_for_more, open_data
+from .progress import Progress, print_note
 from .reference_memory import ReferenceMemory
-from .resume import RunIdentity, check_identity, collect_versions
+from .resume import RunIdentity, check_identity, collect_versions, describe_stages
+from .run_lock import RunLock, RunLockError
 from .step import StepOutcome, TrainingStep
 from .step_feed import StepFeed
 from .stop_signal import StopSignal
-from .validation import Validation
+from .validation import Validation, load_held_out
 
 ADAPTER_NAME = "adapter.safetensors"
 
@@ -56,46 +62,88 @@ class TrainingResult:
     """The exported adapter of a finished run."""
 
 
-def train(config: TrainingConfig, *, accept_changes: bool = False) -> TrainingResult:
+def train(
+    config: TrainingConfig, *, accept_changes: bool = False, resume_from: int | None = None
+) -> TrainingResult:
     """Run or go on with a run.
 
     Args:
-        accept_changes: go on although data or base have changed since the checkpoint.
+        accept_changes: go on although data, base or optimiser have changed since the checkpoint.
+        resume_from: step of the checkpoint to go on from; the newest complete one when None.
 
     Raises:
-        ConfigurationError, DataError, PackingError, BaseModelError, AdapterError: when it cannot start.
+        PreflightError: when it cannot start, with all that is known to be wrong.
+        RunLockError: when another run writes to the same folder.
+        ConfigurationError, DataError, BaseModelError, AdapterError: when it cannot start for what only showed
+            while the models were opened.
         CheckpointError: when a checkpoint cannot be written or taken up.
         TrainingError: when too many steps in a row had to be skipped.
     """
-    workers = Workers(config.distributed, config.run)
-    source = open_source(config, config.data.manifest, workers.device, shows=workers.is_main)
-    trainer = Trainer(config, workers, source)
-    try:
-        trainer.resume(accept_changes)
+    with open_run(config, resume_from) as trainer:
+        trainer.resume(accept_changes, resume_from)
         with StopSignal() as signal:
             result = trainer.run(signal)
-    finally:
-        trainer.close()
     # Only after success: closing waits for the other processes, which an error here never reaches.
-    workers.close()
+    trainer.workers.close()
     return result
+
+
+@contextlib.contextmanager
+def open_run(config: TrainingConfig, resume_from: int | None = None) -> Iterator[Trainer]:
+    """Check a run, take its folder, and open its data and models.
+
+    Raises:
+        PreflightError, RunLockError, ConfigurationError, DataError, BaseModelError, AdapterError: as `train`.
+    """
+    known = check_settings(config, resume_from)
+    if known:
+        look_for_more(config, known)
+    workers = Workers(config.distributed, config.run)
+    note = functools.partial(print_note, is_main=workers.is_main)
+    lock = RunLock(config.run.output)
+    _take_folder(lock, workers, note)
+    try:
+        data = open_data(config, workers.device, workers.world_size, note, shows=workers.is_main)
+        trainer = Trainer(config, workers, data)
+        try:
+            yield trainer
+        finally:
+            trainer.close()
+    finally:
+        lock.release()
+
+
+def _take_folder(lock: RunLock, workers: Workers, note: Callable[[str], None]) -> None:
+    refusal = None
+    if workers.is_main:
+        try:
+            lock.acquire(note)
+            for left in lock.output.glob(f".{ADAPTER_NAME}.*.part"):
+                left.unlink()  # of an export that was killed
+        except RunLockError as error:
+            refusal = str(error)
+    refusal = workers.share(refusal)
+    if refusal is not None:
+        raise RunLockError(refusal)
 
 
 class Trainer:
     """One process of a run."""
 
-    def __init__(self, config: TrainingConfig, workers: Workers, source: SampleSource) -> None:
-        self.config, self.workers, self.source = config, workers, source
-        self.progress = Progress(config, workers, source)
-        self.progress.note(source.describe())
+    def __init__(self, config: TrainingConfig, workers: Workers, data: OpenedData) -> None:
+        self.config, self.workers, self.source = config, workers, data.training
+        self.progress = Progress(config, workers, self.source)
+        self.progress.note(self.source.describe())
         self.checkpoints = CheckpointFolder(config.run.output, config.run.keep_last, config.run.keep_every)
         self.completed_steps = 0
-        self.cursor = Cursor()
+        self.total_steps = config.total_steps
+        self.cursors: Cursors = {}
         self.skipped_total = 0
         self.skipped_in_row = 0
-        nulls = _load_nulls(source, config)
+        nulls = _load_nulls(self.source, config)
+        held_out = load_held_out(data.held_out, config.validation.num_samples)
         self.stream = PackStream(
-            make_table(source, config),
+            make_table(self.source, config),
             config.stages,
             config.packing,
             config.run.seed,
@@ -103,9 +151,11 @@ class Trainer:
             workers.world_size,
             config.data.kind_weights,
         )
-        self.feed = StepFeed(self.stream, source, config.stages, config.optimizer.accumulation)
+        self.feed = StepFeed(self.stream, self.source, config.stages, config.optimizer.accumulation)
         self.adapter = self._build_model()
-        self.validation = Validation(config, workers, self.model, self.adapter.configs, nulls)
+        self.validation = Validation(
+            config, workers, self.model, self.adapter.configs, nulls, self.mean, held_out
+        )
         self.stepper = TrainingStep(
             config,
             workers,
@@ -119,6 +169,7 @@ class Trainer:
 
     def _build_model(self) -> AdapterModules:
         config, workers = self.config, self.workers
+        self.progress.note(f"loading {config.base.transformer}")
         base = open_base(config.base, workers, config.distributed.shard_base)
         faces: Any = self.source.features.encoders.faces
         adapter = make_adapter(config.adapter, base, config.run.seed, faces.embedder_name, self.progress.note)
@@ -131,39 +182,47 @@ class Trainer:
         self.mean = WeightMean(self.parameters, decay) if decay else None
         return adapter
 
-    @property
+    @functools.cached_property
     def identity(self) -> RunIdentity:
         """What must be the same for a run to go on exactly."""
+        settings = self.config.adapter
         return RunIdentity(
             data=self.source.state_dict(),
             base=hash_base(self.config.base.transformer),
             world_size=self.workers.world_size,
+            frozen_adapter=open_adapter(*settings.init).fingerprint if settings.lora_rank else "",
         )
 
-    def resume(self, accept_changes: bool) -> None:
-        """Take up the newest complete checkpoint, if there is one.
+    def resume(self, accept_changes: bool, from_step: int | None = None) -> None:
+        """Take up a checkpoint: that of a step, or the newest complete one, if there is one.
 
         Raises:
-            CheckpointError: when it belongs to another data set, base or adapter.
+            CheckpointError: when it belongs to another data set, base or adapter, or is not there.
         """
-        path = self.checkpoints.find_newest(self.progress.note)
+        note = self.progress.note
+        path = self.checkpoints.find_newest(note) if from_step is None else self.checkpoints.find(from_step)
         if path is None:
             return
         contents = read_checkpoint(path)
-        is_exact = check_identity(
-            contents.state, self.identity, self.config, accept_changes, self.progress.note
-        )
-        self._restore_weights(contents, path)
         state = contents.state
+        takeover = check_identity(state, self.identity, self.config, accept_changes, note)
+        self._restore_weights(contents, path, takeover.keeps_moments)
         self.completed_steps = state["step"]
         self.skipped_total, self.skipped_in_row = state["skipped_total"], state["skipped_in_row"]
-        cursor = Cursor(**state["cursor"])
-        # Other samples or processes make another plan, in which this place means nothing.
-        self.cursor = cursor if is_exact else Cursor(cursor.stage, cursor.epoch + 1)
-        self.stream.cursor = self.cursor
-        self.progress.note(f"going on from {path} after step {self.completed_steps}")
+        self.cursors = self.stream.cursors = takeover.cursors
+        self.total_steps = self.completed_steps + count_steps_left(self.cursors, self.config.stages)
+        note(
+            f"going on from {path} after step {self.completed_steps} of {self.total_steps} "
+            f"({describe_stages(self.cursors, self.config.stages)})"
+        )
+        if from_step is not None and self.workers.is_main:
+            aside = self.checkpoints.set_newer_aside(from_step)
+            if aside is not None:
+                note(
+                    f"the checkpoints after step {from_step} are in {aside} now; delete it when it is not needed"
+                )
 
-    def _restore_weights(self, contents: CheckpointContents, path: Path) -> None:
+    def _restore_weights(self, contents: CheckpointContents, path: Path, keeps_moments: bool) -> None:
         expected = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
         stored = {name: tuple(tensor.shape) for name, tensor in contents.weights.items()}
         if expected != stored:
@@ -178,10 +237,22 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(divide_like(contents.weights[name], parameter))
-        restore_state(self.optimizer, self.parameters, contents.optimizer)
-        if self.mean is not None:
-            # A mean that was switched on in between starts from the weights.
-            self.mean.restore(contents.mean or contents.weights)
+        if keeps_moments:
+            restore_state(self.optimizer, self.parameters, contents.optimizer)
+        self._restore_mean(contents)
+
+    def _restore_mean(self, contents: CheckpointContents) -> None:
+        if self.mean is None:
+            if contents.mean is not None:
+                self.progress.note("the checkpoint's EMA is dropped: optimizer.ema_decay is 0 now")
+        elif contents.mean is None:
+            self.mean.restore(contents.weights, 0)
+            self.progress.note("the checkpoint has no EMA: it starts from the weights of this step")
+        else:
+            state = contents.state
+            # A checkpoint of format 1 did not count; each step that was not skipped was an update.
+            moved = state["step"] - state["skipped_total"]
+            self.mean.restore(contents.mean, state.get("ema_updates", moved))
 
     def run(self, signal: StopSignal) -> TrainingResult:
         """Run all steps that are left.
@@ -189,16 +260,19 @@ class Trainer:
         Raises:
             TrainingError, CheckpointError: as `train`.
         """
-        self.progress.start(self.completed_steps)
-        while self.completed_steps < self.config.total_steps:
-            loaded = self.feed.take(self.completed_steps)
-            outcome = self.stepper.run(self.completed_steps, loaded, signal.is_wanted)
+        self.progress.start(self.completed_steps, self.total_steps)
+        if not self.completed_steps and self.validation.samples:
+            self.progress.note("validating before the first step")
+            self._validate()  # a figure to compare with, and what fails here need not fail at step 5,000
+        while self.completed_steps < self.total_steps:
+            loaded = self.feed.take()
+            rate = learning_rate_at(self.completed_steps, self.config.optimizer, self.total_steps)
+            outcome = self.stepper.run(loaded, rate, signal.is_wanted)
             self.completed_steps += 1
-            self.cursor = loaded.cursor
+            self.cursors = loaded.cursors
             self._count_skipped(outcome)
-            learning_rate = learning_rate_at(self.completed_steps - 1, self.config)
-            self.progress.add(self.completed_steps, loaded.stage.name, outcome, learning_rate)
-            is_last = self.completed_steps == self.config.total_steps
+            self.progress.add(self.completed_steps, loaded.stage.name, outcome, rate)
+            is_last = self.completed_steps == self.total_steps
             if is_last or outcome.is_stop_wanted or self._is_due(self.config.run.checkpoint_every):
                 self.save_checkpoint()
             if self._is_due(self.config.validation.every):
@@ -230,8 +304,9 @@ class Trainer:
         if self.skipped_in_row >= self.config.run.max_skipped_in_row:
             raise TrainingError(
                 f"{self.skipped_in_row} steps in a row had no finite loss or gradient, the last was step "
-                f"{self.completed_steps}; go on from an earlier checkpoint in {self.checkpoints.root} with a lower "
-                "optimizer.learning_rate, or look at the samples named above"
+                f"{self.completed_steps}; go on from an earlier checkpoint by --resume-from STEP (there are: "
+                f"{', '.join(map(str, self.checkpoints.steps())) or 'none'}) with a lower optimizer.learning_rate, or "
+                "look at the samples named above"
             )
 
     def save_checkpoint(self) -> None:
@@ -243,7 +318,8 @@ class Trainer:
         contents = CheckpointContents(
             state={
                 "step": self.completed_steps,
-                "cursor": asdict(self.cursor),
+                "cursors": {name: asdict(cursor) for name, cursor in self.cursors.items()},
+                "ema_updates": self.mean.num_updates if self.mean else 0,
                 "skipped_total": self.skipped_total,
                 "skipped_in_row": self.skipped_in_row,
                 "identity": asdict(self.identity),
@@ -254,17 +330,19 @@ class Trainer:
             optimizer=collect_state(self.optimizer, self.parameters),
             mean={name: _to_cpu(t) for name, t in self.mean.means.items()} if self.mean else None,
         )
-        error: CheckpointError | None = None
+        failure = None
         if self.workers.is_main:
             try:
                 self.checkpoints.save(contents)
-            except CheckpointError as caught:
-                error = caught
-        failures = torch.tensor(float(error is not None), device=self.workers.device)
-        if self.workers.add_up(failures):
-            raise error or CheckpointError("the main process could not write the checkpoint; see its message")
+            except CheckpointError as error:
+                failure = str(error)
+        failure = self.workers.share(failure)
+        if failure is not None:
+            raise CheckpointError(failure)
 
     def _validate(self) -> None:
+        if not self.validation.samples:
+            return
         figures = self.validation.run(self.completed_steps)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         self.progress.note(f"validation after step {self.completed_steps}: {shown}")

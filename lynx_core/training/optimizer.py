@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .configuration import ConfigurationError, OptimizerConfig, TrainingConfig
+from .configuration import ConfigurationError, OptimizerConfig
 from .distributed import divide_like, gather_full
 from .muon import MuonWithAdamW, has_muon
 
@@ -69,11 +69,11 @@ def make_optimizer(config: OptimizerConfig, parameters: NamedParameters) -> torc
     return kind(weights, **options)
 
 
-def learning_rate_at(step: int, config: TrainingConfig) -> float:
+def learning_rate_at(step: int, config: OptimizerConfig, total_steps: int) -> float:
     """Learning rate of a step (from 0): rises linearly, stays, falls linearly at the end of the run."""
-    rise = (step + 1) / (config.optimizer.warmup_steps + 1)
-    fall = (config.total_steps - step) / (config.optimizer.decay_steps + 1)
-    return config.optimizer.learning_rate * min(1.0, rise, fall)
+    rise = (step + 1) / (config.warmup_steps + 1)
+    fall = (total_steps - step) / (config.decay_steps + 1)
+    return config.learning_rate * min(1.0, rise, fall)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -119,23 +119,40 @@ def restore_state(
     optimizer.load_state_dict({**optimizer.state_dict(), "state": numbered})
 
 
+def warm_up_decay(decay: float, num_updates: int) -> float:
+    """The decay of an EMA's next update: short at first, so that the weights it started from do not linger.
+
+    min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage and diffusers' EMAModel: with a
+    decay of 0.9999 and none of this, 37 % of an average after 10,000 steps are the weights before the first.
+    """
+    return min(decay, (1 + num_updates) / (10 + num_updates))
+
+
 class WeightMean:
-    """Exponential running mean (EMA) of the trained weights, float32, on their device."""
+    """Exponential moving average (EMA) of the trained weights, float32, on their device.
+
+    Attributes:
+        num_updates: how many there were, for the warm-up of the decay.
+    """
 
     def __init__(self, parameters: NamedParameters, decay: float) -> None:
         self.decay = decay
+        self.num_updates = 0
         self.parameters = parameters
         self.means = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
     @torch.no_grad()
     def update(self) -> None:
+        decay = warm_up_decay(self.decay, self.num_updates)
         for name, mean in self.means.items():
-            mean.lerp_(self.parameters[name], 1 - self.decay)
+            mean.lerp_(self.parameters[name], 1 - decay)
+        self.num_updates += 1
 
     @torch.no_grad()
-    def restore(self, state: Mapping[str, Tensor]) -> None:
+    def restore(self, state: Mapping[str, Tensor], num_updates: int) -> None:
         for name, mean in self.means.items():
             mean.copy_(divide_like(state[name], mean))
+        self.num_updates = num_updates
 
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:

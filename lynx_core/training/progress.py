@@ -55,6 +55,12 @@ class _Window:
     quantile_weight: list[float] = field(default_factory=lambda: [0.0] * NUM_QUANTILES)
 
 
+def print_note(text: str, is_main: bool = True) -> None:
+    """Print a line for the user, once for all processes."""
+    if is_main:
+        print(text, file=sys.stderr, flush=True)
+
+
 class Progress:
     """Gathers outcomes and shows them every `run.log_every` steps; all processes must call it alike.
 
@@ -68,20 +74,30 @@ class Progress:
         self.source = source
         self._bar = None
         self._window = _Window(time.monotonic())
+        self._total_steps = config.total_steps
+        self._is_first = True
 
-    def start(self, step: int) -> None:
-        """Open the trackers and, at a terminal, the bar."""
+    def start(self, step: int, total_steps: int) -> None:
+        """Open the trackers and, at a terminal, the bar.
+
+        Args:
+            step: steps done before.
+            total_steps: with those that are left.
+        """
+        self._total_steps = total_steps
         if self.config.run.trackers:
             flat = _flatten(as_plain(self.config))
-            self.workers.accelerator.init_trackers("lynx", flat)
+            # What a killed run had drawn beyond its checkpoint is drawn anew.
+            options = {"tensorboard": {"purge_step": step + 1}} if step else {}
+            self.workers.accelerator.init_trackers("lynx", flat, init_kwargs=options)
         if self.workers.is_main and sys.stderr.isatty():
             from tqdm import tqdm  # type: ignore[import-untyped]
 
-            self._bar = tqdm(total=self.config.total_steps, initial=step, unit="step", dynamic_ncols=True)
+            self._bar = tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True)
         self._window = _Window(time.monotonic())
 
     def add(self, step: int, stage: str, outcome: StepOutcome, learning_rate: float) -> None:
-        """Take the outcome of a step (counted from 1 here) and show figures when they are due."""
+        """Take the outcome of a step (counted from 1 here) and show figures when they are due, and at the first."""
         window = self._window
         window.steps += 1
         window.num_tokens += outcome.num_tokens
@@ -96,7 +112,8 @@ class Progress:
                 window.quantile_weight[quantile] += sample.weight
         if self._bar is not None:
             self._bar.update(1)
-        if step % self.config.run.log_every == 0 or step == self.config.total_steps:
+        if self._is_first or step % self.config.run.log_every == 0 or step == self._total_steps:
+            self._is_first = False
             self._show(step, stage, outcome, learning_rate)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -110,7 +127,7 @@ class Progress:
             if self._bar is not None:
                 self._bar.write(text, file=sys.stderr)
             else:
-                print(text, file=sys.stderr, flush=True)
+                print_note(text)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -119,7 +136,7 @@ class Progress:
     def _show(self, step: int, stage: str, outcome: StepOutcome, learning_rate: float) -> None:
         window = self._window
         seconds = max(time.monotonic() - window.start, 1e-9)
-        left = (self.config.total_steps - step) * seconds / window.steps
+        left = (self._total_steps - step) * seconds / window.steps
         figures = {
             "loss": sum(window.losses) / len(window.losses) if window.losses else math.nan,
             "grad_norm": outcome.grad_norm,
@@ -135,7 +152,7 @@ class Progress:
         self.log({**figures, **known}, step)
         shown = "/".join("-" if math.isnan(loss) else f"{loss:.3f}" for loss in quantiles)
         self.note(
-            f"step {step}/{self.config.total_steps} {stage}: loss {figures['loss']:.4f} (by timestep {shown}), "
+            f"step {step}/{self._total_steps} {stage}: loss {figures['loss']:.4f} (by timestep {shown}), "
             f"grad {outcome.grad_norm:.3g}, {figures['tokens_per_second']:.0f} tokens/s, fill {figures['fill']:.0%}, "
             f"{figures['memory_gb']:.1f} GB, {format_duration(left)} left{self._left_out()}"
         )

@@ -21,7 +21,6 @@ from .optimizer import (
     NamedParameters,
     WeightMean,
     clip_gradients,
-    learning_rate_at,
     set_learning_rate,
 )
 from .pack_batch import make_batch
@@ -67,11 +66,10 @@ class TrainingStep:
     nulls: Nulls
     parts: AdapterConfigs
 
-    def run(self, step: int, loaded: LoadedStep, stop_wanted: bool = False) -> StepOutcome:
+    def run(self, loaded: LoadedStep, learning_rate: float, stop_wanted: bool = False) -> StepOutcome:
         """Run a step.
 
         Args:
-            step: from 0; gives the learning rate.
             stop_wanted: whether this process was asked to stop; any makes all of them know.
         """
         totals = self._add_up_totals(loaded.packs, stop_wanted)
@@ -88,7 +86,7 @@ class TrainingStep:
         grad_norm = clip_gradients(self.parameters, self.config.optimizer.max_grad_norm)
         is_finite = math.isfinite(loss_value) and math.isfinite(grad_norm)
         if is_finite:
-            set_learning_rate(self.optimizer, learning_rate_at(step, self.config))
+            set_learning_rate(self.optimizer, learning_rate)
             self.optimizer.step()
             if self.mean is not None:
                 self.mean.update()

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ..data.sample import Sample
 from .configuration import StageConfig
-from .curriculum import Cursor, PackOrder, PackStream, find_stage
+from .curriculum import Cursors, PackOrder, PackStream, find_stage
 from .randomness import DrawKey
 
 
@@ -33,8 +33,8 @@ class LoadedStep:
 
     stage: StageConfig
     packs: tuple[LoadedPack, ...]
-    cursor: Cursor
-    """Where the data stand after this step."""
+    cursors: Cursors
+    """Where the stages stand after this step."""
 
 
 class StepFeed:
@@ -46,34 +46,30 @@ class StepFeed:
         self.stream, self.reader, self.stages = stream, reader, stages
         self.accumulation = accumulation
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="step feed")
-        self._ahead: tuple[int, Future[LoadedStep]] | None = None
+        self._ahead: Future[LoadedStep] | None = None
 
-    def take(self, step: int) -> LoadedStep:
-        """Give the packs of a step and begin with those of the next."""
-        expected, future = self._ahead or (step, self._thread.submit(self._load, step))
-        if expected != step:
-            raise AssertionError(f"steps are taken in order: {expected} is next, not {step}")
+    def take(self) -> LoadedStep:
+        """Give the packs of the next step and begin with those of the one after it."""
+        future = self._ahead or self._thread.submit(self._load)
         loaded = future.result()
-        self._ahead = None
-        if find_stage(step + 1, self.stages) is not None:
-            self._ahead = step + 1, self._thread.submit(self._load, step + 1)
+        is_over = find_stage(self.stream.cursors, self.stages) is None
+        self._ahead = None if is_over else self._thread.submit(self._load)
         return loaded
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def _load(self, step: int) -> LoadedStep:
-        place = find_stage(step, self.stages)
-        assert place is not None  # the loop ends with the last stage
-        self.stream.enter_stage(place.index)
-        stage = self.stages[place.index]
-        packs = tuple(self._load_pack(stage) for _ in range(self.accumulation))
-        return LoadedStep(stage, packs, self.stream.cursor)
+    def _load(self) -> LoadedStep:
+        number = find_stage(self.stream.cursors, self.stages)
+        assert number is not None  # the loop ends with the last stage
+        packs = tuple(self._load_pack(number) for _ in range(self.accumulation))
+        self.stream.finish_step(number)
+        return LoadedStep(self.stages[number], packs, dict(self.stream.cursors))
 
-    def _load_pack(self, stage: StageConfig) -> LoadedPack:
-        order = self.stream.next_pack()
+    def _load_pack(self, number: int) -> LoadedPack:
+        order = self.stream.next_pack(number)
         samples = self.reader.load_pack(order.samples)
-        if stage.kind == "first_frames":
+        if self.stages[number].kind == "first_frames":
             samples = [sample.keep_frames(1) for sample in samples]
         return LoadedPack(tuple(samples), match_keys(samples, order))
 

@@ -1,12 +1,13 @@
 """Held-out loss, and short videos with their likeness, on a schedule.
 
-The people are in no training pair, and noise and timesteps are the same each time, so two figures of one
-run can be compared. The videos take the triple guidance of inference; its three predictions are
-one pack of three samples.
+Measured are the weights that are exported: with an EMA, the averages. The people are in no training pair,
+and noise and timesteps are the same each time, so two figures of one run can be compared. The videos take
+the triple guidance of inference; its three predictions are one pack of three samples.
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import torch
@@ -18,23 +19,48 @@ from ..evaluation.face_similarity import measure_similarity
 from ..formats.embedders import EMBEDDING_DIM
 from ..models.adapter_modules import AdapterConfigs
 from ..models.packed_wan import PackedInputs
-from .assembly import make_analyzer, open_source
+from .assembly import make_analyzer
 from .configuration import TrainingConfig
+from .disk_checks import VALIDATION_FOLDER
 from .distributed import Workers
 from .flow_matching import TIMESTEP_SCALE, sample_losses, shift_timestep
+from .optimizer import WeightMean
 from .pack_batch import make_batch
 from .randomness import DrawKey, make_generator
 from .video_output import LatentDecoder, write_video
 
-VALIDATION_FOLDER = "validation"
 NUM_DRAWS = 4
 """Timesteps at which each held-out sample is looked at."""
+
+
+def load_held_out(source: SampleSource | None, num_samples: int) -> list[Sample]:
+    """Load the first held-out samples, and let go of the encoders.
+
+    Called at the start: that a held-out file cannot be used, or an encoder not opened, is not for step 5,000 to
+    show.
+
+    Args:
+        source: None for a run without validation.
+
+    Raises:
+        DataError: when no held-out pair can be read.
+    """
+    if source is None:
+        return []
+    samples = source.load_pack(range(min(num_samples, len(source))))
+    source.features.encoders.text.release()
+    source.features.encoders.video.release()
+    return samples
 
 
 class Validation:
     """Validates on held-out pairs.
 
     Every process does the same, since divided weights need all of them; the main one writes.
+
+    Args:
+        mean: the EMA that is exported; None where the weights themselves are.
+        samples: that are held out; none for a run without validation.
     """
 
     def __init__(
@@ -44,38 +70,28 @@ class Validation:
         model: nn.Module,
         parts: AdapterConfigs,
         nulls: Nulls,
+        mean: WeightMean | None,
+        samples: list[Sample],
     ) -> None:
         self.config, self.workers, self.model = config, workers, model
-        self.parts, self.nulls = parts, nulls
-        self._source: SampleSource | None = None
+        self.parts, self.nulls, self.mean = parts, nulls, mean
+        self.samples = samples
         self._decoder = LatentDecoder(config.data.vae, workers.device)
 
     @torch.no_grad()
     def run(self, step: int) -> dict[str, float]:
-        """Compute the figures, by name, and write the videos.
-
-        Raises:
-            DataError: when no held-out pair can be read.
-        """
-        samples = self._load_samples()
-        figures = {"loss": self._measure_loss(samples)}
-        scores = []
-        for sample in samples[: self.config.validation.video_samples]:
-            latents = self.sample_video(sample)
-            if self.workers.is_main:
-                scores.append(self._write(sample, latents, step))
+        """Compute the figures, by name, and write the videos."""
+        with self.mean.swapped_in() if self.mean else contextlib.nullcontext():
+            figures = {"loss": self._measure_loss(self.samples)}
+            scores = []
+            for sample in self.samples[: self.config.validation.video_samples]:
+                latents = self.sample_video(sample)
+                if self.workers.is_main:
+                    scores.append(self._write(sample, latents, step))
         found = [score for score in scores if score is not None]
         if found:
             figures["face_similarity"] = sum(found) / len(found)
         return figures
-
-    def _load_samples(self) -> list[Sample]:
-        manifest = self.config.data.validation_manifest
-        assert manifest is not None  # the configuration makes sure
-        if self._source is None:
-            self._source = open_source(self.config, manifest, self.workers.device)
-        count = min(self.config.validation.num_samples, len(self._source))
-        return self._source.load_pack(range(count))
 
     def _measure_loss(self, samples: list[Sample]) -> float:
         """Mean over samples and fixed draws; nothing is dropped."""

@@ -15,9 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import small_run
 
-from lynx_core.training.assembly import open_source
-from lynx_core.training.distributed import Workers
-from lynx_core.training.loop import Trainer
+from lynx_core.training.loop import Trainer, open_run
 
 
 @pytest.fixture(autouse=True)
@@ -41,11 +39,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trainer(world: Path, tmp_path: Path) -> Iterator[Trainer]:
     """A trainer in this process that has not run yet, its adapter moved off zero."""
     config = small_run.make_configuration(world, tmp_path / "run", optimizer={"max_grad_norm": 0.0})
-    workers = Workers(config.distributed, config.run)
-    trainer = Trainer(config, workers, open_source(config, config.data.manifest, workers.device))
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in trainer.parameters.values():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    yield trainer
-    trainer.close()
+    with open_run(config) as trainer:
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in trainer.parameters.values():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        yield trainer

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from small_run import MINI_CONFIG
+from small_run import MINI_CONFIG, REPO_DIR
 
 from lynx_core.cli.main import main
 from lynx_core.formats.adapter import open_adapter
@@ -70,3 +74,25 @@ def test_refusals_are_one_line(
     assert run_command("train", *arguments) == 1
     err = capsys.readouterr().err
     assert message in err.splitlines()[-1] and err.splitlines()[-1].startswith("comfy-lynx: ")
+
+
+def test_start_shows_progress_and_no_foreign_warnings(workplace: Path) -> None:
+    arguments = [
+        "optimizer.kind=adamw8bit_torchao",
+        "base.quantisation=int8",
+        "stages.0.steps=2",
+        "stages.1.steps=1",
+    ]
+    # A process of its own, since libraries warn when they are imported. torchao would compile its step.
+    result = subprocess.run(
+        [sys.executable, "-m", "lynx_core.cli.main", "train", str(MINI_CONFIG), "run.output=run", *arguments],
+        capture_output=True,
+        check=False,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPO_DIR), "TORCHDYNAMO_DISABLE": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    for foreign in ("gemm_4bit", "torchao` Tensor", "No CUDA runtime", "Warning"):
+        assert foreign not in result.stderr
+    # log_every is 4: the first step is shown all the same, with the rate and what is left.
+    assert re.search(r"^step 1/3 images: .* tokens/s, .* left", result.stderr, re.MULTILINE)

@@ -106,5 +106,7 @@ def test_shipped_configurations_are_read(path: Path) -> None:
 def test_learning_rate_rises_stays_and_falls() -> None:
     changes = ["optimizer.learning_rate=1", "optimizer.warmup_steps=3", "optimizer.decay_steps=3"]
     config = read_configuration(MINI_CONFIG, [*changes, "stages.0.steps=5", "stages.1.steps=5"])
-    rates = [learning_rate_at(step, config) for step in range(config.total_steps)]
+    rates = [
+        learning_rate_at(step, config.optimizer, config.total_steps) for step in range(config.total_steps)
+    ]
     assert rates == [0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25]

@@ -1,4 +1,4 @@
-"""Stages and the order of packs: pure functions of the step and three numbers."""
+"""Stages and the order of packs: pure functions of three numbers a stage."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import pytest
 
 from lynx_core.training.configuration import ConfigurationError, StageConfig
 from lynx_core.training.curriculum import (
-    Cursor,
     PackStream,
     SampleTable,
-    StagePlace,
     count_repeats,
+    count_steps_left,
     find_stage,
 )
 from lynx_core.training.packing import PackingConfig
@@ -29,27 +28,33 @@ def make_stream(**changes: object) -> PackStream:
     return PackStream(**arguments)
 
 
-def test_stage_of_each_step() -> None:
-    places = [find_stage(step, STAGES) for step in range(6)]
-    assert places == [
-        StagePlace(0, 0),
-        StagePlace(0, 1),
-        StagePlace(0, 2),
-        StagePlace(1, 0),
-        StagePlace(1, 1),
-        None,
-    ]
+def test_stages_follow_each_other_by_their_own_steps() -> None:
+    stream = make_stream()
+    order = []
+    while (stage := find_stage(stream.cursors, STAGES)) is not None:
+        order.append(stage)
+        stream.finish_step(stage)
+    assert order == [0, 0, 0, 1, 1] and count_steps_left(stream.cursors, STAGES) == 0
+    longer = (replace(STAGES[0], steps=5), STAGES[1])
+    assert find_stage(stream.cursors, longer) == 0 and count_steps_left(stream.cursors, longer) == 2
+    shorter = (replace(STAGES[0], steps=1), replace(STAGES[1], steps=3))
+    assert find_stage(stream.cursors, shorter) == 1 and count_steps_left(stream.cursors, shorter) == 1
 
 
 def test_stages_see_their_kind_of_samples() -> None:
     stream = make_stream()
-    images = {index for _ in range(4) for index in stream.next_pack().samples}
-    stream.enter_stage(1)
-    assert stream.cursor == Cursor(1)
-    videos = {index for _ in range(4) for index in stream.next_pack().samples}
+    images = {index for _ in range(4) for index in stream.next_pack(0).samples}
+    assert "videos" not in stream.cursors
+    videos = {index for _ in range(4) for index in stream.next_pack(1).samples}
     assert images == {0, 1, 2, 3} and videos == {4, 5, 6}
-    stream.enter_stage(1)
-    assert stream.cursor != Cursor(1), "entering the present stage starts nothing anew"
+
+
+def test_stage_goes_on_where_it_stood_after_another() -> None:
+    straight, interrupted = make_stream(), make_stream()
+    expected = [straight.next_pack(0) for _ in range(6)]
+    found = [interrupted.next_pack(0) for _ in range(3)]
+    interrupted.next_pack(1)
+    assert found + [interrupted.next_pack(0) for _ in range(3)] == expected
 
 
 def test_first_frames_take_every_sample_as_an_image() -> None:
@@ -63,27 +68,25 @@ def test_any_place_can_be_taken_up(weights: dict[str, float] | None) -> None:
     straight = make_stream(kind_weights=weights)
     orders, cursors = [], []
     for _ in range(12):
-        cursors.append(straight.cursor)
-        orders.append(straight.next_pack())
+        cursors.append(dict(straight.cursors))
+        orders.append(straight.next_pack(0))
     for place in (0, 1, 5, 11):
         resumed = make_stream(kind_weights=weights)
-        resumed.cursor = cursors[place]
-        assert [resumed.next_pack() for _ in range(12 - place)] == orders[place:]
-    assert cursors[-1].epoch > 0, "the test must cross an epoch"
+        resumed.cursors = dict(cursors[place])
+        assert [resumed.next_pack(0) for _ in range(12 - place)] == orders[place:]
+    assert cursors[-1]["images"].epoch > 0, "the test must cross an epoch"
 
 
 def test_ranks_share_an_epoch_without_overlap() -> None:
     streams = [make_stream(packing=replace(PACKING, budget=8), rank=rank, world_size=2) for rank in (0, 1)]
     steps = len(streams[0].plan(0, 0))
-    seen = [index for stream in streams for _ in range(steps) for index in stream.next_pack().samples]
+    seen = [index for stream in streams for _ in range(steps) for index in stream.next_pack(0).samples]
     assert sorted(seen) == [0, 1, 2, 3]
 
 
 def test_keys_differ_for_repeats_epochs_and_stages() -> None:
     stream = make_stream(kind_weights={"x": 5.0, "y": 1.0})
-    keys = [key for _ in range(6) for key in stream.next_pack().keys]
-    stream.enter_stage(1)
-    keys += [key for _ in range(6) for key in stream.next_pack().keys]
+    keys = [key for stage in (0, 1) for _ in range(6) for key in stream.next_pack(stage).keys]
     assert len(set(keys)) == len(keys)
     assert any(key.repeat for key in keys)
     assert count_repeats(np.array([4, 2, 4, 4, 2])).tolist() == [0, 0, 1, 2, 1]
@@ -91,5 +94,5 @@ def test_keys_differ_for_repeats_epochs_and_stages() -> None:
 
 def test_stage_without_samples_is_refused() -> None:
     images = SampleTable.make(["a"], ["x"], [4], [1])
-    with pytest.raises(ConfigurationError, match="stage videos wants videos, and none of the 1 samples"):
-        make_stream(table=images)
+    with pytest.raises(ConfigurationError, match="it wants videos, and none of the 1 samples"):
+        make_stream(table=images).plan(1, 0)

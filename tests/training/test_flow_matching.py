@@ -110,7 +110,7 @@ def _gradients(trainer: Trainer, packing: list[list[int]]) -> tuple[Tensor, floa
         for pack in packing
     )
     before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
-    outcome = trainer.stepper.run(0, LoadedStep(trainer.config.stages[0], packs, trainer.cursor))
+    outcome = trainer.stepper.run(LoadedStep(trainer.config.stages[0], packs, {}), 1e-3)
     gradients = [p.grad.flatten() for p in trainer.parameters.values() if p.grad is not None]
     with torch.no_grad():
         for name, parameter in trainer.parameters.items():

@@ -22,25 +22,21 @@ from lynx_core.formats.adapter import open_adapter
 from lynx_core.models.adapter_modules import AdapterModules, configure_variant
 from lynx_core.models.frozen_base import hash_weights
 from lynx_core.training import step as step_module
-from lynx_core.training.assembly import open_source
 from lynx_core.training.checkpoint import CheckpointError, read_checkpoint
-from lynx_core.training.configuration import ConfigurationError, TrainingConfig
+from lynx_core.training.configuration import TrainingConfig
 from lynx_core.training.configuration_file import parse_configuration
-from lynx_core.training.distributed import AdapterForward, Workers
+from lynx_core.training.distributed import AdapterForward
 from lynx_core.training.export import convert_to_release
-from lynx_core.training.loop import Trainer, TrainingError, TrainingResult, train
+from lynx_core.training.loop import Trainer, TrainingError, TrainingResult, open_run, train
+from lynx_core.training.preflight import PreflightError
 from lynx_core.training.stop_signal import StopSignal
 
 
 def run_config(config: TrainingConfig) -> tuple[Trainer, TrainingResult]:
     """Run a configuration and give the trainer as well."""
-    workers = Workers(config.distributed, config.run)
-    trainer = Trainer(config, workers, open_source(config, config.data.manifest, workers.device))
-    try:
+    with open_run(config) as trainer:
         trainer.resume(accept_changes=False)
         return trainer, trainer.run(StopSignal())
-    finally:
-        trainer.close()
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +89,7 @@ def test_figures_reach_tensorboard_and_videos_are_written(finished: Trainer) -> 
     tags = set(events.Tags()["scalars"])
     assert {"loss", "fill", "tokens_per_second", "validation/loss", "loss_by_timestep/q3"} <= tags
     names = sorted(path.name for path in (output / "validation").iterdir())
-    assert [name[:13] for name in names] == ["step-00000004", "step-00000008"]
+    assert [name[5:13] for name in names] == ["00000000", "00000004", "00000008"]
     assert all((output / "validation" / name).stat().st_size > 500 for name in names)
 
 
@@ -222,12 +218,10 @@ def test_changed_base_and_adapter_are_noticed(world: Path, tmp_path: Path) -> No
     contents = read_checkpoint(state)
     identity = {**contents.state["identity"], "base": "another"}
     config = make_configuration(world, tmp_path / "run")
-    workers = Workers(config.distributed, config.run)
-    trainer = Trainer(config, workers, open_source(config, config.data.manifest, workers.device))
-    trainer.checkpoints.save(replace(contents, state={**contents.state, "identity": identity}))
-    with pytest.raises(CheckpointError, match="the base's files"):
-        trainer.resume(accept_changes=False)
-    trainer.close()
+    with open_run(config) as trainer:
+        trainer.checkpoints.save(replace(contents, state={**contents.state, "identity": identity}))
+        with pytest.raises(CheckpointError, match="the base's files"):
+            trainer.resume(accept_changes=False)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +237,7 @@ def test_adapter_of_another_base_or_embedder_is_refused(
     configs = configure_variant("full", dim, 2, resampler_dim=64, resampler_depth=1, resampler_heads=1)
     path = tmp_path / "other.safetensors"
     AdapterModules.create(configs, 0, embedder=embedder).save(path)
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(PreflightError, match=message):
         train(make_configuration(world, tmp_path / "run", adapter={"init": [str(path)]}))
 
 

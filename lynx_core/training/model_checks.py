@@ -1,0 +1,161 @@
+"""Whether the models and packages that a run will need are there, looked at before any is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from ..faces.detection import find_pack_folder, resolve_providers
+from ..faces.errors import FaceError
+from ..formats.adapter import open_adapter
+from ..formats.errors import AdapterError
+from ..formats.parts import find_parts
+from ..formats.tensor_file import open_tensor_file
+from ..models.frozen_base import BaseModelError, check_base_files, find_folder_fault
+from ..models.segment_attention import BackendError, choose_backend
+from .adapter_checks import find_misfits
+from .assembly import DTYPES, make_analyzer
+from .configuration import ConfigurationError, DataConfig, TrainingConfig
+from .estimate import read_base_shape
+from .muon import has_muon
+
+_OPTIMIZER_PACKAGES = {"adamw8bit_bitsandbytes": "bitsandbytes", "adamw8bit_torchao": "torchao"}
+
+
+def find_model_problems(config: TrainingConfig) -> list[str]:
+    """A sentence for each package or model that is missing, incomplete or does not fit."""
+    problems = [
+        *_find_package_problems(config),
+        *_ask(check_base_files, config.base.transformer),
+        *_find_folder_problems(config.data),
+        *_find_face_problems(config.data),
+    ]
+    use_gpu = config.run.device == "auto" and torch.cuda.is_available()
+    device = torch.device("cuda" if use_gpu else "cpu")
+    problems += _ask(choose_backend, device, DTYPES[config.base.dtype], config.base.attention)
+    return [*problems, *_find_adapter_problems(config)]
+
+
+def _find_package_problems(config: TrainingConfig) -> Iterator[str]:
+    wanted = {"accelerate": "training", "diffusers": "the base model", "transformers": "the text encoder"}
+    wanted["av"] = "reading and writing videos"
+    if config.base.quantisation != "none":
+        wanted["torchao"] = f'base.quantisation = "{config.base.quantisation}"'
+    kind = config.optimizer.kind
+    if kind in _OPTIMIZER_PACKAGES:
+        wanted[_OPTIMIZER_PACKAGES[kind]] = f'optimizer.kind = "{kind}"'
+    for package, purpose in wanted.items():
+        if importlib.util.find_spec(package) is None:
+            yield f"{purpose} needs the package {package}: pip install {package}"
+    if kind == "muon" and not has_muon():
+        yield (
+            f'optimizer.kind = "muon" needs PyTorch 2.9 or newer, this is {torch.__version__}; update it or '
+            'take "adamw"'
+        )
+    yield from find_tracker_problems(config.run.trackers)
+
+
+def find_tracker_problems(trackers: tuple[str, ...]) -> Iterator[str]:
+    """Trackers that accelerate does not know, or whose package is missing; it drops the latter silently."""
+    if not trackers or importlib.util.find_spec("accelerate") is None:
+        return
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    known = sorted(str(name) for name in LOGGER_TYPE_TO_CLASS)
+    available = {str(name) for name in get_available_trackers()}
+    for name in trackers:
+        if name not in known:
+            yield f"run.trackers: there is no tracker {name!r}; choose from {', '.join(known)}, or set run.trackers = []"
+        elif name not in available:
+            yield (
+                f"run.trackers: the package of {name!r} is not installed: pip install {name.replace('_', '-')}, or "
+                "take it out of run.trackers"
+            )
+
+
+def _find_folder_problems(data: DataConfig) -> Iterator[str]:
+    named = {"data.vae": data.vae, "data.text_encoder": data.text_encoder}
+    for key, folder in named.items():
+        what = "the VAE" if key == "data.vae" else "the text encoder"
+        if not folder.is_dir():
+            yield (
+                f"{what} is not at {folder} ({key}); name the folder of its config.json and weights, as in "
+                "Wan-AI/Wan2.1-T2V-14B-Diffusers"
+            )
+            continue
+        fault = find_folder_fault(folder)
+        if fault is not None:
+            yield f"{what} in {folder} ({key}) is incomplete: {fault}; download the folder again"
+    if not data.tokenizer.is_dir():
+        yield (
+            f"the tokenizer is not at {data.tokenizer} (data.tokenizer); name the folder of tokenizer_config.json, "
+            "as in Wan-AI/Wan2.1-T2V-14B-Diffusers"
+        )
+    elif not any(data.tokenizer.glob("tokenizer*.json")) and not any(data.tokenizer.glob("*.model")):
+        yield f"{data.tokenizer} (data.tokenizer) holds no tokenizer; download the folder again"
+
+
+def _find_face_problems(data: DataConfig) -> Iterator[str]:
+    if data.face_encoder is not None:
+        if not data.face_encoder.is_file():
+            yield (
+                f"the face encoder is not at {data.face_encoder} (data.face_encoder); fetch it with: comfy-lynx "
+                "download faces"
+            )
+        elif not data.face_encoder.stat().st_size:
+            yield f"{data.face_encoder} (data.face_encoder) has 0 bytes; fetch it again: comfy-lynx download faces"
+    if data.face_models is not None:
+        yield from _ask(find_pack_folder, data.face_models, data.face_pack)
+        yield from _ask(resolve_providers, (data.face_provider,))
+
+
+def _find_adapter_problems(config: TrainingConfig) -> Iterator[str]:
+    settings = config.adapter
+    if settings.resampler_init is not None:
+        yield from _ask(_check_resampler, settings.resampler_init)
+    if not settings.init:
+        return
+    try:
+        opened = open_adapter(*settings.init)
+    except AdapterError as error:
+        yield f"adapter.init: {error}"
+        return
+    try:
+        shape = read_base_shape(config.base.transformer)
+    except (ConfigurationError, AdapterError, OSError, ValueError, KeyError):
+        return  # the base is a problem of its own, told elsewhere
+    try:
+        embedder = make_analyzer(config.data).embedder.name if settings.has_id else None
+    except FaceError as error:
+        embedder = None
+        if config.data.face_encoder is not None and config.data.face_encoder.is_file():
+            yield f"data.face_encoder: {error}"
+    yield from find_misfits(settings, opened, shape.dim, shape.num_blocks, embedder)
+
+
+def _check_resampler(path: Path) -> None:
+    if not path.is_file():
+        raise AdapterError(
+            f"adapter.resampler_init: there is no file at {path}; fetch InstantID's: hf download "
+            f"InstantX/InstantID ip-adapter.bin --local-dir {path.parent}"
+        )
+    if not any(part.kind == "resampler" for part in find_parts(open_tensor_file(path))):
+        raise AdapterError(
+            f"adapter.resampler_init: {path} holds no resampler; give InstantID's ip-adapter.bin or "
+            "resampler.safetensors"
+        )
+
+
+def _ask(check: Callable[..., object], *arguments: object) -> list[str]:
+    try:
+        check(*arguments)
+    except (AdapterError, BackendError, BaseModelError, FaceError, ConfigurationError) as error:
+        return [str(error)]
+    except (OSError, ValueError, KeyError) as error:  # a config.json that is none
+        shown = ", ".join(str(value) for value in arguments if isinstance(value, (Path, os.PathLike)))
+        return [f"{shown} cannot be read ({error}); download it again"]
+    return []

@@ -1,0 +1,223 @@
+"""Going on with changes: longer stages, another optimiser, an earlier checkpoint, an older format, the EMA."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_run import make_configuration, plain_configuration, read_result
+
+from lynx_core.training import step as step_module
+from lynx_core.training.checkpoint import CheckpointError, _hash_file
+from lynx_core.training.configuration_file import parse_configuration
+from lynx_core.training.loop import Trainer, TrainingError, open_run, train
+from lynx_core.training.optimizer import warm_up_decay
+from lynx_core.training.pack_batch import make_batch
+from lynx_core.training.randomness import DrawKey
+from lynx_core.training.stop_signal import StopSignal
+
+
+def stages(images: int, videos: int) -> list[dict[str, Any]]:
+    return [
+        {"name": "images", "kind": "images", "steps": images},
+        {"name": "videos", "kind": "videos", "steps": videos},
+    ]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[DrawKey]:
+    """The key of every sample of every training step, which gives its noise, timestep and dropout."""
+    keys: list[DrawKey] = []
+
+    def make(samples: Any, pack_keys: Any, *rest: Any) -> Any:
+        keys.extend(pack_keys)
+        return make_batch(samples, pack_keys, *rest)
+
+    monkeypatch.setattr(step_module, "make_batch", make)
+    return keys
+
+
+def test_lengthening_an_earlier_stage_repeats_nothing(
+    world: Path, tmp_path: Path, drawn: list[DrawKey], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(make_configuration(world, tmp_path / "run", stages=stages(3, 2))).step == 5
+    result = train(make_configuration(world, tmp_path / "run", stages=stages(7, 4)))
+    assert result.step == 11
+    assert len(set(drawn)) == len(drawn), "a sample met the same noise twice"
+    longer = {key for key in drawn if key.stage == "images"}
+    drawn.clear()
+    train(make_configuration(world, tmp_path / "straight", stages=stages(7, 4)))
+    assert longer == {key for key in drawn if key.stage == "images"}, (
+        "samples come in the order of one long stage"
+    )
+    assert "after step 5 of 11 (images 3 of 7, videos 2 of 4)" in capsys.readouterr().err
+
+
+def _downgrade(checkpoint: Path) -> None:
+    """Make a checkpoint one of format 1, as versions before 0.2 wrote it."""
+    path = checkpoint / "state.json"
+    state = json.loads(path.read_text())
+    last = max(
+        number for number, stage in enumerate(state["config"]["stages"]) if stage["name"] in state["cursors"]
+    )
+    cursor = state.pop("cursors")[state["config"]["stages"][last]["name"]]
+    state["cursor"] = {"stage": last, "epoch": cursor["epoch"], "index": cursor["index"]}
+    del state["ema_updates"], state["identity"]["frozen_adapter"]
+    path.write_text(json.dumps({**state, "format": 1}))
+    complete = json.loads((checkpoint / "complete.json").read_text())
+    complete["files"]["state.json"] = {"bytes": path.stat().st_size, "sha256": _hash_file(path)}
+    (checkpoint / "complete.json").write_text(json.dumps(complete))
+
+
+def test_checkpoint_of_the_older_format_goes_on_exactly(
+    world: Path, tmp_path: Path, drawn: list[DrawKey]
+) -> None:
+    train(make_configuration(world, tmp_path / "straight"))
+    train(make_configuration(world, tmp_path / "run", stages=stages(4, 2)))
+    _downgrade(tmp_path / "run" / "checkpoints" / "step-00000006")
+    train(make_configuration(world, tmp_path / "run"))
+    straight, resumed = read_result(tmp_path / "straight"), read_result(tmp_path / "run")
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    # An earlier stage of it, made longer, has no place; it starts an epoch that was never begun.
+    drawn.clear()
+    train(make_configuration(world, tmp_path / "longer", stages=stages(4, 1)))
+    _downgrade(tmp_path / "longer" / "checkpoints" / "step-00000005")
+    train(make_configuration(world, tmp_path / "longer", stages=stages(6, 1)))
+    assert len(set(drawn)) == len(drawn)
+
+
+@pytest.mark.parametrize("kinds", [("adamw", "muon"), ("adamw", "adamw8bit_torchao"), ("muon", "adamw")])
+def test_another_optimizer_is_refused_or_starts_anew(
+    world: Path, tmp_path: Path, kinds: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    then, now = kinds
+    run = tmp_path / "run"
+    train(make_configuration(world, run, stages=stages(2, 1), optimizer={"kind": then}))
+    config = make_configuration(world, run, stages=stages(3, 1), optimizer={"kind": now})
+    with pytest.raises(
+        CheckpointError, match=f'optimizer.kind \\("{then}" then, "{now}" now\\).*--accept-changes'
+    ):
+        train(config)
+    with open_run(config) as trainer:
+        trainer.resume(accept_changes=True)
+        assert not trainer.optimizer.state, "foreign moments mean nothing to it"
+        with torch.compiler.set_stance("force_eager"):
+            assert trainer.run(StopSignal()).step == 4
+    err = capsys.readouterr().err
+    assert f"{then} then, {now} now: its moments start from zero" in err and "a new epoch" not in err
+
+
+def test_resuming_from_an_earlier_step(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = {**plain_configuration(world, tmp_path / "run")["run"], "keep_last": 3}
+    config = make_configuration(world, tmp_path / "run", run=run)
+    train(config)
+    first = read_result(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"no checkpoint of step 5 .* steps there: 6, 7, 8"):
+        train(config, resume_from=5)
+    assert train(config, resume_from=6).step == 8
+    second = read_result(tmp_path / "run")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    err = capsys.readouterr().err
+    aside = tmp_path / "run" / "checkpoints" / "after-step-00000006-1"
+    assert f"the checkpoints after step 6 are in {aside} now" in err
+    assert sorted(path.name for path in aside.iterdir()) == ["step-00000007", "step-00000008"]
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert names == ["step-00000006", "step-00000007", "step-00000008"], (
+        "new ones are not pushed out by old ones"
+    )
+
+
+def test_trackers_show_each_step_once(world: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    changes = {"trackers": ["tensorboard"], "log_every": 1, "keep_last": 9}
+    run = {**plain_configuration(world, tmp_path / "run")["run"], **changes}
+    config = make_configuration(world, tmp_path / "run", run=run)
+    train(config)
+    train(config, resume_from=5)
+    events = EventAccumulator(str(next((tmp_path / "run" / "logs").rglob("events.out.tfevents.*")).parent))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == list(range(1, 9))
+
+
+def test_skipped_steps_push_out_no_good_checkpoint(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = step_module.sample_losses
+    calls = iter(range(100))
+    monkeypatch.setattr(
+        step_module, "sample_losses", lambda *a: honest(*a) * (1.0 if next(calls) < 3 else float("nan"))
+    )
+    run = {**plain_configuration(world, tmp_path / "run")["run"], "max_skipped_in_row": 5, "keep_last": 2}
+    with pytest.raises(TrainingError, match=r"--resume-from STEP \(there are: 2, 3, 7\)"):
+        train(make_configuration(world, tmp_path / "run", run=run))
+    monkeypatch.undo()
+    assert train(make_configuration(world, tmp_path / "run", run=run), resume_from=3).step == 8
+
+
+def _run(world: Path, output: Path, **changes: Mapping[str, Any]) -> Trainer:
+    with open_run(make_configuration(world, output, **changes)) as trainer:
+        trainer.resume(accept_changes=False)
+        trainer.run(StopSignal())
+        return trainer
+
+
+def test_validation_measures_the_exported_weights(world: Path, tmp_path: Path) -> None:
+    validation = {"every": 8, "num_samples": 2, "video_samples": 1, "video_steps": 2}
+    fast = {"learning_rate": 3e-2, "ema_decay": 0.99}
+    trainer = _run(world, tmp_path / "run", validation=validation, optimizer=fast)
+    exported = load_file(tmp_path / "run" / "adapter.safetensors")
+    found = trainer.validation.run(8)["loss"]
+    video = trainer.validation.sample_video(trainer.validation.samples[0])
+    trainer.validation.mean = None
+    last = trainer.validation.run(8)["loss"]
+    assert found != last, "the average and the last weights must differ for the test to tell"
+    with torch.no_grad():
+        for name, parameter in trainer.parameters.items():
+            parameter.copy_(exported[name])
+    assert trainer.validation.run(8)["loss"] == found
+    assert not torch.equal(trainer.validation.sample_video(trainer.validation.samples[0]), video)
+
+
+def test_average_forgets_where_it_started(world: Path, tmp_path: Path) -> None:
+    assert [warm_up_decay(0.9999, n) for n in (0, 8, 90)] == [0.1, 0.5, 0.91]
+    assert warm_up_decay(0.9999, 10**6) == 0.9999
+    trainer = _run(world, tmp_path / "run", optimizer={"ema_decay": 0.9999})
+    assert trainer.mean is not None and trainer.mean.num_updates == 8
+    name = next(name for name in trainer.parameters if name.endswith("to_v_ref.weight"))
+    # Values start at zero; with a fixed decay the average would have gone a thousandth of the way.
+    assert trainer.mean.means[name].norm() > 0.4 * trainer.parameters[name].norm()
+
+
+def test_average_that_is_switched_on_or_off_says_so(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for steps, decay, message in (
+        (2, 0.0, ""),
+        (3, 0.9, "the checkpoint has no EMA: it starts from the weights of this step"),
+        (4, 0.0, "the checkpoint's EMA is dropped: optimizer.ema_decay is 0 now"),
+    ):
+        _run(world, tmp_path / "run", stages=stages(steps, 1), optimizer={"ema_decay": decay})
+        assert message in capsys.readouterr().err
+
+
+def test_changed_base_of_low_rank_updates_is_noticed(world: Path, tmp_path: Path) -> None:
+    _run(world, tmp_path / "start", stages=stages(1, 1))
+    _run(world, tmp_path / "other", stages=stages(2, 1))
+    values = plain_configuration(world, tmp_path / "run")
+    values["stages"] = stages(1, 1)
+    init = tmp_path / "init.safetensors"
+    values["adapter"] |= {"init": [str(init)], "lora_rank": 2}
+    init.write_bytes((tmp_path / "start" / "adapter.safetensors").read_bytes())
+    train(parse_configuration(values))
+    init.write_bytes((tmp_path / "other" / "adapter.safetensors").read_bytes())
+    values["stages"] = stages(1, 2)
+    with pytest.raises(CheckpointError, match=r"the files of adapter\.init"):
+        train(parse_configuration(values))
