@@ -29,6 +29,11 @@ CondBatchFunction = Callable[[dict[str, Any]], list[Tensor]]
 CALC_COND_BATCH = "sampler_calc_cond_batch_function"
 """The host's option under which another node computes the two predictions of cfg."""
 
+SAME_PROMPT = (
+    "positive and negative are one prompt, so cfg does nothing. A bypassed subgraph hands its first conditioning on "
+    "as all of them: bypass Lynx Apply inside of it instead."
+)
+
 SAME_APPLY = "Connect positive, negative and middle of one Lynx Apply to the inputs of the same names."
 
 
@@ -65,6 +70,8 @@ def choose_guidance(
     carriers = [cond for cond in (positive, negative, middle) if carries_identity(cond)]
     if middle is None or not carriers:
         lines = [f"Ordinary cfg {cfg:g}: no identity in the conditionings, identity_cfg is not used."]
+        if positive is negative:
+            lines.insert(0, SAME_PROMPT)
         if carriers:
             lines.insert(0, f"Only negative carries an identity. {SAME_APPLY}")
         elif is_attached(model):

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
-import torch
-
 from .identity import COND_KEY, Kind, LynxCond, carries_identity
 from .model_call import RowCursor
 from .notes import warn_at_running_node
@@ -63,12 +61,13 @@ def choose_computed(guider: Any) -> dict[str, Any]:
 
 
 def has_other_text(entry: Any) -> bool:
-    """Tell whether an entry of a conditioning has another text than Lynx Apply gave an identity."""
+    """Tell whether an entry of a conditioning has another text than the one that Lynx Apply gave an identity.
+
+    Another tensor, not other numbers: ConditioningAverage of two people in one prompt gives the same numbers again.
+    """
     text, options = (entry.get("cross_attn"), entry) if isinstance(entry, dict) else entry
     cond = options.get("model_conds", {}).get(COND_KEY)
-    if not isinstance(cond, LynxCond) or cond.text is None or text is None or text is cond.text:
-        return False
-    return text.shape != cond.text.shape or not torch.equal(text, cond.text.to(text))
+    return isinstance(cond, LynxCond) and cond.text is not None and text is not None and text is not cond.text
 
 
 class SamplingLog:

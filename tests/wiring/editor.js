@@ -23,9 +23,10 @@
     return index;
   };
   const edit = (id, name, value) => {
-    const node = find(id), widget = findWidget(node, name);
+    const node = find(id), widget = findWidget(node, name), before = widget.value;
     widget.value = value;
     widget.callback?.(value, app().canvas, node);
+    node.onWidgetChanged?.(name, value, before, widget);
   };
   const isRed = (node) =>
     Boolean(node.has_errors) ||

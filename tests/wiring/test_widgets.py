@@ -65,16 +65,17 @@ def test_widgets_promoted_to_a_subgraph_count_while_a_preset_is_set(
     assert_same(editor.run(), expected)
 
 
-def test_a_promoted_preset_is_not_silent(editor: Editor) -> None:
-    """The editor keeps a promoted value at the subgraph, so nothing fills the widgets inside; it shows
-    no note of a node in there either, so the log says it."""
+def test_a_promoted_preset_fills_the_widgets(editor: Editor, presets: dict[str, Any]) -> None:
+    """Those inside the subgraph, and those that are promoted beside it; an edit of one of them counts."""
     editor.build(make_lynx())
-    editor.enclose(["apply"], {"apply": ["preset"]}, name="person")
+    editor.enclose(["apply"], {"apply": ["preset", "ref_strength"]}, name="person")
     editor.edit("person", preset=PRESET)
-    run = editor.run()
-    assert_same(run, editor.render(make_lynx()))
-    for words in (PRESET, "ref_strength", "the values here count"):
-        assert words in run.log, run.said
+    assert editor.widgets("person")["ref_strength"] == presets[PRESET]["ref_strength"]
+    assert_same(editor.run(), editor.render(make_lynx(**presets[PRESET])))
+
+    editor.edit("person", ref_strength=0.3)
+    assert editor.widgets("person")["preset"] == "custom"
+    assert_same(editor.run(), editor.render(make_lynx(**presets[PRESET] | {"ref_strength": 0.3})))
 
 
 def test_a_float_reaches_a_subgraph(editor: Editor, presets: dict[str, Any]) -> None:
