@@ -12,7 +12,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..lynx_core.cli.download_sources import BUNDLES, Source
+from ..lynx_core.formats.published_files import BUNDLES, Source
 from .model_files import FACES_FOLDER, LYNX_FOLDER
 
 PACK_DIR = Path(__file__).resolve().parents[1]

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .download_sources import BUNDLES, Source
+from ..formats.published_files import BUNDLES, Source
 from .hub_files import DownloadLock
 from .models_folder import ModelFolders, add_models_argument, find_model_folders
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .download_sources import BUNDLES, Source
+from ..formats.published_files import BUNDLES, Source
 from .hub_files import LOCK_FILE, DownloadLock, fetch_files, shown_bytes
 from .models_folder import ModelFolders, add_models_argument, find_model_folders
 

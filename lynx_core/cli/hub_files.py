@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .download_sources import UNPINNED, Source
+from ..formats.published_files import UNPINNED, Source
 
 if TYPE_CHECKING:
     from .models_folder import ModelFolders

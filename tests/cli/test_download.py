@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from lynx_core.cli import download_sources, hub_files
-from lynx_core.cli.download_sources import BUNDLES, Source
+from lynx_core.cli import hub_files
 from lynx_core.cli.hub_files import DownloadError, DownloadLock, fetch_files
 from lynx_core.cli.main import main
 from lynx_core.cli.models_folder import ModelFolders
+from lynx_core.formats import published_files
 from lynx_core.formats.adapter import open_adapter
+from lynx_core.formats.published_files import BUNDLES, Source
 
 FULL_SHA256 = 64
 
@@ -339,6 +340,6 @@ def test_places_are_those_that_comfyui_searches():
 def test_pins_are_whole():
     for bundle in BUNDLES.values():
         for source in bundle.sources:
-            assert source.revision == download_sources.UNPINNED or len(source.revision) == 40
+            assert source.revision == published_files.UNPINNED or len(source.revision) == 40
             assert source.sha256 is None or len(source.sha256) == FULL_SHA256
             assert source.sha256 or source.repo in ("ByteDance/lynx", "Comfy-Org/Wan_2.1_ComfyUI_repackaged")

@@ -13,11 +13,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lynx_core.cli import doctor
-from lynx_core.cli.download_sources import BUNDLES
 from lynx_core.cli.hub_files import DownloadError
 from lynx_core.cli.main import main
 from lynx_core.cli.models_folder import resolve_models_folder
 from lynx_core.formats.adapter import open_adapter
+from lynx_core.formats.published_files import BUNDLES
 
 
 def test_convert_writes_what_it_says(lite_release, tmp_path, capsys):

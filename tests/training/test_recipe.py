@@ -52,7 +52,7 @@ def test_a_folder_of_clips_becomes_a_data_set(
 
 
 def test_download_puts_the_models_where_the_configurations_name_them() -> None:
-    from lynx_core.cli.download_sources import BUNDLES
+    from lynx_core.formats.published_files import BUNDLES
 
     text = (REPO_DIR / "docs" / "training.md").read_text()
     assert "comfy-lynx download lynx_full faces --models models" in text
