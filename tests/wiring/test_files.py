@@ -186,7 +186,7 @@ def test_a_wrong_clip_is_refused_at_lynx_encode_reference(editor: Editor) -> Non
 
 
 MIXED: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
-    "nothing": ({"adapter": "none"}, ("nothing is chosen",)),
+    "nothing": ({"adapter": "none"}, ("othing is chosen",)),
     "full layers, lite resampler": (
         {
             "adapter": "none",
