@@ -144,7 +144,7 @@ def test_every_stage_has_a_pack_for_each_process(
     monkeypatch.setenv("WORLD_SIZE", "64")
     assert main(["train", str(MINI_CONFIG), "run.output=run", "--dry-run"]) == 1
     message = capsys.readouterr().err
-    assert message.startswith("comfy-lynx: 2 problems")
+    assert "comfy-lynx: 2 problems" in message
     for stage in ("images", "videos"):
         assert f"stage {stage}: " in message
     assert "fewer than the 64 processes; start at most" in message
