@@ -20,10 +20,11 @@ LOADERS = {
     "UNETLoader": ("diffusion_models/",),
     "CLIPLoader": ("text_encoders/",),
     "VAELoader": ("vae/",),
-    "LynxLoadAdapter": ("lynx/",),
+    "LynxLoadAdapter": ("lynx/",) * 4,
     "LynxLoadFaceAnalyzer": ("insightface/models/", "lynx/faces/"),
 }
 """Loader -> for each of its first widgets the place below `models`."""
+NO_FILE = "none"
 
 KINDS = ("diffusion_models", "text_encoders", "vae", "lynx", "insightface")
 """Kinds of models that the workflows need, by the host's names of their folders."""
@@ -64,6 +65,7 @@ class DemoModel:
             for place, name in zip(
                 LOADERS.get(node["type"], ()), node.get("widgets_values", ()), strict=False
             )
+            if name != NO_FILE
         ]
 
     def find_places(self, target: str) -> list[Path]:

@@ -28,6 +28,8 @@ def write_models(models_dir: Path) -> Path:
         "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors",
         "vae/wan_2.1_vae.safetensors",
         "lynx/lynx_full/resampler.safetensors",
+        "lynx/lynx_full/ip_layers.safetensors",
+        "lynx/lynx_full/ref_layers.safetensors",
         "lynx/faces/recognition_arcface_ir_se50.pth",
         "insightface/models/buffalo_l/det_10g.onnx",
     ):
@@ -76,6 +78,14 @@ def test_sheet_shows_any_number_of_frames(num_frames: int) -> None:
     sheet = draw_sheet(Sheet("a prompt " * 30, Image.new("RGB", (50, 70)), frames, scores, "a note"))
     assert sheet.width < 2400 and sheet.height < 1200
     assert np.asarray(sheet).std() > 5
+
+
+def test_a_part_of_the_adapter_that_is_missing_is_named(tmp_path: Path) -> None:
+    models_dir = write_models(tmp_path / "models")
+    (models_dir / "lynx/lynx_full/ref_layers.safetensors").unlink()
+    with pytest.raises(MissingFiles, match=r"\n  lynx/lynx_full/ref_layers\.safetensors\n") as refusal:
+        choose_model(models_dir, {})
+    assert "none" not in str(refusal.value)
 
 
 def test_files_of_no_bytes_are_missing(tmp_path: Path) -> None:
