@@ -16,7 +16,7 @@ from ..lynx_core.models.baking import KeyValues, bake_identity
 from .attachment import attach
 from .base_model import check_adapter_fits, describe_base
 from .identity import BakedPart, BakedParts, BaseModel, FaceID, Kind, Reference, Term, add_terms
-from .presets import IdentitySettings, PartSettings
+from .presets import PART_NAMES, IdentitySettings, PartSettings
 
 BAKING_BYTES = 1 << 30
 """A resampler and one layer in float32, with room to work."""
@@ -108,7 +108,7 @@ def make_term(kind: Kind, part: BakedPart, settings: PartSettings) -> Term:
         strength=settings.strength,
         start_percent=settings.start_percent,
         end_percent=settings.end_percent,
-        blocks=settings.choose_blocks(part.key_values.list_blocks()),
+        blocks=settings.choose_blocks(part.key_values.list_blocks(), PART_NAMES[kind]),
     )
 
 

@@ -9,9 +9,10 @@ from comfy_api.latest import io
 from ..lynx_core.formats.adapter import Adapter
 from . import sockets
 from .application import apply_identity
+from .errors import raise_plainly
 from .identity import FaceID, Reference
 from .notes import show_note
-from .presets import ALL_BLOCKS, CUSTOM, PRESETS, IdentitySettings, PartSettings, choose_settings
+from .presets import ALL_BLOCKS, CUSTOM, PRESETS, PartSettings, read_settings
 
 
 def define_part_inputs(part: str, what: str) -> list[io.Input]:
@@ -82,7 +83,7 @@ class LynxApply(io.ComfyNode):
                     extra_dict={
                         "lynx_presets": {name: settings.list_widgets() for name, settings in PRESETS.items()}
                     },
-                    tooltip="'custom' takes the values below; any other preset is used instead of them. "
+                    tooltip="Fills the values below; they, and what is linked to them, are what counts. "
                     "'reference overpowers': stiff, front-facing headshots. 'distilled LoRA at cfg 1': few steps.",
                 ),
                 *define_part_inputs("id", "the ID"),
@@ -107,6 +108,7 @@ class LynxApply(io.ComfyNode):
         )
 
     @classmethod
+    @raise_plainly
     def execute(
         cls,
         model: Any,
@@ -126,20 +128,31 @@ class LynxApply(io.ComfyNode):
         reference: Reference | None = None,
         vace_reference_frames: int = 0,
     ) -> io.NodeOutput:
-        custom = IdentitySettings(
-            PartSettings(id_strength, id_start, id_end, id_blocks),
-            PartSettings(ref_strength, ref_start, ref_end, ref_blocks),
-        )
-        settings = choose_settings(preset, custom)
+        values = {
+            "id_strength": id_strength,
+            "id_start": id_start,
+            "id_end": id_end,
+            "id_blocks": id_blocks,
+            "ref_strength": ref_strength,
+            "ref_start": ref_start,
+            "ref_end": ref_end,
+            "ref_blocks": ref_blocks,
+        }
+        settings, remarks = read_settings(preset, values)
         applied = apply_identity(
             model, positive, negative, adapter, id, reference, settings, vace_reference_frames
         )
-        parts = (("ID", settings.id, id), ("reference", settings.ref, reference))
-        show_note(
-            cls, "\n".join(describe_part(name, part) for name, part, given in parts if given is not None)
-        )
+        if vace_reference_frames and reference is None:
+            remarks.append("vace_reference_frames does nothing without a reference.")
+        lines = [describe_part("ID", settings.id, id), describe_part("reference", settings.ref, reference)]
+        show_note(cls, *lines, *remarks)
         return io.NodeOutput(applied.model, applied.positive, applied.negative, applied.middle)
 
 
-def describe_part(name: str, part: PartSettings) -> str:
+def describe_part(name: str, part: PartSettings, given: FaceID | Reference | None) -> str:
+    """Say in one line how a part acts, or why it does not."""
+    if given is None:
+        return f"{name}: nothing is connected, its values do nothing"
+    if not part.strength:
+        return f"{name}: left out, its strength is 0"
     return f"{name} {part.strength:g} from {part.start_percent:.0%} to {part.end_percent:.0%}, blocks {part.blocks}"

@@ -11,6 +11,7 @@ from ..lynx_core.faces.detection import FACE_ORDERS
 from ..lynx_core.faces.embedding import average_embeddings, min_pairwise_cosine
 from ..lynx_core.faces.photo import convert_image, convert_photos
 from . import sockets
+from .errors import raise_plainly
 from .identity import FaceID
 from .notes import show_note
 
@@ -69,6 +70,7 @@ class LynxCropFace(io.ComfyNode):
         )
 
     @classmethod
+    @raise_plainly
     def execute(
         cls,
         image: torch.Tensor,
@@ -97,8 +99,9 @@ class LynxCropFace(io.ComfyNode):
             ]
             crops, annotated = [crop for crop, _ in found], [picture for _, picture in found]
         warnings = [warning for crop in crops for warning in crop.warnings]
-        if warnings:
-            show_note(cls, "\n".join(warnings))
+        if already_aligned and (order, face_number) != (FACE_ORDERS[0], 1):
+            warnings.append("order and face_number do nothing while already_aligned is on")
+        show_note(cls, *warnings)
         annotated_batch = convert_photos(annotated)
         return io.NodeOutput(
             crops,
@@ -139,6 +142,7 @@ class LynxEncodeID(io.ComfyNode):
         )
 
     @classmethod
+    @raise_plainly
     def execute(
         cls,
         face_analyzer: FaceAnalyzer,

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path, PurePosixPath
+
 from comfy_api.latest import io
 
 from ..lynx_core.faces.analyzer import FaceAnalyzer
-from ..lynx_core.faces.detection import ONNX_PROVIDERS
+from ..lynx_core.faces.detection import ONNX_PROVIDERS, PACK_FILES
 from ..lynx_core.formats.adapter import open_adapter
-from . import sockets
+from . import published_files, sockets
+from .errors import raise_plainly
 from .model_files import (
     NONE,
     PACK_ENCODER,
-    PUBLISHED_ENCODER,
-    find_adapter,
-    find_encoder,
     find_insightface_root,
     list_adapter_files,
     list_adapters,
     list_detector_packs,
     list_encoders,
+    list_pack_files,
+    list_weight_files,
+    locate_adapter,
+    locate_encoder,
+    locate_insightface_root,
     shorten_paths,
+    stamp_files,
 )
 from .notes import show_note
 
@@ -27,7 +33,9 @@ from .notes import show_note
 class LynxLoadAdapter(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        parts = [NONE, *list_adapter_files()]
+        published = published_files.list_adapter_parts()
+        parts = [NONE, *published_files.list_choices(list_adapter_files(), published, locate_adapter)]
+        adapters = published_files.list_choices(list_adapters(), published_files.ADAPTERS, locate_adapter)
         return io.Schema(
             node_id="LynxLoadAdapter",
             display_name="Lynx Load Adapter",
@@ -47,8 +55,8 @@ class LynxLoadAdapter(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "adapter",
-                    options=[*list_adapters(), NONE],
-                    default="lynx_full",
+                    options=[*adapters, NONE],
+                    default=published_files.choose_default(adapters, "lynx_full"),
                     tooltip="Folder or file under models/lynx. Choose 'none' to name all parts below.",
                 ),
                 io.Combo.Input(
@@ -76,20 +84,75 @@ class LynxLoadAdapter(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        adapter: str | None = None,
+        resampler: str | None = None,
+        id_layers: str | None = None,
+        ref_layers: str | None = None,
+    ) -> bool | str:
+        """Name all files that are missing, before anything runs; what is linked is not known yet."""
+        names = list_names(adapter, resampler, id_layers, ref_layers)
+        return (
+            published_files.explain_missing_adapters([name for name in names if locate_adapter(name) is None])
+            or True
+        )
+
+    @classmethod
+    def fingerprint_inputs(
+        cls,
+        adapter: str | None = None,
+        resampler: str | None = None,
+        id_layers: str | None = None,
+        ref_layers: str | None = None,
+    ) -> str:
+        """Open the files again once one of them is replaced."""
+        choices = (adapter, resampler, id_layers, ref_layers)
+        # What is linked is not known yet: any adapter may be meant.
+        names = [*list_names(*choices), *(list_adapters() if None in choices else ())]
+        places = (locate_adapter(name) for name in names)
+        return stamp_files(file for place in places if place for file in list_weight_files(place))
+
+    @classmethod
+    @raise_plainly
     def execute(cls, adapter: str, resampler: str, id_layers: str, ref_layers: str) -> io.NodeOutput:
-        names = [name for name in (adapter, resampler, id_layers, ref_layers) if name != NONE]
+        names = list_names(adapter, resampler, id_layers, ref_layers)
         if not names:
             raise ValueError(
                 "Lynx Load Adapter: nothing is chosen. Choose an adapter, or the files of its parts."
             )
-        opened = open_adapter(*(find_adapter(name) for name in names))
-        show_note(cls, shorten_paths(opened.summary()))
+        places = [locate_adapter(name) for name in names]
+        found = [place for place in places if place is not None]
+        if len(found) < len(names):
+            missing = [name for name, place in zip(names, places, strict=True) if place is None]
+            raise FileNotFoundError(published_files.explain_missing_adapters(missing))
+        opened = open_adapter(*found, name=name_adapter(names))
+        show_note(cls, *shorten_paths(opened.summary()).splitlines())
         return io.NodeOutput(opened)
+
+
+def list_names(*choices: str | None) -> list[str]:
+    """List the adapters and files that are chosen, as they are called on disk."""
+    names = (published_files.strip_mark(choice) for choice in choices if choice is not None)
+    return [name for name in names if name != NONE]
+
+
+def name_adapter(names: list[str]) -> str:
+    """Name an adapter of several files by their folder, where they have one in common."""
+    folders = {str(PurePosixPath(name).parent) if "/" in name else "" for name in names}
+    folder = folders.pop()
+    if len(names) > 1 and folder and not folders:
+        return folder
+    return " + ".join(name.removesuffix(PurePosixPath(name).suffix) for name in names)
 
 
 class LynxLoadFaceAnalyzer(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        packs = published_files.list_choices(
+            list_detector_packs(), published_files.DETECTOR_PACKS, locate_insightface_root
+        )
+        encoders = published_files.list_choices(list_encoders(), [published_files.ENCODER], locate_encoder)
         return io.Schema(
             node_id="LynxLoadFaceAnalyzer",
             display_name="Lynx Load Face Analyzer",
@@ -100,14 +163,14 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "detector_pack",
-                    options=list_detector_packs(),
-                    default="buffalo_l",
+                    options=packs,
+                    default=published_files.choose_default(packs, "buffalo_l"),
                     tooltip="insightface pack under models/insightface/models; only its detector is used.",
                 ),
                 io.Combo.Input(
                     "encoder",
-                    options=list_encoders(),
-                    default=PUBLISHED_ENCODER,
+                    options=[*encoders, PACK_ENCODER],
+                    default=published_files.choose_default(encoders, published_files.ENCODER),
                     tooltip="Network that embeds the face, under models/lynx/faces. It must be the one the adapter was "
                     "trained on: facexlib's ArcFace for Lynx. InstantID's resampler takes antelopev2's own.",
                 ),
@@ -122,12 +185,65 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, detector_pack: str | None = None, encoder: str | None = None) -> bool | str:
+        """Name all files that are missing, before anything runs; what is linked is not known yet."""
+        return " ".join(list_faults(detector_pack, encoder)) or True
+
+    @classmethod
+    def fingerprint_inputs(
+        cls, detector_pack: str | None = None, encoder: str | None = None, provider: str | None = None
+    ) -> str:
+        """Open the models again once a file of them is replaced."""
+        # What is linked is not known yet: any pack or encoder may be meant.
+        packs = (
+            list_detector_packs() if detector_pack is None else [published_files.strip_mark(detector_pack)]
+        )
+        encoders = list_encoders() if encoder is None else [published_files.strip_mark(encoder)]
+        files: list[Path] = []
+        for pack in packs:
+            files += list_pack_files(find_insightface_root(pack), pack)
+        places = (locate_encoder(name) for name in encoders if name != PACK_ENCODER)
+        return stamp_files([*files, *(place for place in places if place)])
+
+    @classmethod
+    @raise_plainly
     def execute(cls, detector_pack: str, encoder: str, provider: str) -> io.NodeOutput:
+        faults = list_faults(detector_pack, encoder)
+        if faults:
+            raise FileNotFoundError(" ".join(faults))
+        pack = published_files.strip_mark(detector_pack)
+        name = published_files.strip_mark(encoder)
         return io.NodeOutput(
             FaceAnalyzer(
-                root=find_insightface_root(detector_pack),
-                pack=detector_pack,
+                root=find_insightface_root(pack),
+                pack=pack,
                 provider=provider,
-                encoder_path=None if encoder == PACK_ENCODER else find_encoder(encoder),
+                encoder_path=None if name == PACK_ENCODER else locate_encoder(name),
             )
         )
+
+
+def list_faults(detector_pack: str | None, encoder: str | None) -> list[str]:
+    """Say of each choice why it cannot be used; what is linked is None, and passed over."""
+    faults = []
+    pack = None if detector_pack is None else published_files.strip_mark(detector_pack)
+    root = None if pack is None else locate_insightface_root(pack)
+    if pack is not None and root is None:
+        faults.append(published_files.explain_missing_pack(pack))
+    if encoder is not None and encoder != PACK_ENCODER:
+        name = published_files.strip_mark(encoder)
+        if locate_encoder(name) is None:
+            faults.append(published_files.explain_missing_encoder(name))
+    elif encoder == PACK_ENCODER and pack is not None and root is not None:
+        if pack not in PACK_FILES:
+            known = ", ".join(PACK_FILES)
+            faults.append(
+                f"The encoder {PACK_ENCODER!r} works with these detector packs: {known}. The one of {pack!r} is not "
+                "known. Choose one of these as detector_pack, or a file as encoder."
+            )
+        elif PACK_FILES[pack][1] not in {file.name for file in list_pack_files(root, pack)}:
+            faults.append(
+                f"The encoder {PACK_ENCODER!r} is the file {PACK_FILES[pack][1]}, which is not there. "
+                + published_files.explain_missing_pack(pack)
+            )
+    return faults

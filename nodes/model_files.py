@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import folder_paths
+
+from ..lynx_core.faces.detection import find_pack_folder
+from ..lynx_core.faces.errors import FaceError
+from ..lynx_core.formats.tensor_file import TENSOR_FILE_SUFFIXES
 
 LYNX_FOLDER = "lynx"
 FACES_FOLDER = "faces"
@@ -22,10 +28,7 @@ EXAMPLE_PHOTO = "lynx_mini_example.png"
 """In the host's input folder: workflows/lynx_mini.json loads it."""
 
 NONE = "none"
-
-PUBLISHED_ADAPTERS = ("lynx_full", "lynx_lite")
-PUBLISHED_PACKS = ("buffalo_l", "antelopev2")
-PUBLISHED_ENCODER = "recognition_arcface_ir_se50.pth"
+PACK_ENCODER = "the detector pack's own"
 
 
 def register_folders() -> None:
@@ -61,49 +64,61 @@ def own_lynx_folder() -> Path:
 
 def list_adapter_files() -> list[str]:
     """List files under models/lynx, relative, with forward slashes."""
-    names = (name.replace("\\", "/") for name in folder_paths.get_filename_list(LYNX_FOLDER))
-    return sorted(name for name in names if not name.startswith(f"{FACES_FOLDER}/"))
+    return [name for name in _list_lynx_files() if not name.startswith(f"{FACES_FOLDER}/")]
 
 
 def list_adapters() -> list[str]:
-    """List what can be opened as an adapter: folders and single files, and the published names always."""
+    """List what can be opened as an adapter: folders and single files."""
     files = list_adapter_files()
     folders = {str(PurePosixPath(name).parent) for name in files if "/" in name}
-    single = {name for name in files if "/" not in name}
-    return sorted(folders | single | set(PUBLISHED_ADAPTERS))
+    return sorted(folders | {name for name in files if "/" not in name})
 
 
-def find_adapter(name: str) -> Path:
-    """Find an adapter's file or folder.
-
-    Raises:
-        FileNotFoundError: with the folder it belongs in and the command that fetches it.
-    """
-    for folder in folder_paths.get_folder_paths(LYNX_FOLDER):
-        if (Path(folder) / name).exists():
-            return Path(folder) / name
-    raise FileNotFoundError(
-        f"The Lynx adapter {name!r} is not there: put it into {own_lynx_folder() / name}"
-        + (f", or fetch it with '{download_command(name)}'." if name in PUBLISHED_ADAPTERS else ".")
-    )
+def list_encoders() -> list[str]:
+    """List face encoders under models/lynx/faces."""
+    prefix = f"{FACES_FOLDER}/"
+    return [name.removeprefix(prefix) for name in _list_lynx_files() if name.startswith(prefix)]
 
 
-def shorten_paths(text: str) -> str:
-    """Name files below models/lynx as the loaders' lists do, without the folder itself."""
-    for folder in folder_paths.get_folder_paths(LYNX_FOLDER):
-        text = text.replace(f"{Path(folder)}{os.sep}", "")
-    return text
+def _list_lynx_files() -> list[str]:
+    return sorted(name.replace("\\", "/") for name in folder_paths.get_filename_list(LYNX_FOLDER))
 
 
 def list_detector_packs() -> list[str]:
-    """List insightface packs, and the published names always."""
-    found = {
-        pack.name
-        for root in find_insightface_roots()
-        for pack in (root / "models").glob("*")
-        if pack.is_dir()
-    }
-    return sorted(found | set(PUBLISHED_PACKS))
+    """List the folders of insightface packs."""
+    folders = (pack for root in find_insightface_roots() for pack in (root / "models").glob("*"))
+    return sorted({pack.name for pack in folders if pack.is_dir() and not pack.name.startswith(".")})
+
+
+def locate_adapter(name: str) -> Path | None:
+    """Find an adapter's file or folder; None when there is none, or nothing in it.
+
+    An empty file or folder does not hide a whole one in a later folder of the host's list.
+    """
+    return _locate(name)
+
+
+def locate_encoder(name: str) -> Path | None:
+    """Find a face encoder's file; None when there is none, or nothing in it."""
+    return _locate(f"{FACES_FOLDER}/{name}")
+
+
+def _locate(name: str) -> Path | None:
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or Path(name).is_absolute() or ".." in inside.parts:
+        return None  # a name from an edited prompt must not reach files outside the model folders
+    places = (Path(folder) / name for folder in folder_paths.get_folder_paths(LYNX_FOLDER))
+    return next((place for place in places if list_weight_files(place)), None)
+
+
+def list_weight_files(path: Path) -> list[Path]:
+    """List the files of weights that a path stands for, empty ones left out."""
+    files = (
+        (file for file in path.iterdir() if file.suffix.lower() in TENSOR_FILE_SUFFIXES)
+        if path.is_dir()
+        else (path,)
+    )
+    return sorted(file for file in files if file.is_file() and file.stat().st_size)
 
 
 def find_insightface_roots() -> list[Path]:
@@ -118,38 +133,41 @@ def own_insightface_root() -> Path:
     return Path(folder_paths.models_dir) / "insightface"
 
 
+def locate_insightface_root(pack: str) -> Path | None:
+    """Find the folder whose `models/` holds a pack's files; None when none does."""
+    return next((root for root in find_insightface_roots() if list_pack_files(root, pack)), None)
+
+
 def find_insightface_root(pack: str) -> Path:
-    """Find the folder whose `models/` holds a pack; the host's own when none does."""
-    roots = find_insightface_roots()
-    return next((root for root in roots if (root / "models" / pack).is_dir()), own_insightface_root())
+    """Find the folder whose `models/` holds a pack's files; the host's own when none does."""
+    return locate_insightface_root(pack) or own_insightface_root()
 
 
-def list_encoders() -> list[str]:
-    """List face encoders under models/lynx/faces, the packs' own, and the published name always."""
-    prefix = f"{FACES_FOLDER}/"
-    names = (name.replace("\\", "/") for name in folder_paths.get_filename_list(LYNX_FOLDER))
-    files = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
-    return [*sorted(files | {PUBLISHED_ENCODER}), PACK_ENCODER]
+def list_pack_files(root: Path, pack: str) -> list[Path]:
+    """List the files of an insightface pack; none when one of its networks is an empty file."""
+    if Path(pack).name != pack:
+        return []  # a name from an edited prompt must not reach files outside the model folders
+    try:
+        files = sorted(file for file in find_pack_folder(root, pack).iterdir() if file.is_file())
+    except FaceError:
+        return []
+    return [] if any(file.suffix == ".onnx" and not file.stat().st_size for file in files) else files
 
 
-PACK_ENCODER = "the detector pack's own"
+def stamp_files(files: Iterable[Path]) -> str:
+    """Hash names, sizes and times of files: another value once one of them is replaced."""
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        digest.update(f"{file}\n{stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
-def find_encoder(name: str) -> Path:
-    """Find a face encoder's file.
-
-    Raises:
-        FileNotFoundError: with the folder it belongs in and the command that fetches it.
-    """
-    for folder in folder_paths.get_folder_paths(LYNX_FOLDER):
-        if (Path(folder) / FACES_FOLDER / name).is_file():
-            return Path(folder) / FACES_FOLDER / name
-    raise FileNotFoundError(
-        f"The face encoder {name!r} is not there: put it into {own_lynx_folder() / FACES_FOLDER}"
-        + (f", or fetch it with '{download_command('faces')}'." if name == PUBLISHED_ENCODER else ".")
-    )
-
-
-def download_command(what: str) -> str:
-    """Write the command that fetches published files into this host's model folder."""
-    return f'comfy-lynx download {what} --models "{folder_paths.models_dir}"'
+def shorten_paths(text: str) -> str:
+    """Name files as the loaders' lists do, without the folders that are this machine's own."""
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths(LYNX_FOLDER)]
+    # Below an insightface folder a pack goes by "insightface/models/<pack>", wherever the folder is.
+    folders += [root.parent for root in find_insightface_roots()]
+    for folder in folders:
+        text = text.replace(f"{folder}{os.sep}", "")
+    return text

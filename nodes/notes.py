@@ -7,9 +7,14 @@ import logging
 from comfy_api.latest import io
 
 
-def show_note(node: type[io.ComfyNode], text: str) -> None:
-    """Show `text` on the node that is running, and write it to the host's log."""
-    logging.info("%s: %s", node.define_schema().display_name, text)
+def show_note(node: type[io.ComfyNode], *lines: str) -> None:
+    """Show lines of text on the node that is running, and write them to the host's log; no line, no note."""
+    if not lines:
+        return
+    text = "\n".join(lines)
+    # The host keeps the schema it asked for at the start; a new one would scan the model folders again.
+    name = node.SCHEMA.display_name if node.SCHEMA else node.__name__
+    logging.info("%s: %s", name, text)
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 ALL_BLOCKS = "all"
 
@@ -26,23 +29,23 @@ class PartSettings:
             raise ValueError(f"strength must be between -10 and 10, got {self.strength}")
         if not 0.0 <= self.start_percent <= self.end_percent <= 1.0:
             raise ValueError(
-                f"the window must lie within 0 and 1 and start before it ends, got start {self.start_percent}, "
-                f"end {self.end_percent}"
+                f"the window must lie within 0 and 1 and start before it ends, got start {self.start_percent:g}, "
+                f"end {self.end_percent:g}"
             )
         parse_blocks(self.blocks)
 
-    def choose_blocks(self, available: tuple[int, ...]) -> frozenset[int]:
+    def choose_blocks(self, available: tuple[int, ...], part_name: str) -> frozenset[int]:
         """Choose from the blocks that the adapter has layers for.
 
         Raises:
-            ValueError: when none of them is chosen.
+            ValueError: when none of them is chosen; the message begins with `part_name`.
         """
         chosen = frozenset(
             b for b in available if any(first <= b <= last for first, last in parse_blocks(self.blocks))
         )
         if not chosen:
             raise ValueError(
-                f"blocks {self.blocks!r} holds none of the blocks this adapter acts in "
+                f"{part_name}: blocks {self.blocks!r} holds none of the blocks this adapter acts in "
                 f"({available[0]} to {available[-1]}): write for example 'all' or '{available[0]}-{available[-1]}'"
             )
         return chosen
@@ -68,6 +71,13 @@ def parse_blocks(text: str) -> list[tuple[int, int]]:
     return ranges
 
 
+PART_NAMES = {"id": "ID", "ref": "reference"}
+"""Adapter part to what messages call it; the part is also the first half of its widgets' names."""
+
+WIDGET_FIELDS = {"strength": "strength", "start": "start_percent", "end": "end_percent", "blocks": "blocks"}
+"""Second half of a widget's name to the field of `PartSettings` that it sets."""
+
+
 @dataclass(frozen=True)
 class IdentitySettings:
     """How an identity acts: who the person is, and what the person looks like."""
@@ -78,14 +88,9 @@ class IdentitySettings:
     def list_widgets(self) -> dict[str, float | str]:
         """The values of LynxApply's widgets, by name, that show these settings."""
         return {
-            f"{part}_{name}": value
-            for part, settings in (("id", self.id), ("ref", self.ref))
-            for name, value in (
-                ("strength", settings.strength),
-                ("start", settings.start_percent),
-                ("end", settings.end_percent),
-                ("blocks", settings.blocks),
-            )
+            f"{part}_{widget}": getattr(getattr(self, part), name)
+            for part in PART_NAMES
+            for widget, name in WIDGET_FIELDS.items()
         }
 
 
@@ -98,17 +103,56 @@ PRESETS: dict[str, IdentitySettings] = {
     "more motion": IdentitySettings(PartSettings(1.0, 0.05), PartSettings(0.75, 0.2, 1.0)),
     "distilled LoRA at cfg 1": IdentitySettings(PartSettings(1.0), PartSettings(0.7)),
 }
-"""Starting points; only 'as published' has figures behind it."""
+"""Starting points; only 'as published' has figures behind it. A preset fills the widgets, and acts in no other way."""
 
 
-def choose_settings(preset: str, custom: IdentitySettings) -> IdentitySettings:
-    """Take a preset, or the node's own values.
+def read_settings(preset: str, widgets: Mapping[str, Any]) -> tuple[IdentitySettings, list[str]]:
+    """Read the settings from the values at the node, whatever preset they came from.
+
+    Only where a part's values cannot be used at all, those of the preset take their place.
+
+    Args:
+        preset: name of a preset, or `CUSTOM`.
+        widgets: value of each widget or of what is linked to it, by name as in `list_widgets`.
+
+    Returns:
+        The settings, and a remark on everything in which they are not what the preset's name promises.
 
     Raises:
-        ValueError: when there is no such preset.
+        ValueError: when a value cannot be used and no preset is set; the message names the part.
     """
-    if preset == CUSTOM:
-        return custom
-    if preset not in PRESETS:
-        raise ValueError(f"no preset {preset!r}: there are {', '.join([CUSTOM, *PRESETS])}")
-    return PRESETS[preset]
+    shown = PRESETS.get(preset)
+    parts, remarks = {}, []
+    for part, part_name in PART_NAMES.items():
+        fields = {name: widgets[f"{part}_{widget}"] for widget, name in WIDGET_FIELDS.items()}
+        try:
+            parts[part] = PartSettings(**fields)
+        except ValueError as error:
+            if shown is None:
+                raise ValueError(f"{part_name}: {error}") from error
+            parts[part] = getattr(shown, part)
+            remarks.append(
+                f"{part_name}: {error}. The preset '{preset}' is used for the {part_name} in its place."
+            )
+    settings = IdentitySettings(**parts)
+    if shown is not None:
+        expected = shown.list_widgets()
+        differing = [
+            f"{name} is {format_value(value)} (preset: {format_value(expected[name])})"
+            for name, value in settings.list_widgets().items()
+            if not is_same(value, expected[name])
+        ]
+        if differing:
+            remarks.append(f"Not as in the preset '{preset}', the values here count: {', '.join(differing)}.")
+    return settings, remarks
+
+
+def is_same(value: float | str, other: float | str) -> bool:
+    """Whether two values of a widget mean the same: 'all' and 'ALL', 0.6 and what a browser makes of it."""
+    if isinstance(value, str) and isinstance(other, str):
+        return parse_blocks(value) == parse_blocks(other)
+    return math.isclose(float(value), float(other), abs_tol=1e-6)
+
+
+def format_value(value: float | str) -> str:
+    return repr(value) if isinstance(value, str) else f"{value:g}"

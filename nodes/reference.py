@@ -10,6 +10,7 @@ from ..lynx_core.faces.crops import FaceCrop
 from ..lynx_core.faces.photo import convert_photos
 from ..lynx_core.formats.adapter import Adapter
 from . import sockets
+from .errors import raise_plainly
 from .notes import show_note
 from .reference_pass import encode_reference
 
@@ -46,12 +47,18 @@ class LynxEncodeReference(io.ComfyNode):
         )
 
     @classmethod
+    @raise_plainly
     def execute(
         cls, adapter: Adapter, face: list[FaceCrop], model: Any, clip: Any, vae: Any, photo_number: int
     ) -> io.NodeOutput:
-        if photo_number > len(face):
+        if not 1 <= photo_number <= len(face):
+            count = (
+                "is only one photo; its number is 1"
+                if len(face) == 1
+                else f"are {len(face)} photos; choose 1 to {len(face)}"
+            )
             raise ValueError(
-                f"photo_number is {photo_number}, but there are only {len(face)} photos in this LYNX_FACE."
+                f"photo_number is {photo_number}, but in what is connected to face there {count}."
             )
         crop = convert_photos([face[photo_number - 1].reference_crop])[0]
         reference = encode_reference(model, adapter, clip, vae, crop)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..faces.analyzer import FaceAnalyzer
 from ..faces.crops import crop_face
-from ..faces.errors import FaceError
+from ..faces.errors import NoFaceError
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def measure_similarity(
 
     Raises:
         ValueError: when there is no frame.
-        FaceError: when the face models cannot be opened.
+        FaceError: when the face models cannot be opened, or fail on a frame in another way than by seeing no face.
     """
     if not len(frames):
         raise ValueError("likeness needs at least one frame, got none")
@@ -66,6 +66,6 @@ def measure_similarity(
 def _score_frame(frame: np.ndarray, embedding: Tensor, analyzer: FaceAnalyzer) -> float | None:
     try:
         crop, _ = crop_face(frame, analyzer.detector, "largest", 0)
-    except FaceError:
+    except NoFaceError:
         return None
     return float(torch.dot(analyzer.embedder.embed([crop.id_crop])[0], embedding.float()))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .detection import Face
-from .errors import FaceError, import_package
+from .errors import FaceError, NoFaceError, import_package
 
 ID_CROP_PX = 112
 REFERENCE_CROP_PX = 256
@@ -47,7 +47,8 @@ def fit_similarity(points: npt.ArrayLike, targets: npt.ArrayLike) -> np.ndarray:
     Source: Umeyama 1991, equations 40 to 42, for two dimensions.
 
     Raises:
-        FaceError: when the points are not finite or fall together.
+        FaceError: when the points are not finite.
+        NoFaceError: when they fall together.
     """
     # The inputs' own precision, float32 for a detector's landmarks, as in the release: at float64
     # the fit differs by 4e-5 px, enough to change a few pixels by one level.
@@ -63,7 +64,7 @@ def fit_similarity(points: npt.ArrayLike, targets: npt.ArrayLike) -> np.ndarray:
     source_off, target_off = source - source_mean, target - target_mean
     spread = source_off.var(0).sum()
     if spread < 1e-6:
-        raise FaceError("the landmarks all lie on one point, so the face has no size; use another photo")
+        raise NoFaceError("the landmarks all lie on one point, so the face has no size; use another photo")
     u, singular, vt = np.linalg.svd(target_off.T @ source_off / len(source))
     # A mirrored fit is not a similarity: turn the weaker axis round.
     signs = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
@@ -101,7 +102,7 @@ def measure_face_px(landmarks: npt.ArrayLike) -> float:
 
 
 def annotate_photo(image: np.ndarray, faces: list[Face], chosen: Face) -> np.ndarray:
-    """The photo with every face boxed and numbered by its place in `faces`, the chosen one in green.
+    """The photo with every face boxed and numbered from 1 by its place in `faces`, the chosen one in green.
 
     Lines and numbers grow with the photo; one under 512 px is enlarged, so that they can be read.
 
@@ -114,7 +115,7 @@ def annotate_photo(image: np.ndarray, faces: list[Face], chosen: Face) -> np.nda
     canvas = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_CUBIC)
     stroke_px = max(2, round(max(size) / 400))
     # The chosen face last, on top of its neighbours.
-    for number, face in sorted(enumerate(faces), key=lambda item: item[1] is chosen):
+    for number, face in sorted(enumerate(faces, start=1), key=lambda item: item[1] is chosen):
         colour = (40, 220, 90) if face is chosen else (235, 235, 235)
         left, top, right, bottom = (round(float(edge) * enlarge) for edge in face.bbox)
         for width_px, ink in ((3 * stroke_px, (20, 20, 20)), (stroke_px, colour)):

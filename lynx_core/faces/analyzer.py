@@ -49,8 +49,8 @@ class FaceAnalyzer:
             return ArcFaceEmbedder(load_arcface(self.encoder_path))
         if self.pack not in PACK_FILES:
             raise FaceError(
-                f"the recogniser of the pack '{self.pack}' is not known; use one of {', '.join(PACK_FILES)}, or an "
-                "encoder file"
+                f"the recogniser of the detector pack '{self.pack}' is not known: choose the detector pack "
+                f"{', '.join(list(PACK_FILES)[:-1])} or {list(PACK_FILES)[-1]}, or an encoder file as encoder"
             )
         model = Path(PACK_FILES[self.pack][1]).stem
         return InsightFaceEmbedder(self.detector.root, self.pack, model, self.detector.providers)

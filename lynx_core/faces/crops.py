@@ -23,7 +23,7 @@ from .alignment import (
     reference_template,
 )
 from .detection import FaceDetector, check_image, choose_face, sort_faces
-from .errors import FaceError, import_package
+from .errors import FaceError, NoFaceError, import_package
 
 MIN_FACE_PX = 112.0
 MIN_SHARPNESS = 25.0
@@ -55,22 +55,23 @@ def crop_face(
     Args:
         image: [H, W, 3] uint8 RGB.
         order: one of `FACE_ORDERS`.
-        index: number of the face in that order, from 0.
+        index: place of the face in that order, from 0; people see `index + 1`.
         label: what messages call the photo, as "photo 2 of 3".
 
     Returns:
-        The crops, and the annotated photo, whose numbers are those of `index` in this order.
+        The crops, and the annotated photo, whose numbers are those of this order, from 1.
 
     Raises:
-        FaceError: when there is no face, or not that many.
+        NoFaceError: when no face is found.
+        FaceError: when there are not that many, or the detector does not work.
     """
     check_image(image)
     height, width = image.shape[:2]
     faces = detector.detect(image)
     if not faces:
-        raise FaceError(
+        raise NoFaceError(
             f"no face found in {label} ({width}x{height} px), nor with a margin around it; try a photo with "
-            f"the whole head, upright and facing the camera, or switch on 'already aligned' for a ready crop"
+            f"the whole head, upright and facing the camera, or switch on 'already_aligned' for a ready crop"
         )
     faces = sort_faces(faces, order, (height, width))
     try:
@@ -101,7 +102,7 @@ def crop_aligned(image: np.ndarray, label: str = "the photo") -> FaceCrop:
     if height != width:
         raise FaceError(
             f"an aligned crop is square, but {label} has {width}x{height} px; use the 256 px or 112 px crop "
-            f"of 'Lynx Crop Face', or switch off 'already aligned'"
+            f"of 'Lynx Crop Face', or switch off 'already_aligned'"
         )
     image = np.ascontiguousarray(image)
     if height == ID_CROP_PX:

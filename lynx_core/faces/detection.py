@@ -96,7 +96,8 @@ def find_pack_folder(root: Path, pack: str) -> Path:
     folder = Path(root) / "models" / pack
     for candidate in (folder, folder / pack):
         if any(candidate.glob("*.onnx")) or (candidate / "manifest.json").is_file():
-            return candidate.resolve()
+            # A link is not followed: messages name the folder that the user knows.
+            return candidate.absolute()
     files = " and ".join(PACK_FILES.get(pack, ("the pack's ONNX files",)))
     raise FaceError(
         f"the face models of '{pack}' are not there: expected {files} in {folder}. "
@@ -222,7 +223,7 @@ def choose_face(faces: list[Face], order: str, index: int, photo_size: tuple[int
         FaceError: when there are not that many faces, naming how many there are.
     """
     if not 0 <= index < len(faces):
-        count = f"{len(faces)} face{'' if len(faces) == 1 else 's'}"
-        ways = f"; choose 1 to {len(faces)}" if faces else ""
-        raise FaceError(f"face {index + 1} was asked for, but the photo has {count}{ways}")
+        found = {0: "no face", 1: "only one face; its number is 1"}
+        counted = found.get(len(faces), f"{len(faces)} faces; choose 1 to {len(faces)}")
+        raise FaceError(f"face {index + 1} was asked for, but the photo has {counted}")
     return sort_faces(faces, order, photo_size)[index]

@@ -12,6 +12,10 @@ class FaceError(ValueError):
     """A face step that cannot go on: the message names the thing, the value seen and the way out."""
 
 
+class NoFaceError(FaceError):
+    """The detector works, and sees no face in the photo."""
+
+
 def import_package(module: str, purpose: str) -> ModuleType:
     """Import `module` when it is first needed, so that a missing package disables only its own feature.
 

@@ -60,7 +60,9 @@ class TensorFile(ABC):
             AdapterError: when the file was changed since it was opened, or cannot be read.
         """
         if _stamp(self.path) != self._stamp:
-            raise AdapterError(f"{self.path} was changed since it was opened; load the adapter again.")
+            raise AdapterError(
+                f"{self.path} was changed since it was opened; open the adapter again (in ComfyUI: run again)."
+            )
         tensor = self._read(name)
         expected = self.tensors[name].shape
         if tuple(tensor.shape) != expected:

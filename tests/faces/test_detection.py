@@ -193,7 +193,8 @@ def test_orders_and_indices() -> None:
     ("faces", "index", "says"),
     [
         (six_faces(), 6, "face 7 .* 6 faces; choose 1 to 6"),
-        (six_faces()[:1], 1, "1 face;"),
+        (six_faces()[:1], 1, "face 2 .* has only one face; its number is 1$"),
+        ([], 0, "has no face$"),
         (six_faces(), -1, "face 0 was asked"),
     ],
 )

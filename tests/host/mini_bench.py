@@ -196,7 +196,7 @@ class MiniBench:
         errors = self.comfy.pack_module("lynx_core.faces.errors")
         try:
             crop, _ = crops.crop_face(frame, self.analyzer.detector, "largest", 0)
-        except errors.FaceError:
+        except errors.NoFaceError:
             return torch.zeros(512)
         return self.analyzer.embedder.embed([crop.id_crop])[0]
 

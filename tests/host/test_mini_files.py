@@ -22,8 +22,10 @@ def shipped(comfy: InProcessComfy, tmp_path: Path, monkeypatch: pytest.MonkeyPat
             paths, extensions = known[folder]
             own = [path for path in paths if not Path(path).is_relative_to(files.SHIPPED_DIR)]
             monkeypatch.setitem(known, folder, (own, extensions))
-    (tmp_path / "insightface" / "models" / "lynx_mini").mkdir(parents=True)
-    (tmp_path / "lynx" / "lynx_mini.safetensors").touch()
+    pack = tmp_path / "insightface" / "models" / "lynx_mini"
+    pack.mkdir(parents=True)
+    for path in (pack / "det.onnx", tmp_path / "lynx" / "lynx_mini.safetensors"):
+        path.write_bytes(b"not looked into")
     monkeypatch.setattr(files, "SHIPPED_DIR", tmp_path)
     return files
 
@@ -35,7 +37,7 @@ def test_shipped_folders_come_after_the_users_own_and_once(shipped: Any, tmp_pat
     for folder in FOLDERS:
         found = shipped.folder_paths.get_folder_paths(folder)
         assert found == [*before[folder], str(tmp_path / folder)]
-    assert shipped.find_adapter("lynx_mini.safetensors") == tmp_path / "lynx" / "lynx_mini.safetensors"
+    assert shipped.locate_adapter("lynx_mini.safetensors") == tmp_path / "lynx" / "lynx_mini.safetensors"
     assert "lynx_mini" in shipped.list_detector_packs()
     assert shipped.find_insightface_root("lynx_mini") == tmp_path / "insightface"
 
@@ -43,10 +45,36 @@ def test_shipped_folders_come_after_the_users_own_and_once(shipped: Any, tmp_pat
 def test_missing_files_belong_in_the_users_own_folder(shipped: Any, tmp_path: Path) -> None:
     shipped.register_folders()
     models = Path(shipped.folder_paths.models_dir)
-    with pytest.raises(FileNotFoundError) as refusal:
-        shipped.find_adapter("no_such_adapter")
-    assert str(models / "lynx" / "no_such_adapter") in str(refusal.value)
+    assert shipped.locate_adapter("no_such_adapter") is None
     assert shipped.find_insightface_root("buffalo_x") == models / "insightface"
+
+
+def test_an_empty_folder_or_file_hides_no_whole_one_in_a_later_folder(shipped: Any, tmp_path: Path) -> None:
+    shipped.register_folders()
+    models = Path(shipped.folder_paths.models_dir)
+    empty = [models / "lynx" / "hidden", models / "insightface" / "models" / "hidden"]
+    for folder in empty:
+        folder.mkdir(parents=True)
+    (models / "lynx" / "hidden.safetensors").touch()
+    try:
+        whole = [tmp_path / "lynx" / "hidden" / "a.safetensors", tmp_path / "lynx" / "hidden.safetensors"]
+        whole.append(tmp_path / "insightface" / "models" / "hidden" / "det.onnx")
+        for path in whole:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"not looked into")
+        assert shipped.locate_adapter("hidden") == whole[0].parent
+        assert shipped.locate_adapter("hidden.safetensors") == whole[1]
+        assert shipped.find_insightface_root("hidden") == tmp_path / "insightface"
+    finally:
+        for folder in empty:
+            folder.rmdir()
+        (models / "lynx" / "hidden.safetensors").unlink()
+
+
+@pytest.mark.parametrize("name", ["../vae/wan_2.1_vae.safetensors", "/etc/hostname"])
+def test_a_name_reaches_no_file_outside_the_model_folders(shipped: Any, name: str) -> None:
+    assert shipped.locate_adapter(name) is None and shipped.locate_encoder(name) is None
+    assert shipped.locate_insightface_root(name) is None
 
 
 def test_without_shipped_files_nothing_is_added(shipped: Any, monkeypatch: pytest.MonkeyPatch) -> None:

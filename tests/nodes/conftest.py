@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +63,22 @@ def negative(bench: WanBench) -> Conditioning:
 def identity(bench: WanBench, full: Any, reference: Any) -> dict[str, Any]:
     """The inputs of Lynx Apply that put a whole identity on: adapter, ID and reference."""
     return {"adapter": full, "id": bench.make_id(), "reference": reference}
+
+
+@pytest.fixture
+def notes() -> Iterator[list[str]]:
+    """What the nodes say on their faces and in the host's log, in order."""
+    said: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("Lynx "):
+                said.append(record.getMessage())
+
+    keep, root = Keep(), logging.getLogger()
+    level = root.level
+    root.addHandler(keep)
+    root.setLevel(logging.INFO)
+    yield said
+    root.removeHandler(keep)
+    root.setLevel(level)

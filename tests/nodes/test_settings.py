@@ -99,32 +99,99 @@ def test_strength_scales_the_residual(
     assert max_error(-change[2], change[0]) < 0.05
 
 
-def test_presets_are_used_instead_of_the_values(
-    bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning, identity: Inputs
+def test_the_values_count_whatever_the_preset(
+    bench: WanBench,
+    base: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    identity: Inputs,
+    notes: list[str],
 ) -> None:
-    presets = bench.comfy.pack_module("nodes.presets").PRESETS
-    results = {}
-    for name, settings in presets.items():
-        chosen = bench.apply(
-            base, prompt, negative, **identity, preset=name, id_strength=0.0, ref_strength=0.0
-        )
-        values = {
-            f"{part}_{field}": getattr(getattr(settings, part), attribute)
-            for part in ("id", "ref")
-            for field, attribute in (
-                ("strength", "strength"),
-                ("start", "start_percent"),
-                ("end", "end_percent"),
-                ("blocks", "blocks"),
-            )
-        }
-        by_hand = bench.apply(base, prompt, negative, **identity, **values)
-        results[name] = bench.predict(chosen.model, [chosen.positive])[0]
-        assert torch.equal(results[name], bench.predict(by_hand.model, [by_hand.positive])[0]), name
-    published = bench.apply(base, prompt, negative, **identity)
-    assert torch.equal(results["as published"], bench.predict(published.model, [published.positive])[0])
-    weaker = results["reference overpowers"]
-    assert not torch.equal(weaker, results["as published"])
+    """As when a Float is linked to a strength, or a value is edited in an API prompt."""
+    values = {"id_strength": 0.3, "ref_strength": 0.4, "ref_start": 0.1, "id_blocks": "0-2"}
+    by_hand = bench.apply(base, prompt, negative, **identity, **values)
+    expected = bench.predict(by_hand.model, [by_hand.positive])[0]
+    notes.clear()
+    for name in bench.comfy.pack_module("nodes.presets").PRESETS:
+        on = bench.apply(base, prompt, negative, **identity, preset=name, **values)
+        assert torch.equal(bench.predict(on.model, [on.positive])[0], expected), name
+        said = notes.pop()
+        for words in (f"Not as in the preset '{name}'", "id_strength is 0.3", "ref_strength is 0.4", "0-2"):
+            assert words in said, said
+
+
+def test_a_preset_that_shows_its_own_values_needs_no_remark(
+    bench: WanBench,
+    base: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    identity: Inputs,
+    notes: list[str],
+) -> None:
+    for name, settings in bench.comfy.pack_module("nodes.presets").PRESETS.items():
+        bench.apply(base, prompt, negative, **identity, preset=name, **settings.list_widgets())
+        assert "preset" not in notes[-1], notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part", "said"),
+    [
+        ({"id_start": 0.9, "id_end": 0.1}, "ID", "start 0.9, end 0.1"),
+        ({"ref_blocks": "abc"}, "reference", "'abc' is no block number"),
+        ({"ref_strength": 99.0}, "reference", "between -10 and 10, got 99"),
+        ({"id_strength": float("nan")}, "ID", "between -10 and 10, got nan"),
+    ],
+)
+def test_values_that_cannot_be_used(
+    bench: WanBench,
+    base: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    identity: Inputs,
+    notes: list[str],
+    wrong: Inputs,
+    part: str,
+    said: str,
+) -> None:
+    """They are an error that names the part; where a preset is set its values take their place, and it is said."""
+    with pytest.raises(ValueError, match=f"^{part}: .*{said}"):
+        bench.apply(base, prompt, negative, **identity, **wrong)
+    preset = bench.comfy.pack_module("nodes.presets").PRESETS["more motion"].list_widgets()
+    saved = bench.apply(base, prompt, negative, **identity, preset="more motion", **{**preset, **wrong})
+    assert f"{part}: " in notes[-1] and said in notes[-1] and "preset 'more motion' is used" in notes[-1]
+    shown = bench.apply(base, prompt, negative, **identity, preset="more motion", **preset)
+    a, b = (bench.predict(x.model, [x.positive])[0] for x in (saved, shown))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("part", "name"), [("id", "ID"), ("ref", "reference")])
+def test_blocks_without_layers_name_the_part(
+    bench: WanBench,
+    base: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    identity: Inputs,
+    part: str,
+    name: str,
+) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: blocks '7' holds none"):
+        bench.apply(base, prompt, negative, **identity, **{f"{part}_blocks": "7"})
+
+
+def test_widgets_that_do_nothing_are_named(
+    bench: WanBench,
+    base: Any,
+    full: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    reference: Any,
+    notes: list[str],
+) -> None:
+    bench.apply(base, prompt, negative, adapter=full, id=bench.make_id(), vace_reference_frames=1)
+    assert "reference: nothing is connected" in notes[-1]
+    assert "vace_reference_frames does nothing" in notes[-1]
+    bench.apply(base, prompt, negative, adapter=full, reference=reference, ref_strength=0.0)
+    assert "ID: nothing is connected" in notes[-1] and "reference: left out" in notes[-1]
 
 
 def test_a_second_apply_adds_a_second_identity(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lynx_core.evaluation.face_similarity import measure_similarity
 from lynx_core.faces.detection import Face
+from lynx_core.faces.errors import FaceError
 
 PERSON = torch.nn.functional.normalize(torch.arange(1.0, 513.0), dim=0)
 LANDMARKS = np.array([[38, 52], [74, 52], [56, 72], [42, 92], [70, 92]], dtype=np.float32)
@@ -43,3 +44,16 @@ def test_three_figures() -> None:
     assert found.mean_all == pytest.approx(1 / 4)
     with pytest.raises(ValueError, match="at least one frame"):
         measure_similarity([], PERSON, analyzer)
+
+
+@pytest.mark.parametrize("step", ["detect", "embed"])
+def test_a_model_that_fails_is_not_counted_as_a_frame_without_a_face(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise FaceError("the weights may be damaged")
+
+    analyzer: Any = StandinAnalyzer()
+    monkeypatch.setattr(analyzer, step, fail)
+    with pytest.raises(FaceError, match="damaged"):
+        measure_similarity([np.full((128, 128, 3), 128, dtype=np.uint8)], PERSON, analyzer)
