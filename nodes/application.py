@@ -16,6 +16,7 @@ from ..lynx_core.models.baking import KeyValues, bake_identity
 from .attachment import attach
 from .base_model import check_adapter_fits, describe_base
 from .identity import BakedPart, BakedParts, BaseModel, FaceID, Kind, Reference, Term, add_terms
+from .model_files import find_encoder_choice
 from .presets import PART_NAMES, IdentitySettings, PartSettings
 
 BAKING_BYTES = 1 << 30
@@ -134,8 +135,8 @@ def check_embedder(adapter: Adapter, face_id: FaceID) -> None:
     if face_id.embedder != adapter.embedder:
         raise ValueError(
             f"Adapter {adapter.name!r} was trained on face embeddings of {adapter.embedder!r}, but this LYNX_ID comes "
-            f"from {face_id.embedder!r}: it would give the wrong person. Choose {adapter.embedder!r} as encoder in "
-            "Lynx Load Face Analyzer."
+            f"from {face_id.embedder!r}: it would give the wrong person. In Lynx Load Face Analyzer, choose "
+            f"{find_encoder_choice(adapter.embedder)}."
         )
     if len(face_id.embedding) != adapter.resampler.embedding_dim:
         raise ValueError(

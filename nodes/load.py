@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from comfy_api.latest import io
@@ -12,6 +13,7 @@ from ..lynx_core.formats.adapter import open_adapter
 from . import published_files, sockets
 from .errors import raise_plainly
 from .model_files import (
+    ENCODER,
     NONE,
     PACK_ENCODER,
     find_insightface_root,
@@ -92,11 +94,8 @@ class LynxLoadAdapter(io.ComfyNode):
         ref_layers: str | None = None,
     ) -> bool | str:
         """Name all files that are missing, before anything runs; what is linked is not known yet."""
-        names = list_names(adapter, resampler, id_layers, ref_layers)
-        return (
-            published_files.explain_missing_adapters([name for name in names if locate_adapter(name) is None])
-            or True
-        )
+        choices = (adapter, resampler, id_layers, ref_layers)
+        return explain_choice(choices) or True
 
     @classmethod
     def fingerprint_inputs(
@@ -116,19 +115,24 @@ class LynxLoadAdapter(io.ComfyNode):
     @classmethod
     @raise_plainly
     def execute(cls, adapter: str, resampler: str, id_layers: str, ref_layers: str) -> io.NodeOutput:
-        names = list_names(adapter, resampler, id_layers, ref_layers)
-        if not names:
-            raise ValueError(
-                "Lynx Load Adapter: nothing is chosen. Choose an adapter, or the files of its parts."
-            )
-        places = [locate_adapter(name) for name in names]
-        found = [place for place in places if place is not None]
-        if len(found) < len(names):
-            missing = [name for name, place in zip(names, places, strict=True) if place is None]
-            raise FileNotFoundError(published_files.explain_missing_adapters(missing))
+        choices = (adapter, resampler, id_layers, ref_layers)
+        fault = explain_choice(choices)
+        if fault:
+            raise ValueError(fault)
+        names = list_names(*choices)
+        found = [place for place in map(locate_adapter, names) if place is not None]
         opened = open_adapter(*found, name=name_adapter(names))
         show_note(cls, *shorten_paths(opened.summary()).splitlines())
         return io.NodeOutput(opened)
+
+
+def explain_choice(choices: Sequence[str | None]) -> str:
+    """Say why no adapter can be opened from what is chosen; nothing when one can, or a choice is not known yet."""
+    names = list_names(*choices)
+    if not names and None not in choices:
+        return "Nothing is chosen. Choose an adapter, or the files of its parts."
+    absent = [name for name in names if locate_adapter(name) is None]
+    return published_files.explain_missing(published_files.find_missing_adapters(absent))
 
 
 def list_names(*choices: str | None) -> list[str]:
@@ -152,7 +156,7 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
         packs = published_files.list_choices(
             list_detector_packs(), published_files.DETECTOR_PACKS, locate_insightface_root
         )
-        encoders = published_files.list_choices(list_encoders(), [published_files.ENCODER], locate_encoder)
+        encoders = published_files.list_choices(list_encoders(), [ENCODER], locate_encoder)
         return io.Schema(
             node_id="LynxLoadFaceAnalyzer",
             display_name="Lynx Load Face Analyzer",
@@ -170,7 +174,7 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
                 io.Combo.Input(
                     "encoder",
                     options=[*encoders, PACK_ENCODER],
-                    default=published_files.choose_default(encoders, published_files.ENCODER),
+                    default=published_files.choose_default(encoders, ENCODER),
                     tooltip="Network that embeds the face, under models/lynx/faces. It must be the one the adapter was "
                     "trained on: facexlib's ArcFace for Lynx. InstantID's resampler takes antelopev2's own.",
                 ),
@@ -187,7 +191,7 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, detector_pack: str | None = None, encoder: str | None = None) -> bool | str:
         """Name all files that are missing, before anything runs; what is linked is not known yet."""
-        return " ".join(list_faults(detector_pack, encoder)) or True
+        return explain_face_models(detector_pack, encoder) or True
 
     @classmethod
     def fingerprint_inputs(
@@ -208,9 +212,9 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
     @classmethod
     @raise_plainly
     def execute(cls, detector_pack: str, encoder: str, provider: str) -> io.NodeOutput:
-        faults = list_faults(detector_pack, encoder)
-        if faults:
-            raise FileNotFoundError(" ".join(faults))
+        fault = explain_face_models(detector_pack, encoder)
+        if fault:
+            raise ValueError(fault)
         pack = published_files.strip_mark(detector_pack)
         name = published_files.strip_mark(encoder)
         return io.NodeOutput(
@@ -223,27 +227,23 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
         )
 
 
-def list_faults(detector_pack: str | None, encoder: str | None) -> list[str]:
-    """Say of each choice why it cannot be used; what is linked is None, and passed over."""
-    faults = []
+def explain_face_models(detector_pack: str | None, encoder: str | None) -> str:
+    """Say why the choices cannot be used; nothing when they can. What is linked is None, and passed over."""
+    missing = []
     pack = None if detector_pack is None else published_files.strip_mark(detector_pack)
     root = None if pack is None else locate_insightface_root(pack)
     if pack is not None and root is None:
-        faults.append(published_files.explain_missing_pack(pack))
+        missing.append(published_files.find_missing_pack(pack))
     if encoder is not None and encoder != PACK_ENCODER:
         name = published_files.strip_mark(encoder)
         if locate_encoder(name) is None:
-            faults.append(published_files.explain_missing_encoder(name))
+            missing.append(published_files.find_missing_encoder(name))
     elif encoder == PACK_ENCODER and pack is not None and root is not None:
         if pack not in PACK_FILES:
-            known = ", ".join(PACK_FILES)
-            faults.append(
-                f"The encoder {PACK_ENCODER!r} works with these detector packs: {known}. The one of {pack!r} is not "
-                "known. Choose one of these as detector_pack, or a file as encoder."
+            return (
+                f"The encoder {PACK_ENCODER!r} works with these detector packs: {', '.join(PACK_FILES)}. What {pack!r} "
+                "has is not known. Choose one of these as detector_pack, or a file as encoder."
             )
-        elif PACK_FILES[pack][1] not in {file.name for file in list_pack_files(root, pack)}:
-            faults.append(
-                f"The encoder {PACK_ENCODER!r} is the file {PACK_FILES[pack][1]}, which is not there. "
-                + published_files.explain_missing_pack(pack)
-            )
-    return faults
+        if PACK_FILES[pack][1] not in {file.name for file in list_pack_files(root, pack)}:
+            missing.append(published_files.find_missing_pack(pack))
+    return published_files.explain_missing(missing)

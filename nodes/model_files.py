@@ -11,13 +11,17 @@ from pathlib import Path, PurePosixPath
 
 import folder_paths
 
-from ..lynx_core.faces.detection import find_pack_folder
+from ..lynx_core.faces.arcface import FACEXLIB_EMBEDDER
+from ..lynx_core.faces.detection import PACK_FILES, find_pack_folder
 from ..lynx_core.faces.errors import FaceError
 from ..lynx_core.formats.tensor_file import TENSOR_FILE_SUFFIXES
 
 LYNX_FOLDER = "lynx"
 FACES_FOLDER = "faces"
 """Inside models/lynx: networks that embed faces, no adapters."""
+
+FACES_KEY = "lynx_faces"
+"""The host's name for these folders, by which the editor says where a missing encoder belongs."""
 
 SHIPPED_DIR = Path(__file__).resolve().parents[1] / "assets" / "mini"
 """Mini Lynx, which comes with this pack: folders named as in the host's own `models`."""
@@ -28,6 +32,9 @@ EXAMPLE_PHOTO = "lynx_mini_example.png"
 """In the host's input folder: workflows/lynx_mini.json loads it."""
 
 NONE = "none"
+ENCODER = "recognition_arcface_ir_se50.pth"
+"""The face encoder of the Lynx release."""
+
 PACK_ENCODER = "the detector pack's own"
 
 
@@ -38,6 +45,8 @@ def register_folders() -> None:
     paths = list(paths) if default in paths else [*paths, default]
     extensions = set(extensions) | set(folder_paths.supported_pt_extensions) | {".gguf"}
     folder_paths.folder_names_and_paths[LYNX_FOLDER] = (paths, extensions)
+    faces = [str(Path(path) / FACES_FOLDER) for path in paths]
+    folder_paths.folder_names_and_paths[FACES_KEY] = (faces, extensions)
     for folder in SHIPPED_FOLDERS:
         if (SHIPPED_DIR / folder).is_dir():
             folder_paths.add_model_folder_path(folder, str(SHIPPED_DIR / folder))
@@ -101,6 +110,16 @@ def locate_adapter(name: str) -> Path | None:
 def locate_encoder(name: str) -> Path | None:
     """Find a face encoder's file; None when there is none, or nothing in it."""
     return _locate(f"{FACES_FOLDER}/{name}")
+
+
+def find_encoder_choice(embedder: str) -> str:
+    """Say what to choose in LynxLoadFaceAnalyzer, by its lists, to get an embedder of this canonical name."""
+    if embedder == FACEXLIB_EMBEDDER:
+        return f"the encoder {ENCODER!r}"
+    for pack, (_, recogniser) in PACK_FILES.items():
+        if embedder == f"insightface/{pack}/{Path(recogniser).stem}":
+            return f"the encoder {PACK_ENCODER!r} and the detector_pack {pack!r}"
+    return f"an encoder file of {embedder!r}"
 
 
 def _locate(name: str) -> Path | None:

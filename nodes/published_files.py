@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
@@ -22,8 +23,6 @@ NOT_THERE = " (not downloaded)"
 ADAPTERS = ("lynx_full", "lynx_lite")
 DETECTOR_PACKS = {"buffalo_l": "faces", "antelopev2": "antelopev2"}
 """insightface pack to the word of the download command that fetches it."""
-
-ENCODER = "recognition_arcface_ir_se50.pth"
 
 APPROXIMATE_BYTES = {
     "lynx_full/resampler.safetensors": 0.34e9,
@@ -60,56 +59,81 @@ def strip_mark(choice: str) -> str:
     return choice.removesuffix(NOT_THERE)
 
 
-def explain_missing_adapters(names: Sequence[str]) -> str:
-    """Say which adapters or files of them are missing, and how to get them; nothing when none is."""
-    explained, others = [], list(names)
+@dataclass(frozen=True)
+class Missing:
+    """A choice of a list whose files are not there, or not whole."""
+
+    what: str
+    """What messages call it."""
+
+    folder: str
+    """Where it belongs, below the host's `models`."""
+
+    sources: tuple[Source, ...] = ()
+    """Its published files; none for a choice of the user's own."""
+
+    bundle: str | None = None
+    """Word of the download command that fetches them."""
+
+
+def find_missing_adapters(names: Sequence[str]) -> list[Missing]:
+    """Describe adapters, or files of them, that are missing: published ones by adapter, others by name."""
+    missing, others = [], list(names)
     for bundle in ADAPTERS:
-        targets = [source.target.removeprefix(f"{LYNX_FOLDER}/") for source in BUNDLES[bundle].sources]
-        wanted = [name for name in names if name == bundle or name in targets]
-        if wanted:
-            chosen = zip(BUNDLES[bundle].sources, targets, strict=True)
-            sources = [source for source, target in chosen if bundle in wanted or target in wanted]
-            explained.append(explain_missing(f"The Lynx adapter {bundle!r}", sources, bundle))
-            others = [name for name in others if name not in wanted]
-    folder = Path(folder_paths.models_dir) / LYNX_FOLDER
-    explained += [
-        f"The Lynx adapter {name!r} is not there, or empty: put it into {folder}, or choose another one."
-        for name in others
-    ]
-    return " ".join(explained)
+        folder = f"{LYNX_FOLDER}/{bundle}"
+        chosen = tuple(
+            source
+            for source in BUNDLES[bundle].sources
+            if bundle in names or source.target.removeprefix(f"{LYNX_FOLDER}/") in names
+        )
+        if chosen:
+            missing.append(Missing(f"The Lynx adapter {bundle!r}", folder, chosen, bundle))
+            others = [
+                name for name in others if name != bundle and f"{LYNX_FOLDER}/{name}" not in _targets(chosen)
+            ]
+    return [*missing, *(Missing(f"The Lynx adapter {name!r}", LYNX_FOLDER) for name in others)]
 
 
-def explain_missing_pack(pack: str) -> str:
-    """Say what is missing of an insightface pack, and how to get it."""
-    prefix = f"insightface/models/{pack}/"
-    if pack not in DETECTOR_PACKS:
-        folder = Path(folder_paths.models_dir) / prefix
-        return f"The detector pack {pack!r} is not there, or not whole: put its ONNX files into {folder}, or choose another one."
-    bundle = DETECTOR_PACKS[pack]
-    sources = [source for source in BUNDLES[bundle].sources if source.target.startswith(prefix)]
-    return explain_missing(f"The detector pack {pack!r}", sources, bundle)
+def find_missing_pack(pack: str) -> Missing:
+    """Describe an insightface pack that is missing."""
+    folder = f"insightface/models/{pack}"
+    bundle = DETECTOR_PACKS.get(pack)
+    sources = BUNDLES[bundle].sources if bundle else ()
+    chosen = tuple(source for source in sources if source.target.startswith(f"{folder}/"))
+    return Missing(f"The detector pack {pack!r}", folder, chosen, bundle)
 
 
-def explain_missing_encoder(name: str) -> str:
-    """Say that a face encoder is missing, and how to get it."""
-    target = f"{LYNX_FOLDER}/{FACES_FOLDER}/{name}"
-    sources = [source for source in BUNDLES["faces"].sources if source.target == target]
-    if sources:
-        return explain_missing(f"The face encoder {name!r}", sources, "faces")
-    folder = Path(folder_paths.models_dir) / LYNX_FOLDER / FACES_FOLDER
-    return f"The face encoder {name!r} is not there, or empty: put it into {folder}, or choose another one."
+def find_missing_encoder(name: str) -> Missing:
+    """Describe a face encoder that is missing."""
+    folder = f"{LYNX_FOLDER}/{FACES_FOLDER}"
+    chosen = tuple(source for source in BUNDLES["faces"].sources if source.target == f"{folder}/{name}")
+    return Missing(f"The face encoder {name!r}", folder, chosen, "faces" if chosen else None)
 
 
-def explain_missing(what: str, sources: Sequence[Source], bundle: str) -> str:
-    """List files with their sizes, the folder they belong in, and the command that fetches them."""
-    absent = [source for source in sources if not _is_whole(source)] or sources
-    files = ", ".join(f"{Path(source.target).name} ({format_size(source)})" for source in absent)
-    folder = Path(folder_paths.models_dir) / Path(absent[0].target).parent
-    is_in_the_way = any((Path(folder_paths.models_dir) / source.target).exists() for source in absent)
-    return (
-        f"{what} is not there, or not whole. Missing in {folder}: {files}. To fetch them, paste this into a terminal, "
-        f"and run again: {download_command(bundle, replace=is_in_the_way)}"
-    )
+def explain_missing(missing: Sequence[Missing]) -> str:
+    """List all that is missing with sizes and folders, and the one command that fetches what is published."""
+    models_dir = Path(folder_paths.models_dir)
+    sentences = []
+    for each in missing:
+        absent = [source for source in each.sources if not _is_whole(source)] or each.sources
+        files = ", ".join(f"{Path(source.target).name}, {format_size(source)}" for source in absent)
+        belongs = f"Its folder is {models_dir / each.folder}"
+        sentences.append(
+            f"{each.what} is not there, or not whole{f' ({files})' if files else ''}. {belongs}."
+        )
+    bundles = list(dict.fromkeys(each.bundle for each in missing if each.bundle))
+    if bundles:
+        published = [source for each in missing for source in each.sources]
+        is_in_the_way = any(
+            (models_dir / source.target).exists() and not _is_whole(source) for source in published
+        )
+        command = download_command(*bundles, replace=is_in_the_way)
+        sentences.append(f"To fetch the published files, paste this into a terminal: {command}")
+    return "\n".join(sentences)
+
+
+def _targets(sources: Iterable[Source]) -> set[str]:
+    return {source.target for source in sources}
 
 
 def _is_whole(source: Source) -> bool:
@@ -125,12 +149,12 @@ def format_size(source: Source) -> str:
     return f"{about}{num_bytes / 1e9:.2g} GB" if num_bytes >= 1e9 else f"{about}{num_bytes / 1e6:.0f} MB"
 
 
-def download_command(bundle: str, replace: bool = False) -> str:
+def download_command(*bundles: str, replace: bool = False) -> str:
     """Write the command that fetches published files into this host's model folder.
 
     It needs no installation of this pack: the Python that runs here, started in the pack's folder.
     """
-    arguments = [sys.executable, "-m", "lynx_core.cli.main", "download", bundle]
+    arguments = [sys.executable, "-m", "lynx_core.cli.main", "download", *bundles]
     arguments += ["--models", str(folder_paths.models_dir), *(["--replace"] if replace else [])]
     if os.name == "nt":
         return f"cd /d {subprocess.list2cmdline([str(PACK_DIR)])} && {subprocess.list2cmdline(arguments)}"

@@ -122,3 +122,25 @@ VAE = publish(WAN21, "vae", "wan_2.1_vae.safetensors")
 DISTILLED_LORA = publish(
     KIJAI, "loras", "Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank32.safetensors", in_split_files=False
 )
+LYNX = "https://huggingface.co/ByteDance/lynx/resolve/main"
+ADAPTERS = {
+    adapter: {
+        part: {"name": f"{adapter}/{file}", "url": f"{LYNX}/{adapter}/{file}", "directory": "lynx"}
+        for part, file in parts.items()
+    }
+    for adapter, parts in {
+        "lynx_full": {
+            "resampler": "resampler.safetensors",
+            "id_layers": "ip_layers.safetensors",
+            "ref_layers": "ref_layers.safetensors",
+        },
+        "lynx_lite": {"resampler": "resampler.safetensors", "id_layers": "ip_layers.safetensors"},
+    }.items()
+}
+"""Adapter to the file of each part of LynxLoadAdapter. The editor finds a missing file by the value of a widget, and
+knows no folders: so the files are named, not their folder."""
+ENCODER = {
+    "name": "recognition_arcface_ir_se50.pth",
+    "url": "https://huggingface.co/camenduru/PuLID/resolve/main/facexlib/recognition_arcface_ir_se50.pth",
+    "directory": "lynx_faces",
+}

@@ -9,7 +9,7 @@ from presets import PRESETS
 
 from . import notes
 from .graph import Box, Graph, Group, Json, Node, Output, column, row
-from .node_types import TEXT_ENCODER, VAE
+from .node_types import ADAPTERS, ENCODER, TEXT_ENCODER, VAE
 
 PROMPT = (
     "A person in a dark green raincoat walks along a harbour at dusk, stops, turns to the camera and smiles. "
@@ -36,7 +36,7 @@ class FaceModels:
     """The note on which photos are good."""
 
 
-PUBLISHED_FACES = FaceModels("buffalo_l", "recognition_arcface_ir_se50.pth", notes.PHOTO)
+PUBLISHED_FACES = FaceModels("buffalo_l", ENCODER["name"], notes.PHOTO)
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,10 @@ def build_start(
         "CLIPLoader", models=[TEXT_ENCODER], clip_name=TEXT_ENCODER["name"], type="wan", device="default"
     )
     vae = g.add("VAELoader", models=[VAE], vae_name=VAE["name"])
-    parts = dict.fromkeys(("resampler", "id_layers", "ref_layers"), "none")
-    loaded_adapter = g.add("LynxLoadAdapter", adapter=adapter, **parts)
+    files_of_parts = ADAPTERS[adapter]
+    parts = dict.fromkeys(("adapter", "resampler", "id_layers", "ref_layers"), "none")
+    parts |= {part: file["name"] for part, file in files_of_parts.items()}
+    loaded_adapter = g.add("LynxLoadAdapter", models=list(files_of_parts.values()), **parts)
     crop, face_id, face = build_face(g, with_reference)
     return Start(
         models=loaded,
@@ -103,7 +105,11 @@ def build_face(
     """The crop, the ID, and their group."""
     photo = g.add("LoadImage", title="Photo of the person", image=photo_name)
     analyzer = g.add(
-        "LynxLoadFaceAnalyzer", detector_pack=models.detector_pack, encoder=models.encoder, provider="CPU"
+        "LynxLoadFaceAnalyzer",
+        models=[ENCODER] if models.encoder == ENCODER["name"] else [],
+        detector_pack=models.detector_pack,
+        encoder=models.encoder,
+        provider="CPU",
     )
     crop = g.add(
         "LynxCropFace",
