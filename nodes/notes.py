@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
+
+WARNING_EVENT = "lynx.warning"
+"""web/lynx_warnings.js shows it in a corner of the editor."""
 
 _shown: dict[tuple[str, str], tuple[str, ...]] = {}
 """Lines that the node that is running shows, by prompt and node."""
 
 
-def show_note(node: type[io.ComfyNode], *lines: str) -> None:
-    """Show lines of text on the node that is running, and write them to the host's log; no line, no note."""
-    if not lines:
+def show_note(node: type[io.ComfyNode], *lines: str, warnings: Sequence[str] = ()) -> None:
+    """Show text on the node that is running, and write it to the host's log.
+
+    Args:
+        lines: what the node does; nothing is shown where there is neither a line nor a warning.
+        warnings: what is not as the artist may believe. They come first, because two lines of a note are seen
+            without scrolling; from inside a subgraph they are shown in the editor's corner, too.
+    """
+    shown = (*warnings, *lines)
+    if not shown:
         return
     # The host keeps the schema it asked for at the start; a new one would scan the model folders again.
     name = node.SCHEMA.display_name if node.SCHEMA else node.__name__
-    logging.info("%s: %s", name, "\n".join(lines))
+    logging.log(logging.WARNING if warnings else logging.INFO, "%s: %s", name, "\n".join(shown))
     if node.hidden is not None and node.hidden.unique_id is not None:
-        _send_lines(lines, node.hidden.unique_id)
+        _send_note(name, shown, warnings, node.hidden.unique_id)
 
 
 def warn_at_running_node(text: str) -> None:
@@ -28,17 +39,21 @@ def warn_at_running_node(text: str) -> None:
     context = get_executing_context()
     if context is not None:
         before = _shown.get((context.prompt_id, context.node_id), ())
-        _send_lines((text, *before), context.node_id)
+        _send_note("Lynx", (text, *before), (text,), context.node_id)
 
 
-def _send_lines(lines: tuple[str, ...], node_id: str) -> None:
+def _send_note(name: str, lines: Sequence[str], warnings: Sequence[str], node_id: str) -> None:
     from server import PromptServer
 
     context = get_executing_context()
     _shown.clear()
     if context is not None:
-        _shown[context.prompt_id, node_id] = lines
+        _shown[context.prompt_id, node_id] = tuple(lines)
     server = getattr(PromptServer, "instance", None)
-    if server is not None:
-        # Nodes 2.0 reads Markdown, where two spaces keep a line break; the classic canvas shows the text as it is.
-        server.send_progress_text("  \n".join(lines), node_id)
+    if server is None:
+        return
+    # Nodes 2.0 reads Markdown, where two spaces keep a line break; the classic canvas shows the text as it is.
+    server.send_progress_text("  \n".join(lines), node_id)
+    # "<subgraph's node>:<node>": the editor shows no text of a node while the subgraph around it is closed.
+    if warnings and ":" in node_id:
+        server.send_sync(WARNING_EVENT, {"node": name, "text": "\n".join(warnings)}, server.client_id)
