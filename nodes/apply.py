@@ -145,8 +145,7 @@ class LynxApply(io.ComfyNode):
         if vace_reference_frames and reference is None:
             remarks.append("vace_reference_frames does nothing without a reference.")
         lines = [describe_part("ID", settings.id, id), describe_part("reference", settings.ref, reference)]
-        # Two lines of a note are seen without scrolling: what is not as expected comes first.
-        show_note(cls, *remarks, *lines)
+        show_note(cls, *lines, warnings=remarks)
         return io.NodeOutput(applied.model, applied.positive, applied.negative, applied.middle)
 
 

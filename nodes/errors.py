@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
 from ..lynx_core.faces.errors import FaceError
 from ..lynx_core.formats.errors import AdapterError
 from .model_files import shorten_paths
+
+_DOWNLOAD = re.compile(r"comfy-lynx download (\w+)")
+_PLAIN_DOWNLOAD = (
+    r"python -m lynx_core.cli.main download \1 (in the folder of this pack, with ComfyUI's Python)"
+)
+"""The same command where the pack is not installed as a package, which ComfyUI does not need."""
 
 
 def raise_plainly(execute: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,6 +29,6 @@ def raise_plainly(execute: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return execute(*args, **kwargs)
         except (FaceError, AdapterError) as error:
-            raise ValueError(shorten_paths(str(error))) from error
+            raise ValueError(_DOWNLOAD.sub(_PLAIN_DOWNLOAD, shorten_paths(str(error)))) from error
 
     return run

@@ -101,7 +101,7 @@ class LynxCropFace(io.ComfyNode):
         warnings = [warning for crop in crops for warning in crop.warnings]
         if already_aligned and (order, face_number) != (FACE_ORDERS[0], 1):
             warnings.append("order and face_number do nothing while already_aligned is on")
-        show_note(cls, *warnings)
+        show_note(cls, warnings=warnings)
         annotated_batch = convert_photos(annotated)
         return io.NodeOutput(
             crops,
@@ -156,8 +156,7 @@ class LynxEncodeID(io.ComfyNode):
         embeddings = embedder.embed([crop.id_crop for crop in crops])
         likeness = min_pairwise_cosine(embeddings)
         if likeness < SAME_PERSON_COSINE:
-            show_note(
-                cls,
-                f"Two of these {len(crops)} photos differ much (cosine {likeness:.2f}): do all show the same person?",
-            )
+            cosine = f"cosine {likeness:.2f}"
+            warning = f"Two of these {len(crops)} photos differ much ({cosine}): do all show the same person?"
+            show_note(cls, warnings=[warning])
         return io.NodeOutput(FaceID(average_embeddings(embeddings), embedder.name))

@@ -130,7 +130,7 @@ def explain_choice(choices: Sequence[str | None]) -> str:
     """Say why no adapter can be opened from what is chosen; nothing when one can, or a choice is not known yet."""
     names = list_names(*choices)
     if not names and None not in choices:
-        return "Nothing is chosen. Choose an adapter, or the files of its parts."
+        return "Lynx Load Adapter: nothing is chosen. Choose an adapter, or the files of its parts."
     absent = [name for name in names if locate_adapter(name) is None]
     return published_files.explain_missing(published_files.find_missing_adapters(absent))
 

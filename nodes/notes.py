@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
+
+WARNING_EVENT = "lynx.warning"
+"""web/lynx_warnings.js shows it in a corner of the editor."""
 
 _shown: dict[tuple[str, str], tuple[str, ...]] = {}
 """Lines that the node that is running shows, by prompt and node."""
 
 
-def show_note(node: type[io.ComfyNode], *lines: str) -> None:
-    """Show lines of text on the node that is running, and write them to the host's log; no line, no note."""
-    if not lines:
+def show_note(node: type[io.ComfyNode], *lines: str, warnings: Sequence[str] = ()) -> None:
+    """Show text on the node that is running, and write it to the host's log; nothing where there is no text.
+
+    Args:
+        lines: what the node does.
+        warnings: what is not as the artist may believe. They come first: two lines of a note are seen without
+            scrolling.
+    """
+    shown = (*warnings, *lines)
+    if not shown:
         return
     # The host keeps the schema it asked for at the start; a new one would scan the model folders again.
     name = node.SCHEMA.display_name if node.SCHEMA else node.__name__
-    logging.info("%s: %s", name, "\n".join(lines))
+    logging.log(logging.WARNING if warnings else logging.INFO, "%s: %s", name, "\n".join(shown))
     if node.hidden is not None and node.hidden.unique_id is not None:
-        _send_lines(lines, node.hidden.unique_id)
+        _send_lines(shown, node.hidden.unique_id)
+        _send_warnings(name, warnings, node.hidden.unique_id)
 
 
 def warn_at_running_node(text: str) -> None:
@@ -29,6 +41,7 @@ def warn_at_running_node(text: str) -> None:
     if context is not None:
         before = _shown.get((context.prompt_id, context.node_id), ())
         _send_lines((text, *before), context.node_id)
+        _send_warnings("Lynx", [text], context.node_id)
 
 
 def _send_lines(lines: tuple[str, ...], node_id: str) -> None:
@@ -42,3 +55,13 @@ def _send_lines(lines: tuple[str, ...], node_id: str) -> None:
     if server is not None:
         # Nodes 2.0 reads Markdown, where two spaces keep a line break; the classic canvas shows the text as it is.
         server.send_progress_text("  \n".join(lines), node_id)
+
+
+def _send_warnings(name: str, warnings: Sequence[str], node_id: str) -> None:
+    """Let the editor show warnings of a node that lies in a subgraph: a closed one hides what its nodes say."""
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    # The id of such a node is "<subgraph's node>:<node>".
+    if server is not None and warnings and ":" in node_id:
+        server.send_sync(WARNING_EVENT, {"node": name, "text": "\n".join(warnings)}, server.client_id)

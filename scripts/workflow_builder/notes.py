@@ -27,7 +27,11 @@ def list_files(*files: Json, adapter: str) -> str:
         "`insightface/models/buffalo_l`",
         f"- [buffalo_l, unpacked]({INSIGHTFACE_HOME})",
         "",
-        f"`comfy-lynx download {wan}{adapter} faces` puts {what} there. Nothing downloads by itself.",
+        f"In this pack's folder, with ComfyUI's Python, this puts {what} there:",
+        "",
+        f"`python -m lynx_core.cli.main download {wan}{adapter} faces`",
+        "",
+        "Nothing downloads by itself.",
     ]
     return "\n".join(lines)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import standin_faces
 import torch
 from wan_bench import EMBEDDER, Conditioning, WanBench, max_error
+
+from lynx_core.faces.alignment import draw_number
 
 ENCODER = "test_arcface.pth"
 
@@ -128,3 +132,167 @@ def test_photo_to_latent(
         latents.append(latent["samples"])
     assert latents[0].isfinite().all()
     assert max_error(*latents) > 1e-3
+
+
+HIGHLIGHT = torch.tensor([40, 220, 90]) / 255
+
+
+def read_number(annotated: torch.Tensor) -> int:
+    """Read the number on the green plate of the chosen face: the digit that looks most alike."""
+    picture = (annotated * 255).round().to(torch.uint8).numpy()
+    green = np.abs(picture.astype(int) - (HIGHLIGHT * 255).numpy()).max(-1) < 8
+    rows, columns = np.nonzero(green)
+    top, left = rows.min(), columns[rows == rows.min()].min()
+    plate = cv2.cvtColor(np.ascontiguousarray(picture[top : top + 60, left : left + 60]), cv2.COLOR_RGB2GRAY)
+    scores = {}
+    for digit in range(10):
+        drawn = np.full((60, 60, 3), (HIGHLIGHT * 255).round().numpy(), np.uint8)
+        draw_number(drawn, digit, (2, 2), (40, 220, 90), 3)
+        size = cv2.getTextSize(str(digit), cv2.FONT_HERSHEY_SIMPLEX, 0.45 * 3, 3)[0]
+        wanted = cv2.cvtColor(drawn[: size[1] + 12, : size[0] + 12], cv2.COLOR_RGB2GRAY)
+        scores[digit] = cv2.matchTemplate(plate, wanted, cv2.TM_CCOEFF_NORMED).max()
+    return max(scores, key=lambda digit: scores[digit])
+
+
+@pytest.mark.parametrize("order", ["largest", "right to left", "nearest to centre"])
+def test_the_number_typed_is_the_number_drawn(
+    bench: WanBench, analyzer: Any, photo: torch.Tensor, order: str
+) -> None:
+    for number in (1, 3, 6):
+        *_, annotated = crop(bench, analyzer, photo, order=order, face_number=number)
+        assert read_number(annotated[0]) == number
+
+
+def test_a_photo_number_outside_the_batch_names_the_choice(
+    bench: WanBench, analyzer: Any, photo: torch.Tensor, base: Any, full: Any
+) -> None:
+    """Linked numbers are not held to the widget's range: 0 must not mean the last photo."""
+    one, two = (crop(bench, analyzer, image)[0] for image in (photo, photo.repeat(2, 1, 1, 1)))
+    inputs = {"adapter": full, "model": base, "clip": None, "vae": None}
+    for face, number, words in (
+        (one, 2, "photo_number is 2.*only one photo; its number is 1"),
+        (two, 3, "photo_number is 3.*2 photos; choose 1 to 2"),
+        (two, 0, "photo_number is 0.*2 photos"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            bench.comfy.run("LynxEncodeReference", face=face, photo_number=number, **inputs)
+
+
+def test_widgets_that_an_aligned_photo_ignores_are_named(
+    bench: WanBench, analyzer: Any, photo: torch.Tensor, notes: list[str]
+) -> None:
+    reference_crop = crop(bench, analyzer, photo)[2]
+    notes.clear()
+    bench.comfy.run("LynxCropFace", image=reference_crop, already_aligned=True, face_number=2)
+    assert "order and face_number do nothing" in notes[-1]
+
+
+def test_an_error_of_the_face_models_names_no_path_and_no_class_of_ours(
+    bench: WanBench, analyzer: Any, photo: torch.Tensor, tmp_path: Any
+) -> None:
+    """The host shows the class with its module, which is the pack's folder on this machine."""
+    models = bench.comfy.base_dir / "models"
+    pack = models / "insightface" / "models" / "buffalo_l"
+    whole = {path: path.read_bytes() for path in pack.glob("*.onnx")}
+    broken = models / "lynx" / "faces" / "broken.pth"
+    broken.write_bytes(b"<html>404 Not Found</html>")
+    face = crop(bench, analyzer, photo)[0]
+    raised = []
+    try:
+        for path in whole:
+            path.unlink()  # it may be a link to a file that other tests use
+            path.write_bytes(whole[path][:1000])
+        (damaged,) = bench.comfy.run("LynxLoadFaceAnalyzer", detector_pack="buffalo_l", encoder=ENCODER)
+        (no_encoder,) = bench.comfy.run(
+            "LynxLoadFaceAnalyzer", detector_pack="buffalo_l", encoder=broken.name
+        )
+        for run in (
+            lambda: crop(bench, damaged, photo),
+            lambda: bench.comfy.run("LynxEncodeID", face_analyzer=no_encoder, face=face),
+            lambda: crop(bench, analyzer, photo, face_number=7),
+        ):
+            with pytest.raises(ValueError) as error:
+                run()
+            raised.append(error.value)
+    finally:
+        for path, content in whole.items():
+            path.write_bytes(content)
+        broken.unlink()
+    for error in raised:
+        assert type(error) is ValueError
+        assert str(bench.comfy.base_dir) not in str(error) and "/tmp" not in str(error), error
+    assert "insightface/models/buffalo_l" in str(raised[0]) and "faces/broken.pth" in str(raised[1])
+    assert "lynx_core.cli.main download faces" in str(raised[0])
+
+
+def test_the_encoder_of_another_pack_is_refused_where_it_is_chosen(bench: WanBench, analyzer: Any) -> None:
+    models = bench.comfy.base_dir / "models" / "insightface" / "models"
+    own = {"encoder": "the detector pack's own"}
+    (models / "my_pack").mkdir()
+    (models / "my_pack" / "det.onnx").write_bytes(b"not looked into")
+    try:
+        node = bench.comfy.node_classes["LynxLoadFaceAnalyzer"]
+        with pytest.raises(ValueError) as error:
+            bench.comfy.run("LynxLoadFaceAnalyzer", detector_pack="my_pack", **own)
+        for said in (node.validate_inputs(detector_pack="my_pack", **own), str(error.value)):
+            for words in ("the detector pack's own", "'my_pack'", "buffalo_l, ", "detector_pack"):
+                assert words in said
+    finally:
+        (models / "my_pack" / "det.onnx").unlink()
+        (models / "my_pack").rmdir()
+
+
+def test_a_replaced_face_model_is_another_fingerprint(bench: WanBench, analyzer: Any) -> None:
+    """By size, by time, and by a name that comes or goes; the same files give the same one."""
+    models = bench.comfy.base_dir / "models"
+    node = bench.comfy.node_classes["LynxLoadFaceAnalyzer"]
+    chosen = {"detector_pack": "buffalo_l", "encoder": ENCODER, "provider": "CPU"}
+
+    def stamp() -> str:
+        return node.fingerprint_inputs(**chosen)
+
+    encoder, added = (
+        models / "lynx" / "faces" / ENCODER,
+        models / "insightface" / "models" / "buffalo_l" / "more.onnx",
+    )
+    seen = [stamp()]
+    assert stamp() == seen[0]
+    os.utime(encoder, ns=(1, encoder.stat().st_mtime_ns + 1))
+    seen.append(stamp())
+    added.write_bytes(b"new")
+    seen.append(stamp())
+    added.write_bytes(b"newer")
+    seen.append(stamp())
+    added.unlink()
+    assert len(set(seen)) == 4 and stamp() == seen[1]
+    # What is linked is not known when the host asks: then any file counts.
+    assert node.fingerprint_inputs(detector_pack=None, encoder=None, provider="CPU")
+
+
+def test_a_replaced_adapter_is_another_fingerprint(bench: WanBench) -> None:
+    folder = bench.comfy.base_dir / "models" / "lynx" / "mine"
+    folder.mkdir()
+    node = bench.comfy.node_classes["LynxLoadAdapter"]
+    named = {"adapter": "mine", "resampler": "none", "id_layers": "none", "ref_layers": "none"}
+    linked = {**named, "adapter": None}
+    try:
+        seen = []
+        for size in (3, 4):
+            (folder / "a.safetensors").write_bytes(b"x" * size)
+            seen.append((node.fingerprint_inputs(**named), node.fingerprint_inputs(**linked)))
+        assert seen[0][0] != seen[1][0] and seen[0][1] != seen[1][1]
+        assert node.fingerprint_inputs(**named) == seen[1][0]
+    finally:
+        (folder / "a.safetensors").unlink()
+        folder.rmdir()
+
+
+def test_no_note_scans_the_model_folders(
+    bench: WanBench, analyzer: Any, photo: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = bench.comfy.pack_module("nodes.load")
+    asked: list[str] = []
+    monkeypatch.setattr(files, "list_adapter_files", lambda: asked.append("files") or [])
+    monkeypatch.setattr(files, "list_adapters", lambda: asked.append("adapters") or [])
+    bench.comfy.node_classes["LynxLoadAdapter"].execute("lynx_full", "none", "none", "none")
+    assert asked == []
