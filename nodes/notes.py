@@ -16,12 +16,12 @@ _shown: dict[tuple[str, str], tuple[str, ...]] = {}
 
 
 def show_note(node: type[io.ComfyNode], *lines: str, warnings: Sequence[str] = ()) -> None:
-    """Show text on the node that is running, and write it to the host's log.
+    """Show text on the node that is running, and write it to the host's log; nothing where there is no text.
 
     Args:
-        lines: what the node does; nothing is shown where there is neither a line nor a warning.
-        warnings: what is not as the artist may believe. They come first, because two lines of a note are seen
-            without scrolling; from inside a subgraph they are shown in the editor's corner, too.
+        lines: what the node does.
+        warnings: what is not as the artist may believe. They come first: two lines of a note are seen without
+            scrolling.
     """
     shown = (*warnings, *lines)
     if not shown:
@@ -30,7 +30,8 @@ def show_note(node: type[io.ComfyNode], *lines: str, warnings: Sequence[str] = (
     name = node.SCHEMA.display_name if node.SCHEMA else node.__name__
     logging.log(logging.WARNING if warnings else logging.INFO, "%s: %s", name, "\n".join(shown))
     if node.hidden is not None and node.hidden.unique_id is not None:
-        _send_note(name, shown, warnings, node.hidden.unique_id)
+        _send_lines(shown, node.hidden.unique_id)
+        _send_warnings(name, warnings, node.hidden.unique_id)
 
 
 def warn_at_running_node(text: str) -> None:
@@ -39,21 +40,28 @@ def warn_at_running_node(text: str) -> None:
     context = get_executing_context()
     if context is not None:
         before = _shown.get((context.prompt_id, context.node_id), ())
-        _send_note("Lynx", (text, *before), (text,), context.node_id)
+        _send_lines((text, *before), context.node_id)
+        _send_warnings("Lynx", [text], context.node_id)
 
 
-def _send_note(name: str, lines: Sequence[str], warnings: Sequence[str], node_id: str) -> None:
+def _send_lines(lines: tuple[str, ...], node_id: str) -> None:
     from server import PromptServer
 
     context = get_executing_context()
     _shown.clear()
     if context is not None:
-        _shown[context.prompt_id, node_id] = tuple(lines)
+        _shown[context.prompt_id, node_id] = lines
     server = getattr(PromptServer, "instance", None)
-    if server is None:
-        return
-    # Nodes 2.0 reads Markdown, where two spaces keep a line break; the classic canvas shows the text as it is.
-    server.send_progress_text("  \n".join(lines), node_id)
-    # "<subgraph's node>:<node>": the editor shows no text of a node while the subgraph around it is closed.
-    if warnings and ":" in node_id:
+    if server is not None:
+        # Nodes 2.0 reads Markdown, where two spaces keep a line break; the classic canvas shows the text as it is.
+        server.send_progress_text("  \n".join(lines), node_id)
+
+
+def _send_warnings(name: str, warnings: Sequence[str], node_id: str) -> None:
+    """Let the editor show warnings of a node that lies in a subgraph: a closed one hides what its nodes say."""
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    # The id of such a node is "<subgraph's node>:<node>".
+    if server is not None and warnings and ":" in node_id:
         server.send_sync(WARNING_EVENT, {"node": name, "text": "\n".join(warnings)}, server.client_id)

@@ -53,7 +53,7 @@ class LynxEncodeReference(io.ComfyNode):
     ) -> io.NodeOutput:
         if not 1 <= photo_number <= len(face):
             count = (
-                "is only one photo; its number is 1"
+                "is only 1 photo; its number is 1"
                 if len(face) == 1
                 else f"are {len(face)} photos; choose 1 to {len(face)}"
             )

@@ -170,7 +170,7 @@ def test_a_photo_number_outside_the_batch_names_the_choice(
     one, two = (crop(bench, analyzer, image)[0] for image in (photo, photo.repeat(2, 1, 1, 1)))
     inputs = {"adapter": full, "model": base, "clip": None, "vae": None}
     for face, number, words in (
-        (one, 2, "photo_number is 2.*only one photo; its number is 1"),
+        (one, 2, "photo_number is 2.*only 1 photo; its number is 1"),
         (two, 3, "photo_number is 3.*2 photos; choose 1 to 2"),
         (two, 0, "photo_number is 0.*2 photos"),
     ):
