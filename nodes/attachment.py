@@ -280,6 +280,10 @@ class Attachment:
         check_rows_fit(rows, self.base)
         window = list_window(model, transformer_options.get("context_window"))
         call = start_call(model, x, t, rows, window, kwargs)
+        self.log.see_windows(
+            {term.kind for cond in rows.conds for term in cond.terms},
+            {injection.term.kind for injections in call.injections for injection in injections},
+        )
         with self.find_taps(model.diffusion_model.blocks).run_call(call) as active:
             output = executor(*args, **kwargs)
             for tap in active:

@@ -77,10 +77,12 @@ class SamplingLog:
         self.said: set[str] = set()
         self.idle: dict[tuple[Kind, int], bool] = {}
         self.foreign: set[tuple[Kind, int]] = set()
+        self.has_opened: dict[Kind, bool] = {}
 
     def start(self, guider: Any) -> None:
         self.said.clear()
         self.idle.clear()
+        self.has_opened.clear()
         for fault in find_missing_identities(choose_computed(guider)):
             self.say(fault)
 
@@ -90,6 +92,11 @@ class SamplingLog:
         if cursor.is_foreign:
             self.foreign.add((kind, block))
             self.idle[kind, block] = False
+
+    def see_windows(self, carried: set[Kind], opened: set[Kind]) -> None:
+        """Note of which parts a call carries an identity, and of which the window is open."""
+        for kind in carried:
+            self.has_opened[kind] = self.has_opened.get(kind, False) or kind in opened
 
     def report_foreign(self) -> None:
         """Say which attentions ran without taking the identity."""
@@ -101,7 +108,12 @@ class SamplingLog:
             self.foreign.clear()
 
     def finish(self) -> None:
-        """Say which attentions never ran."""
+        """Say which windows no step fell into, and which attentions never ran."""
+        for kind in (kind for kind, has_opened in self.has_opened.items() if not has_opened):
+            self.say(
+                f"{KIND_NAMES[kind]}: no step of this sampling falls into its window, so it does not act here. Widen "
+                f"{kind}_start to {kind}_end in Lynx Apply, or take more steps."
+            )
         never = {at for at, is_idle in self.idle.items() if is_idle}
         if never:
             self.say(
