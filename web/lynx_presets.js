@@ -1,10 +1,12 @@
 // A preset of Lynx Apply fills the widgets below it; an edit of one of them turns the preset into "custom".
 // That is all a preset does: the server takes the values, whatever the preset is called.
 // The values come with the node's definition (nodes/presets.py), so they are written in one place only.
-// A preset that is promoted to a subgraph fills nothing: the editor keeps its value at the subgraph and tells no
-// node inside. The server then says that the values are not the preset's (lynx_warnings.js).
+// A widget may be promoted to the subgraph that Lynx Apply lies in: then the value is that of the subgraph's node.
+// Nodes 2.0 tells nobody of an edit there (frontend 1.47), so a promoted preset fills nothing in it; the server then
+// says that the values are not the preset's (lynx_warnings.js).
 import { app } from "../../scripts/app.js";
 
+const NODE = "LynxApply";
 const CUSTOM = "custom";
 
 function chain(object, name, after) {
@@ -16,37 +18,60 @@ function chain(object, name, after) {
   };
 }
 
-function linkPreset(node, presets) {
-  const named = (name) => node.widgets?.find((widget) => widget.name === name);
-  const preset = named("preset");
-  if (!preset) return;
+function findWidget(node, name) {
+  return node.widgets?.find((widget) => widget.name === name);
+}
 
-  // Only an edit fills: where a workflow is opened or an edit undone, the widgets hold what was saved.
-  chain(preset, "callback", (chosen) => {
-    for (const [name, value] of Object.entries(presets[chosen] ?? {})) {
-      const widget = named(name);
-      if (widget) widget.value = value;
-    }
-    node.setDirtyCanvas?.(true, true);
-  });
+// The Lynx Apply whose widget a subgraph's node shows as `name`, and the subgraph nodes that lead to it, from outside in.
+function followInside(node, name, holders = []) {
+  if (node.comfyClass === NODE) return { apply: node, name, holders };
+  const input = node.subgraph?.inputs?.find((slot) => slot.name === name);
+  const link = input?.linkIds?.length ? node.subgraph.getLink(input.linkIds[0]) : undefined;
+  const inside = link && node.subgraph.getNodeById(link.target_id);
+  const slot = inside?.inputs?.[link.target_slot];
+  return slot ? followInside(inside, slot.widget?.name ?? slot.name, [...holders, node]) : undefined;
+}
 
-  for (const name of Object.keys(Object.values(presets)[0] ?? {})) {
-    const widget = named(name);
-    if (!widget) continue;
-    chain(widget, "callback", (value) => {
-      const shown = presets[preset.value]?.[name];
-      if (shown === undefined || shown === value) return;
-      preset.value = CUSTOM;
-      node.setDirtyCanvas?.(true, true);
-    });
+// The widget that holds the value of Lynx Apply's `name`: its own, or the outermost one it is promoted to.
+function followOutside(apply, name, holders) {
+  let [node, shown] = [apply, name];
+  for (const holder of holders.toReversed()) {
+    const link = node.inputs?.find((slot) => (slot.widget?.name ?? slot.name) === shown)?.link;
+    const input = link == null ? undefined : holder.subgraph.inputs.find((slot) => slot.linkIds.includes(link));
+    if (!input) break;
+    [node, shown] = [holder, input.name];
   }
+  return findWidget(node, shown);
+}
+
+function onChange(apply, name, value, holders) {
+  const presets = apply.constructor.nodeData?.input?.required?.preset?.[1]?.lynx_presets;
+  const preset = presets && followOutside(apply, "preset", holders);
+  if (!preset) return;
+  if (name === "preset") {
+    for (const [filled, its] of Object.entries(presets[value] ?? {})) {
+      const widget = followOutside(apply, filled, holders);
+      if (widget) widget.value = its;
+    }
+  } else if (presets[preset.value]?.[name] !== undefined && presets[preset.value][name] !== value) {
+    preset.value = CUSTOM;
+  }
+  apply.setDirtyCanvas?.(true, true);
 }
 
 app.registerExtension({
   name: "Lynx.Presets",
   nodeCreated(node) {
-    if (node.comfyClass !== "LynxApply") return;
-    const options = node.constructor.nodeData?.input?.required?.preset?.[1];
-    if (options?.lynx_presets) linkPreset(node, options.lynx_presets);
+    // Only edits count: where a workflow is opened or an edit is undone, the widgets hold what was saved.
+    if (node.comfyClass === NODE) {
+      for (const widget of node.widgets ?? []) {
+        chain(widget, "callback", (value) => onChange(node, widget.name, value, []));
+      }
+    } else if (node.isSubgraphNode?.()) {
+      chain(node, "onWidgetChanged", (name, value) => {
+        const found = followInside(node, name);
+        if (found) onChange(found.apply, found.name, value, found.holders);
+      });
+    }
   },
 });
