@@ -58,7 +58,7 @@ def make_guider(
 ) -> TripleGuider:
     """Make the guider that the conditionings call for, and say at the node which one that is."""
     guidance = choose_guidance(model, positive, negative, middle, cfg, identity_cfg)
-    show_note(node, guidance.note)
+    show_note(node, *guidance.lines)
     guider = TripleGuider(model)
     guider.set_conds(positive, negative, guidance.middle)
     guider.set_cfg(cfg, identity_cfg)

@@ -44,8 +44,8 @@ class Guidance:
     middle: Conditioning | None
     """Negative prompt with identity; None means ordinary cfg of positive and negative."""
 
-    note: str
-    """What is computed, and what of the wiring defeats it."""
+    lines: tuple[str, ...]
+    """What of the wiring defeats it, and what is computed."""
 
 
 def choose_guidance(
@@ -76,12 +76,11 @@ def choose_guidance(
             lines.insert(0, f"Only negative carries an identity. {SAME_APPLY}")
         elif is_attached(model):
             lines.insert(0, f"Nobody is in the conditionings, though MODEL is Lynx Apply's. {SAME_APPLY}")
-        return Guidance(None, "\n".join(lines))
+        return Guidance(None, tuple(lines))
     count = count_predictions(cfg, identity_cfg)
     lines.append(f"Triple guidance, cfg {cfg:g}, identity_cfg {identity_cfg:g}: {count} a step.")
     # Two lines of a note are seen without scrolling: what is wrong comes first.
-    lines = [*find_guidance_faults(positive, negative, middle), *lines]
-    return Guidance(middle, "\n".join(lines))
+    return Guidance(middle, (*find_guidance_faults(positive, negative, middle), *lines))
 
 
 def count_predictions(cfg: float, identity_cfg: float) -> str:
@@ -125,7 +124,12 @@ def remove_identity(options: dict[str, Any]) -> dict[str, Any]:
 
 def count_people(conditioning: Conditioning) -> int:
     """Count the different identities that the entries of a CONDITIONING carry."""
-    return len({identify(entry) for entry in conditioning if find_terms(entry)})
+    return len(list_people(conditioning))
+
+
+def list_people(conditioning: Conditioning) -> set[tuple[int, ...]]:
+    """List the different identities that the entries of a CONDITIONING carry."""
+    return {identify(entry) for entry in conditioning if find_terms(entry)}
 
 
 def identify(entry: Any) -> tuple[int, ...]:
@@ -142,9 +146,7 @@ def find_guidance_faults(positive: Conditioning, negative: Conditioning, middle:
         faults.append("middle carries no identity: identity_cfg will not strengthen the person.")
     if not carries_identity(negative):
         faults.append("negative carries no null identity, which the release subtracts.")
-    people, others, nobody = (
-        {identify(entry) for entry in cond if find_terms(entry)} for cond in (positive, middle, negative)
-    )
+    people, others, nobody = (list_people(cond) for cond in (positive, middle, negative))
     if people and others and people != others:
         faults.append("positive and middle carry different identities.")
     if others and others == nobody:

@@ -194,7 +194,7 @@ def notes(bench: WanBench, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the guiding nodes say on their faces."""
     seen: list[str] = []
     guide = bench.comfy.pack_module("nodes.guide")
-    monkeypatch.setattr(guide, "show_note", lambda node, text: seen.append(text))
+    monkeypatch.setattr(guide, "show_note", lambda node, *lines: seen.append("\n".join(lines)))
     return seen
 
 
