@@ -25,7 +25,7 @@ from step_time import apply_adapter
 from torch import Tensor, nn
 
 from lynx_core.formats.adapter import Adapter, open_adapter
-from lynx_core.models.baking import KeyValues, ReferenceBaker, bake_identity
+from lynx_core.models.kv_cache import KVCache, ReferenceKVBuilder, compute_id_kv
 
 CPU = torch.device("cpu")
 DTYPE = torch.bfloat16
@@ -40,13 +40,13 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def bake_reference(adapter: Adapter, shape: Shape) -> KeyValues:
+def make_reference(adapter: Adapter, shape: Shape) -> KVCache:
     """Bake from random features, given block by block as the reference pass does."""
-    baker = ReferenceBaker(adapter, DTYPE)
+    builder = ReferenceKVBuilder(adapter, DTYPE)
     features = torch.randn(1, REF_TOKENS, shape.dim)
     for block in range(shape.num_blocks):
-        baker.bake_block(block, features)
-    return baker.finish()
+        builder.add_block(block, features)
+    return builder.finish()
 
 
 def measure_baking(folder: Path, shape: Shape) -> None:
@@ -55,13 +55,13 @@ def measure_baking(folder: Path, shape: Shape) -> None:
     adapter = open_adapter(folder)
     print(f"opening the adapter: {(read_resident()[0] - before_all) / MB:.1f} MB")
     face = nn.functional.normalize(torch.randn(EMBEDDING_DIM), dim=0)
-    stages: dict[str, Callable[[], KeyValues]] = {
-        "ID, null": lambda: bake_identity(adapter, torch.zeros(EMBEDDING_DIM), CPU, DTYPE),
-        "ID, face": lambda: bake_identity(adapter, face, CPU, DTYPE),
-        "reference, null": lambda: bake_reference(adapter, shape),
-        "reference, face": lambda: bake_reference(adapter, shape),
+    stages: dict[str, Callable[[], KVCache]] = {
+        "ID, null": lambda: compute_id_kv(adapter, torch.zeros(EMBEDDING_DIM), CPU, DTYPE),
+        "ID, face": lambda: compute_id_kv(adapter, face, CPU, DTYPE),
+        "reference, null": lambda: make_reference(adapter, shape),
+        "reference, face": lambda: make_reference(adapter, shape),
     }
-    kept: dict[str, KeyValues] = {}
+    kept: dict[str, KVCache] = {}
     highest = 0
     for name, bake in stages.items():
         before, start = read_resident()[0], time.perf_counter()
@@ -74,7 +74,7 @@ def measure_baking(folder: Path, shape: Shape) -> None:
             f"{time.perf_counter() - start:6.1f} s",
             flush=True,
         )
-    total = sum(key_values.count_bytes() for key_values in kept.values())
+    total = sum(kv_cache.count_bytes() for kv_cache in kept.values())
     print(
         f"baked keys and values with the null          {total:,} bytes = {total / GB:.4f} GB (at most 0.48)"
     )
@@ -115,8 +115,10 @@ def measure_sampling(pack: Any, folder: Path, shape: Shape) -> None:
 
     def baked_tensors() -> list[Tensor]:
         conds = (*applied.positive, *applied.negative)
-        terms = [term for _, options in conds for term in options["model_conds"]["lynx"].terms]
-        return [tensor for term in terms for tensor in term.key_values.parameters()]
+        injections = [
+            injection for _, options in conds for injection in options["model_conds"]["lynx"].injections
+        ]
+        return [tensor for injection in injections for tensor in injection.kv_cache.parameters()]
 
     file_bytes = sum(file.stat().st_size for file in folder.iterdir())
     last = base.model.diffusion_model.blocks[-1].ffn

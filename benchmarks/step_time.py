@@ -65,8 +65,10 @@ def apply_adapter(pack: Any, model: Any, folder: Path, device: torch.device) -> 
     adapter = pack.pack_module("lynx_core.formats.adapter").open_adapter(folder)
     dtype = model.model.get_dtype_inference()
     embedding = torch.nn.functional.normalize(torch.randn(EMBEDDING_DIM), dim=0)
-    measure("bake ID, null", device, lambda: application.bake_id(adapter, torch.zeros(EMBEDDING_DIM), dtype))
-    measure("bake ID, face", device, lambda: application.bake_id(adapter, embedding, dtype))
+    measure(
+        "bake ID, null", device, lambda: application.get_id_kv(adapter, torch.zeros(EMBEDDING_DIM), dtype)
+    )
+    measure("bake ID, face", device, lambda: application.get_id_kv(adapter, embedding, dtype))
 
     null, face = torch.zeros(REFERENCE_LATENT), torch.randn(REFERENCE_LATENT)
     text = make_text(seed=9)
@@ -74,12 +76,12 @@ def apply_adapter(pack: Any, model: Any, folder: Path, device: torch.device) -> 
     measure(
         "bake reference, null (with the model's load)",
         device,
-        lambda: reference_pass.bake_null(model, adapter, text, null, checksum),
+        lambda: reference_pass.get_null_kv(model, adapter, text, null, checksum),
     )
     reference = measure(
         "bake reference, face",
         device,
-        lambda: reference_pass.bake_reference(model, adapter, text, face, null),
+        lambda: reference_pass.make_reference(model, adapter, text, face, null),
     )
     parts = [reference.face, reference.null]
     print(f"baked reference keys and values, with null   {sum_bytes(parts) / MB:8.1f} MB")
@@ -88,14 +90,14 @@ def apply_adapter(pack: Any, model: Any, folder: Path, device: torch.device) -> 
         make_text(seed=1),
         make_text(seed=2),
         adapter,
-        pack.pack_module("nodes.identity").FaceID(embedding, adapter.embedder),
+        pack.pack_module("nodes.identity").FaceID(embedding, adapter.recogniser),
         reference,
         pack.pack_module("nodes.presets").PRESETS["as published"],
     )
 
 
 def sum_bytes(parts: list[Any]) -> int:
-    return sum(part.key_values.count_bytes() for part in parts)
+    return sum(part.kv_cache.count_bytes() for part in parts)
 
 
 def run_pairs(
@@ -120,18 +122,18 @@ def run_pairs(
 
 
 class TapClock:
-    """Adds up the processor time inside the pack's taps: their share of a step, hardly disturbed by noise."""
+    """Adds up the processor time inside the pack's hooks: their share of a step, hardly disturbed by noise."""
 
     def __init__(self, pack: Any) -> None:
         self.cpu_seconds = 0.0
-        tap_type = pack.pack_module("nodes.attachment").AttentionTap
-        for name in ("see_query", "add_residual"):
+        tap_type = pack.pack_module("nodes.attachment").AttentionHook
+        for name in ("inject_query", "add_residual"):
             setattr(tap_type, name, self.time_calls(getattr(tap_type, name)))
 
     def time_calls(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(tap: Any, x: torch.Tensor, call: Any) -> Any:
+        def timed(hook: Any, x: torch.Tensor, call: Any) -> Any:
             start = time.process_time()
-            result = method(tap, x, call)
+            result = method(hook, x, call)
             self.cpu_seconds += time.process_time() - start
             return result
 
@@ -187,7 +189,7 @@ def main() -> None:
             seconds = clock.cpu_seconds / (len(found) + 1)
             rest = statistics.fmean(patched.cpu_seconds for _, patched in found) - seconds
             print(
-                f"share of the taps        {seconds:9.3f} s of processor time a step, {seconds / rest:.4f} of the rest"
+                f"share of the hooks        {seconds:9.3f} s of processor time a step, {seconds / rest:.4f} of the rest"
             )
         if is_gpu:
             print(

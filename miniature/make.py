@@ -56,7 +56,7 @@ class Part:
     """Whether several processes of a CPU train it together."""
 
 
-def list_parts() -> dict[str, Part]:
+def list_kv() -> dict[str, Part]:
     """All parts by name, each after those it needs."""
     from .experiment.reader_training import export_readers, train_readers
     from .parts import base, base_data, detector, embedder, landmarks, text_encoder, vae
@@ -117,7 +117,7 @@ def start_resampler(making: Making) -> bool:
 
 def make(names: list[str], making: Making, num_together: int) -> bool:
     """Make the named parts in order; whether all are done."""
-    parts = list_parts()
+    parts = list_kv()
     for name in names:
         part = parts[name]
         begun = time.monotonic()
@@ -145,13 +145,13 @@ def run_together(name: str, making: Making, num_together: int) -> bool:
     code = subprocess.run(command, check=False, cwd=REPO_DIR, env=environment).returncode
     if code:
         raise SystemExit(code)
-    return list_parts()[name].train(replace(making, stop_at=time.monotonic()))  # one step at most
+    return list_kv()[name].train(replace(making, stop_at=time.monotonic()))  # one step at most
 
 
 def main() -> int:
     parser, arguments = _parse()
     making = _set_up(arguments)
-    parts = list_parts()
+    parts = list_kv()
     if arguments.worker:
         with joined_ranks():
             parts[arguments.worker].train(making)

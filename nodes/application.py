@@ -12,18 +12,27 @@ import torch
 from torch import Tensor
 
 from ..lynx_core.formats.adapter import Adapter
-from ..lynx_core.models.baking import KeyValues, bake_identity
+from ..lynx_core.models.kv_cache import KVCache, compute_id_kv
 from .attachment import attach
 from .base_model import check_adapter_fits, describe_base
-from .identity import BakedPart, BakedParts, BaseModel, FaceID, Kind, Reference, Term, add_terms
-from .model_files import find_encoder_choice
+from .identity import (
+    BaseModel,
+    FaceID,
+    IdentityKV,
+    IdentityKVCache,
+    Injection,
+    Kind,
+    Reference,
+    add_injections,
+)
+from .model_files import find_recogniser_choice
 from .presets import PART_NAMES, IdentitySettings, PartSettings
 from .triple_guidance import count_people, make_middle
 
-BAKING_BYTES = 1 << 30
+PRECOMPUTE_BYTES = 1 << 30
 """A resampler and one layer in float32, with room to work."""
 
-_baked_ids = BakedParts(most=4)
+_id_kv_cache = IdentityKVCache(most=4)
 """Changing a strength, or the second expert of Wan 2.2, bakes nothing again."""
 
 
@@ -37,10 +46,10 @@ class AppliedIdentity:
     middle: list[Any]
 
 
-def bake_id(adapter: Adapter, embedding: Tensor, dtype: torch.dtype) -> BakedPart:
+def get_id_kv(adapter: Adapter, embedding: Tensor, dtype: torch.dtype) -> IdentityKV:
     """Bake an embedding, or find it baked."""
 
-    def bake() -> KeyValues:
+    def bake() -> KVCache:
         progress = comfy.utils.ProgressBar(len(adapter.id.blocks) if adapter.id else 0)
 
         def on_block(_: int) -> None:
@@ -48,11 +57,11 @@ def bake_id(adapter: Adapter, embedding: Tensor, dtype: torch.dtype) -> BakedPar
             progress.update(1)
 
         device = comfy.model_management.get_torch_device()
-        comfy.model_management.free_memory(BAKING_BYTES, device)
-        return bake_identity(adapter, embedding, device, dtype, on_block)
+        comfy.model_management.free_memory(PRECOMPUTE_BYTES, device)
+        return compute_id_kv(adapter, embedding, device, dtype, on_block)
 
     digest = hashlib.sha256(embedding.float().numpy().tobytes()).hexdigest()
-    return _baked_ids.find_or_bake((adapter.fingerprint, digest, str(dtype)), bake)
+    return _id_kv_cache.get_or_compute((adapter.fingerprint, digest, str(dtype)), bake)
 
 
 def apply_identity(
@@ -80,45 +89,49 @@ def apply_identity(
             "Lynx has no identity to apply: connect LYNX_ID (from Lynx Encode ID), LYNX_REFERENCE (from Lynx Encode "
             "Reference), or both. To run without Lynx, bypass this node or set both strengths to 0."
         )
-    face: list[tuple[Term, BakedPart]] = []
-    null: list[tuple[Term, BakedPart]] = []
+    face: list[tuple[Injection, IdentityKV]] = []
+    null: list[tuple[Injection, IdentityKV]] = []
     if face_id is not None and settings.id.strength:
-        check_embedder(adapter, face_id)
+        check_recogniser(adapter, face_id)
         dtype = model.model.get_dtype_inference()
-        for terms, embedding in ((face, face_id.embedding), (null, torch.zeros_like(face_id.embedding))):
-            part = bake_id(adapter, embedding, dtype)
-            terms.append((make_term("id", part, settings.id), part))
+        for injections, embedding in ((face, face_id.embedding), (null, torch.zeros_like(face_id.embedding))):
+            part = get_id_kv(adapter, embedding, dtype)
+            injections.append((make_injection("id", part, settings.id), part))
     if reference is not None and settings.ref.strength:
         check_reference(reference, base)
-        for terms, part in ((face, reference.face), (null, reference.null)):
-            term = make_term("ref", part, settings.ref)
-            terms.append((replace(term, base=reference.base, skip_frames=vace_reference_frames), part))
+        for injections, part in ((face, reference.face), (null, reference.null)):
+            injection = make_injection("ref", part, settings.ref)
+            injections.append(
+                (replace(injection, base=reference.base, skip_frames=vace_reference_frames), part)
+            )
     if not face:
         return AppliedIdentity(model, positive, negative, negative)
-    positive = add_parts(positive, face)
+    positive = add_kv(positive, face)
     return AppliedIdentity(
         model=attach(model, base),
         positive=positive,
-        negative=add_parts(negative, null),
+        negative=add_kv(negative, null),
         # With the people of the Lynx Apply nodes before this one, whose null identities the negative carries. Where
         # the positive joins several people, only this node's own can be told.
-        middle=make_middle(positive, negative) if count_people(positive) == 1 else add_parts(negative, face),
+        middle=make_middle(positive, negative) if count_people(positive) == 1 else add_kv(negative, face),
     )
 
 
-def make_term(kind: Kind, part: BakedPart, settings: PartSettings) -> Term:
-    return Term(
+def make_injection(kind: Kind, part: IdentityKV, settings: PartSettings) -> Injection:
+    return Injection(
         kind=kind,
-        key_values=part.key_values,
+        kv_cache=part.kv_cache,
         strength=settings.strength,
         start_percent=settings.start_percent,
         end_percent=settings.end_percent,
-        blocks=settings.choose_blocks(part.key_values.list_blocks(), PART_NAMES[kind]),
+        blocks=settings.choose_blocks(part.kv_cache.list_blocks(), PART_NAMES[kind]),
     )
 
 
-def add_parts(conditioning: list[Any], terms: list[tuple[Term, BakedPart]]) -> list[Any]:
-    return add_terms(conditioning, tuple(term for term, _ in terms), [part for _, part in terms])
+def add_kv(conditioning: list[Any], injections: list[tuple[Injection, IdentityKV]]) -> list[Any]:
+    return add_injections(
+        conditioning, tuple(injection for injection, _ in injections), [part for _, part in injections]
+    )
 
 
 def check_reference(reference: Reference, base: BaseModel) -> None:
@@ -130,17 +143,17 @@ def check_reference(reference: Reference, base: BaseModel) -> None:
         )
 
 
-def check_embedder(adapter: Adapter, face_id: FaceID) -> None:
+def check_recogniser(adapter: Adapter, face_id: FaceID) -> None:
     if adapter.id is None or adapter.resampler is None:
         raise ValueError(
             f"Adapter {adapter.name!r} has no ID part (resampler and ID layers), so it cannot use LYNX_ID. Choose an "
             "adapter that has one, or disconnect LYNX_ID and use the reference alone."
         )
-    if face_id.embedder != adapter.embedder:
+    if face_id.recogniser != adapter.recogniser:
         raise ValueError(
-            f"Adapter {adapter.name!r} was trained on face embeddings of {adapter.embedder!r}, but this LYNX_ID comes "
-            f"from {face_id.embedder!r}: it would give the wrong person. In Lynx Load Face Analyzer, choose "
-            f"{find_encoder_choice(adapter.embedder)}."
+            f"Adapter {adapter.name!r} was trained on face embeddings of {adapter.recogniser!r}, but this LYNX_ID comes "
+            f"from {face_id.recogniser!r}: it would give the wrong person. In Lynx Load Face Analyzer, choose "
+            f"{find_recogniser_choice(adapter.recogniser)}."
         )
     if len(face_id.embedding) != adapter.resampler.embedding_dim:
         raise ValueError(

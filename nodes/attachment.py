@@ -1,12 +1,12 @@
 """The one place where the pack attaches to the host's Wan model.
 
-For the length of each model call, four leaves per block get another instance `forward`:
+For the length of each model call, four modules per block get another instance `forward`:
 `norm_q` and `o` of the self- and the cross-attention. `norm_q` hands out the normed query
 before RoPE, which is the adapters' query: their attention is computed there and the query let
 go, so that a host which frees it early can. `o` receives the attention's output right before
 the projection, where their residual belongs. Each delegates to the forward it found, so
 GGUF, fp8, partly loaded models, LoRAs, NAG and attention overrides stay where they are, and
-nothing is left behind. The taps are made once per model and their bodies are hidden from
+nothing is left behind. The hooks are made once per model and their bodies are hidden from
 the compiler: a compiled model keeps its guards and never branches on an identity.
 """
 
@@ -22,21 +22,21 @@ import torch
 from torch import Tensor, nn
 
 from ..lynx_core.models.attention import attend_extra
-from .identity import COND_KEY, BaseModel, IdentityRows, Kind
-from .model_call import Injection, ModelCall, RowCursor, Segment, add_segments, list_window, start_call
+from .identity import COND_KEY, BaseModel, CondInjections, Kind
+from .model_call import ActiveInjection, ModelCall, RowCursor, Segment, add_segments, list_window, start_call
 from .wiring import SamplingLog
 
 WRAPPER_KEY = "lynx"
 
 
 class CallHolder:
-    """Where the taps find the call that is running."""
+    """Where the hooks find the call that is running."""
 
     call: ModelCall | None = None
 
 
-class AttentionTap:
-    """The taps on one attention module's `norm_q` and `o`."""
+class AttentionHook:
+    """The hooks on one attention module's `norm_q` and `o`."""
 
     def __init__(self, attention: nn.Module, block: int, kind: Kind, holder: CallHolder) -> None:
         self.attention = attention
@@ -45,35 +45,35 @@ class AttentionTap:
         self.original: dict[str, Callable[[Tensor], Tensor]] = {}
 
         @torch._dynamo.disable
-        def tap_norm_q(x: Tensor) -> Tensor:
+        def hook_norm_q(x: Tensor) -> Tensor:
             query = self.original["norm_q"](x)
             if holder.call is not None:
-                self.see_query(query, holder.call)
+                self.inject_query(query, holder.call)
             return query
 
         @torch._dynamo.disable
-        def tap_o(x: Tensor) -> Tensor:
+        def hook_o(x: Tensor) -> Tensor:
             if holder.call is not None:
                 x = self.add_residual(x, holder.call)
             return self.original["o"](x)
 
-        self.forwards = {"norm_q": tap_norm_q, "o": tap_o}
+        self.forwards = {"norm_q": hook_norm_q, "o": hook_o}
 
     @property
     def name(self) -> str:
         return f"the {'cross' if self.kind == 'id' else 'self'}-attention of block {self.block}"
 
     def is_active(self, call: ModelCall) -> bool:
-        """Tell whether any row of this call needs this tap."""
-        return any(self.choose(injections) for injections in call.injections)
+        """Tell whether any row of this call needs this hook."""
+        return any(self.choose(actives) for actives in call.actives)
 
-    def choose(self, injections: list[Injection]) -> list[Injection]:
-        return [i for i in injections if i.term.kind == self.kind and self.block in i.term.blocks]
+    def choose(self, actives: list[ActiveInjection]) -> list[ActiveInjection]:
+        return [i for i in actives if i.injection.kind == self.kind and self.block in i.injection.blocks]
 
     def find_cursor(self, call: ModelCall) -> RowCursor:
         return call.cursors.setdefault(id(self), RowCursor())
 
-    def see_query(self, query: Tensor, call: ModelCall) -> None:
+    def inject_query(self, query: Tensor, call: ModelCall) -> None:
         """Compute what the adapters add to the rows of `query`, [rows, tokens, dim] in other nodes' attentions, too."""
         cursor = self.find_cursor(call)
         if query.ndim != 3:
@@ -98,38 +98,38 @@ class AttentionTap:
     def attend_rows(self, query: Tensor, start: int, call: ModelCall) -> Tensor | None:
         """Compute the residual of each row; None where no row gets any."""
         spans = [(here, self.choose(found)) for here, found in call.list_spans(start, len(query))]
-        if not any(injections for _, injections in spans):
+        if not any(actives for _, actives in spans):
             return None
-        for injection in (injection for _, injections in spans for injection in injections):
-            if not injection.fits(query.shape[1]):
+        for active in (active for _, actives in spans for active in actives):
+            if not active.fits(query.shape[1]):
                 self.refuse(
                     call,
                     f"gets {query.shape[1]} of the video's tokens, which leaves open where the "
-                    f"{injection.term.skip_frames} vace_reference_frames are",
+                    f"{active.injection.skip_frames} vace_reference_frames are",
                 )
         if len(spans) == 1:
             return self.sum_injections(query, spans[0][1])
         residual = torch.zeros_like(query)
-        for here, injections in spans:
-            if injections:
-                residual[here] = self.sum_injections(query[here], injections)
+        for here, actives in spans:
+            if actives:
+                residual[here] = self.sum_injections(query[here], actives)
         return residual
 
-    def sum_injections(self, query: Tensor, injections: list[Injection]) -> Tensor:
-        total = self.attend(query, injections[0])
-        for injection in injections[1:]:
-            total.add_(self.attend(query, injection))
+    def sum_injections(self, query: Tensor, actives: list[ActiveInjection]) -> Tensor:
+        total = self.attend(query, actives[0])
+        for active in actives[1:]:
+            total.add_(self.attend(query, active))
         return total
 
-    def attend(self, query: Tensor, injection: Injection) -> Tensor:
-        term = injection.term
-        baked = term.key_values.get_block(self.block)
+    def attend(self, query: Tensor, active: ActiveInjection) -> Tensor:
+        injection = active.injection
+        baked = injection.kv_cache.get_block(self.block)
         key, value = baked.key.to(query), baked.value.to(query)
-        if term.key_values.norm_key:
+        if injection.kv_cache.norm_key:
             key = self.attention.norm_k(key)
         # The strength goes into the few values, not into the many results.
-        value = value * term.strength
-        runs = injection.choose_tokens(query.shape[1])
+        value = value * injection.strength
+        runs = active.choose_tokens(query.shape[1])
         if runs == (slice(0, query.shape[1]),):
             return attend_extra(query, key, value, self.attention.num_heads)
         residual = torch.zeros_like(query)
@@ -181,56 +181,56 @@ class AttentionTap:
         )
 
 
-class TappedModel:
-    """All taps of one model, in the order of its blocks."""
+class PatchedModules:
+    """All hooks of one model, in the order of its blocks."""
 
     def __init__(self, blocks: nn.ModuleList) -> None:
         self.holder = CallHolder()
-        self.taps = [
-            AttentionTap(module, i, kind, self.holder)
+        self.hooks = [
+            AttentionHook(module, i, kind, self.holder)
             for i, block in enumerate(blocks)
             for module, kind in ((block.self_attn, "ref"), (block.cross_attn, "id"))
         ]
 
     @contextmanager
-    def run_call(self, call: ModelCall) -> Iterator[list[AttentionTap]]:
-        """Tap the attentions that a call needs; gives those.
+    def run_call(self, call: ModelCall) -> Iterator[list[AttentionHook]]:
+        """Hook the attentions that a call needs; gives those.
 
         Raises:
             ValueError: when the call's rows do not add up in one of them.
         """
-        active = [tap for tap in self.taps if tap.is_active(call)]
-        # A wrapper inside of this one may call the model again, with these taps in place.
-        tapped = [tap for tap in active if not tap.original]
-        leaves = []
-        for tap in tapped:
-            for name, forward in tap.forwards.items():
-                leaf = getattr(tap.attention, name)
-                tap.original[name] = leaf.forward
-                leaves.append((leaf, forward))
+        active = [hook for hook in self.hooks if hook.is_active(call)]
+        # A wrapper inside of this one may call the model again, with these hooks in place.
+        hooked = [hook for hook in active if not hook.original]
+        modules = []
+        for hook in hooked:
+            for name, forward in hook.forwards.items():
+                module = getattr(hook.attention, name)
+                hook.original[name] = module.forward
+                modules.append((module, forward))
         outer, self.holder.call = self.holder.call, call
         try:
-            with swap_forwards(leaves):
+            with swap_forwards(modules):
                 yield active
             if call.refusal is not None:
                 raise call.refusal
         finally:
             self.holder.call = outer
-            for tap in tapped:
-                tap.original.clear()
+            for hook in hooked:
+                hook.original.clear()
 
 
 @contextmanager
-def swap_forwards(leaves: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+def swap_forwards(modules: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     """Give each module another instance `forward`, and put back what was there."""
     missing = object()
-    before = [module.__dict__.get("forward", missing) for module, _ in leaves]
+    before = [module.__dict__.get("forward", missing) for module, _ in modules]
     try:
-        for module, forward in leaves:
+        for module, forward in modules:
             module.forward = forward  # type: ignore[method-assign]
         yield
     finally:
-        for (module, _), forward in zip(leaves, before, strict=True):
+        for (module, _), forward in zip(modules, before, strict=True):
             if forward is missing:
                 module.__dict__.pop("forward", None)
             else:
@@ -243,14 +243,14 @@ class Attachment:
     def __init__(self, base: BaseModel) -> None:
         """Take the description of the model."""
         self.base = base
-        self.known: dict[int, TappedModel] = {}
+        self.known: dict[int, PatchedModules] = {}
         self.log = SamplingLog()
 
-    def find_taps(self, blocks: nn.ModuleList) -> TappedModel:
+    def find_hooks(self, blocks: nn.ModuleList) -> PatchedModules:
         # The host may call one wrapper with a copy of the model per GPU.
         key = id(blocks[0].self_attn)
         if key not in self.known:
-            self.known[key] = TappedModel(blocks)
+            self.known[key] = PatchedModules(blocks)
         return self.known[key]
 
     def outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -272,7 +272,7 @@ class Attachment:
         **kwargs: Any,
     ) -> Tensor:
         """APPLY_MODEL wrapper: give each row its identity."""
-        rows: IdentityRows | None = kwargs.pop(COND_KEY, None)
+        rows: CondInjections | None = kwargs.pop(COND_KEY, None)
         args = (x, t, c_concat, c_crossattn, control, transformer_options)
         if rows is None:
             return executor(*args, **kwargs)
@@ -281,28 +281,28 @@ class Attachment:
         window = list_window(model, transformer_options.get("context_window"))
         call = start_call(model, x, t, rows, window, kwargs)
         self.log.see_windows(
-            {term.kind for cond in rows.conds for term in cond.terms},
-            {injection.term.kind for injections in call.injections for injection in injections},
+            {injection.kind for cond in rows.conds for injection in cond.injections},
+            {active.injection.kind for actives in call.actives for active in actives},
         )
-        with self.find_taps(model.diffusion_model.blocks).run_call(call) as active:
+        with self.find_hooks(model.diffusion_model.blocks).run_call(call) as active:
             output = executor(*args, **kwargs)
-            for tap in active:
-                self.log.count(tap.kind, tap.block, tap.finish(call))
+            for hook in active:
+                self.log.count(hook.kind, hook.block, hook.finish(call))
         self.log.report_foreign()
         return output
 
 
-def check_rows_fit(rows: IdentityRows, base: BaseModel) -> None:
+def check_rows_fit(rows: CondInjections, base: BaseModel) -> None:
     """Refuse keys and values that were baked through another model.
 
     Raises:
         ValueError: with both names.
     """
     for cond in rows.conds:
-        for term in cond.terms:
-            if term.base is not None and term.base.checksum != base.checksum:
+        for injection in cond.injections:
+            if injection.base is not None and injection.base.checksum != base.checksum:
                 raise ValueError(
-                    f"The conditioning carries a Lynx reference baked through {term.base.name}, but it is sampled with "
+                    f"The conditioning carries a Lynx reference baked through {injection.base.name}, but it is sampled with "
                     f"{base.name}. Use MODEL and conditionings of the same Lynx Apply together."
                 )
 
@@ -332,17 +332,17 @@ def make_recorder(on_features: Callable[[int, Tensor], None]) -> Callable[..., A
     """
 
     def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-        leaves = []
+        modules = []
         for i, block in enumerate(executor.class_obj.diffusion_model.blocks):
             query = block.self_attn.q
 
-            def tap_q(x: Tensor, i: int = i, original: Callable[[Tensor], Tensor] = query.forward) -> Tensor:
+            def hook_q(x: Tensor, i: int = i, original: Callable[[Tensor], Tensor] = query.forward) -> Tensor:
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 on_features(i, x)
                 return original(x)
 
-            leaves.append((query, tap_q))
-        with swap_forwards(leaves):
+            modules.append((query, hook_q))
+        with swap_forwards(modules):
             return executor(*args, **kwargs)
 
     return apply_model

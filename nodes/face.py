@@ -152,11 +152,11 @@ class LynxEncodeID(io.ComfyNode):
         face_4: list[FaceCrop] | None = None,
     ) -> io.NodeOutput:
         crops = [crop for faces in (face, face_2, face_3, face_4) if faces for crop in faces]
-        embedder = face_analyzer.embedder
-        embeddings = embedder.embed([crop.id_crop for crop in crops])
+        recogniser = face_analyzer.recogniser
+        embeddings = recogniser.embed([crop.id_crop for crop in crops])
         likeness = min_pairwise_cosine(embeddings)
         if likeness < SAME_PERSON_COSINE:
             cosine = f"cosine {likeness:.2f}"
             warning = f"Two of these {len(crops)} photos differ much ({cosine}): do all show the same person?"
             show_note(cls, warnings=[warning])
-        return io.NodeOutput(FaceID(average_embeddings(embeddings), embedder.name))
+        return io.NodeOutput(FaceID(average_embeddings(embeddings), recogniser.name))

@@ -10,7 +10,7 @@ import comfy.model_management
 import comfy.model_patcher
 from torch import Tensor
 
-from ..lynx_core.models.baking import KeyValues
+from ..lynx_core.models.kv_cache import KVCache
 
 COND_KEY = "lynx"
 
@@ -24,8 +24,8 @@ class FaceID:
     embedding: Tensor
     """[512], unit length."""
 
-    embedder: str
-    """Canonical name; an adapter only understands the embedder it was trained on."""
+    recogniser: str
+    """Canonical name; an adapter only understands the recogniser it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class BaseModel:
 
 
 @dataclass(frozen=True)
-class BakedPart:
+class IdentityKV:
     """Keys and values of one adapter part for one identity, counted by the host's memory management."""
 
-    key_values: KeyValues
+    kv_cache: KVCache
     patcher: Any = field(repr=False)
 
 
@@ -50,24 +50,24 @@ class BakedPart:
 class Reference:
     """LYNX_REFERENCE: a face baked through one base model, and the null face with it."""
 
-    face: BakedPart
-    null: BakedPart
+    face: IdentityKV
+    null: IdentityKV
     base: BaseModel
     adapter_name: str
 
 
 @dataclass(frozen=True)
-class Term:
+class Injection:
     """One extra attention of one conditioning: keys and values, and how they act."""
 
     kind: Kind
-    key_values: KeyValues
+    kv_cache: KVCache
     strength: float
     start_percent: float
     end_percent: float
     blocks: frozenset[int]
     skip_frames: int = 0
-    """Leading latent frames that stay without this term (VACE's reference frames)."""
+    """Leading latent frames that stay without this injection (VACE's reference frames)."""
 
     base: BaseModel | None = None
     """The model that the keys and values were baked through; None where any of the right size will do."""
@@ -82,12 +82,12 @@ class LynxCond:
 
     def __init__(
         self,
-        terms: tuple[Term, ...],
+        injections: tuple[Injection, ...],
         text: Tensor | None = None,
         num_videos: int | None = None,
         area: tuple[int, ...] | None = None,
     ) -> None:
-        self.terms = terms
+        self.injections = injections
         self.text = text
         """The text embedding that Lynx Apply saw beside it."""
         self.num_videos = num_videos
@@ -98,20 +98,20 @@ class LynxCond:
     def process_cond(
         self, batch_size: int | None = None, area: Sequence[int] | None = None, **_: Any
     ) -> LynxCond:
-        return LynxCond(self.terms, self.text, batch_size, None if area is None else tuple(area))
+        return LynxCond(self.injections, self.text, batch_size, None if area is None else tuple(area))
 
     def can_concat(self, other: Any) -> bool:
         return type(other) is type(self)
 
-    def concat(self, others: list[LynxCond]) -> IdentityRows:
-        return IdentityRows([self, *others])
+    def concat(self, others: list[LynxCond]) -> CondInjections:
+        return CondInjections([self, *others])
 
     def size(self) -> list[int]:
         return [1]
 
 
 @dataclass(frozen=True)
-class IdentityRows:
+class CondInjections:
     """The identity of each conditioning that the host put into one batch, in order."""
 
     conds: list[LynxCond]
@@ -137,53 +137,55 @@ def carries_identity(conditioning: Any) -> bool:
     Args:
         conditioning: a host CONDITIONING, or what a guider made of one (its `conds`); None carries nothing.
     """
-    return any(find_terms(entry) for entry in conditioning or [])
+    return any(find_injections(entry) for entry in conditioning or [])
 
 
-def find_terms(entry: Any) -> tuple[Term, ...]:
-    """Give the terms of one entry of a CONDITIONING, or of a guider's `conds`."""
+def find_injections(entry: Any) -> tuple[Injection, ...]:
+    """Give the injections of one entry of a CONDITIONING, or of a guider's `conds`."""
     options = entry if isinstance(entry, dict) else entry[1]
     cond = options.get("model_conds", {}).get(COND_KEY)
-    return cond.terms if isinstance(cond, LynxCond) else ()
+    return cond.injections if isinstance(cond, LynxCond) else ()
 
 
-def register_part(key_values: KeyValues) -> BakedPart:
+def register_kv(kv_cache: KVCache) -> IdentityKV:
     """Hand baked keys and values to the host's memory management."""
     patcher_type = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    return BakedPart(
-        key_values,
+    return IdentityKV(
+        kv_cache,
         patcher_type(
-            key_values,
+            kv_cache,
             load_device=comfy.model_management.get_torch_device(),
             offload_device=comfy.model_management.unet_offload_device(),
         ),
     )
 
 
-class BakedParts:
+class IdentityKVCache:
     """The last baked parts, by what they depend on: nothing is baked twice, and memory stays bounded."""
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.parts: dict[tuple[str, ...], BakedPart] = {}
+        self.parts: dict[tuple[str, ...], IdentityKV] = {}
 
-    def find_or_bake(self, key: tuple[str, ...], bake: Callable[[], KeyValues]) -> BakedPart:
+    def get_or_compute(self, key: tuple[str, ...], bake: Callable[[], KVCache]) -> IdentityKV:
         """Give the part of this key; the one that was asked for longest ago makes room for a new one."""
-        part = self.parts.pop(key, None) or register_part(bake())
+        part = self.parts.pop(key, None) or register_kv(bake())
         self.parts[key] = part
         while len(self.parts) > self.most:
             self.parts.pop(next(iter(self.parts)))
         return part
 
 
-def add_terms(conditioning: list[Any], terms: tuple[Term, ...], parts: list[BakedPart]) -> list[Any]:
-    """Give every entry of a host CONDITIONING these terms, beside those it has."""
+def add_injections(
+    conditioning: list[Any], injections: tuple[Injection, ...], parts: list[IdentityKV]
+) -> list[Any]:
+    """Give every entry of a host CONDITIONING these injections, beside those it has."""
     out = []
     for embedding, options in conditioning:
         options = options.copy()
         model_conds = dict(options.get("model_conds", {}))
-        before = model_conds[COND_KEY].terms if COND_KEY in model_conds else ()
-        model_conds[COND_KEY] = LynxCond(before + terms, embedding)
+        before = model_conds[COND_KEY].injections if COND_KEY in model_conds else ()
+        model_conds[COND_KEY] = LynxCond(before + injections, embedding)
         models = options.get("additional_models", [])
         options["model_conds"] = model_conds
         options["additional_models"] = (models if isinstance(models, list) else [models]) + [

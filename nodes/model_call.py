@@ -16,20 +16,20 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from .identity import IdentityRows, LynxCond, Term
+from .identity import CondInjections, Injection, LynxCond
 
 
 @dataclass(frozen=True)
-class Injection:
-    """One term at work in one call."""
+class ActiveInjection:
+    """One injection at work in one call."""
 
-    term: Term
+    injection: Injection
     tokens: tuple[slice, ...] | None
     """Runs of tokens that get it, in order; None is every token."""
 
     def fits(self, num_tokens: int) -> bool:
         """Tell whether the tokens without it can be told in a row of `num_tokens`."""
-        return not self.term.skip_frames or self.tokens is None or self.tokens[-1].stop <= num_tokens
+        return not self.injection.skip_frames or self.tokens is None or self.tokens[-1].stop <= num_tokens
 
     def choose_tokens(self, num_tokens: int) -> tuple[slice, ...]:
         """Give the runs of a row; all of it where another node has cut some of the video's tokens out."""
@@ -105,29 +105,29 @@ def add_segments(x: Tensor, segments: list[Segment]) -> Tensor:
 class ModelCall:
     """The rows of one call of the model, and what each of them gets."""
 
-    def __init__(self, injections: list[list[Injection]], num_rows: int) -> None:
-        """Take the injections of each conditioning, in the order of the batch, and the rows of the batch."""
+    def __init__(self, actives: list[list[ActiveInjection]], num_rows: int) -> None:
+        """Take the actives of each conditioning, in the order of the batch, and the rows of the batch."""
         # Rows that all get the same need no counting.
-        self.injections = injections[:1] if all(i == injections[0] for i in injections) else injections
+        self.actives = actives[:1] if all(i == actives[0] for i in actives) else actives
         self.num_rows = num_rows
         self.cursors: dict[int, RowCursor] = {}
         self.refusal: ValueError | None = None
 
     @property
     def counts_rows(self) -> bool:
-        return len(self.injections) > 1
+        return len(self.actives) > 1
 
-    def list_spans(self, start: int, num_rows: int) -> Iterator[tuple[slice, list[Injection]]]:
+    def list_spans(self, start: int, num_rows: int) -> Iterator[tuple[slice, list[ActiveInjection]]]:
         """List which of `num_rows` rows, the first of them being row `start` of the call, get what."""
         if not self.counts_rows:
-            yield slice(0, num_rows), self.injections[0]
+            yield slice(0, num_rows), self.actives[0]
             return
-        rows_each = self.num_rows // len(self.injections)
-        for index, injections in enumerate(self.injections):
+        rows_each = self.num_rows // len(self.actives)
+        for index, actives in enumerate(self.actives):
             first = max(index * rows_each - start, 0)
             last = min((index + 1) * rows_each - start, num_rows)
             if first < last:
-                yield slice(first, last), injections
+                yield slice(first, last), actives
 
     def refuse(self, message: str) -> NoReturn:
         """Stop the call; it is stopped at its end where another node catches this.
@@ -143,7 +143,7 @@ def start_call(
     model: Any,
     x: Tensor,
     t: Tensor,
-    rows: IdentityRows,
+    rows: CondInjections,
     window: Sequence[int] | None,
     model_args: dict[str, Any],
 ) -> ModelCall:
@@ -163,23 +163,23 @@ def start_call(
     )
     first_token = count_leading_tokens(model.diffusion_model, model_args)
 
-    def is_open(term: Term) -> bool:
+    def is_open(injection: Injection) -> bool:
         start, end = (
-            model.model_sampling.percent_to_sigma(p) for p in (term.start_percent, term.end_percent)
+            model.model_sampling.percent_to_sigma(p) for p in (injection.start_percent, injection.end_percent)
         )
-        return bool(term.strength) and end <= sigma <= start
+        return bool(injection.strength) and end <= sigma <= start
 
-    def inject(cond: LynxCond) -> list[Injection]:
+    def inject(cond: LynxCond) -> list[ActiveInjection]:
         frames = list_frames(cond, x.shape[2], window)
         found = []
-        for term in filter(is_open, cond.terms):
+        for injection in filter(is_open, cond.injections):
             tokens = (
-                list_runs([frame >= term.skip_frames for frame in frames], first_token, height * width)
-                if term.kind == "ref"
+                list_runs([frame >= injection.skip_frames for frame in frames], first_token, height * width)
+                if injection.kind == "ref"
                 else None
             )
             if tokens != ():
-                found.append(Injection(term, tokens))
+                found.append(ActiveInjection(injection, tokens))
         return found
 
     call = ModelCall([inject(cond) for cond in rows.conds], len(x))
@@ -188,7 +188,7 @@ def start_call(
     return call
 
 
-def check_batch(rows: IdentityRows, num_rows: int) -> None:
+def check_batch(rows: CondInjections, num_rows: int) -> None:
     """Refuse a batch that another node has doubled or divided on its way to the model.
 
     Raises:

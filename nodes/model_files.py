@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import folder_paths
 
-from ..lynx_core.faces.arcface import FACEXLIB_EMBEDDER
+from ..lynx_core.faces.arcface import FACEXLIB_RECOGNISER
 from ..lynx_core.faces.detection import PACK_FILES, find_pack_folder
 from ..lynx_core.faces.errors import FaceError
 from ..lynx_core.formats.tensor_file import TENSOR_FILE_SUFFIXES
@@ -112,14 +112,14 @@ def locate_encoder(name: str) -> Path | None:
     return _locate(f"{FACES_FOLDER}/{name}")
 
 
-def find_encoder_choice(embedder: str) -> str:
-    """Say what to choose in LynxLoadFaceAnalyzer, by its lists, to get an embedder of this canonical name."""
-    if embedder == FACEXLIB_EMBEDDER:
+def find_recogniser_choice(recogniser: str) -> str:
+    """Say what to choose in LynxLoadFaceAnalyzer, by its lists, to get a recogniser of this canonical name."""
+    if recogniser == FACEXLIB_RECOGNISER:
         return f"the encoder {ENCODER!r}"
-    for pack, (_, recogniser) in PACK_FILES.items():
-        if embedder == f"insightface/{pack}/{Path(recogniser).stem}":
+    for pack, (_, file_name) in PACK_FILES.items():
+        if recogniser == f"insightface/{pack}/{Path(file_name).stem}":
             return f"the encoder {PACK_ENCODER!r} and the detector_pack {pack!r}"
-    return f"an encoder file of {embedder!r}"
+    return f"an encoder file of {recogniser!r}"
 
 
 def _locate(name: str) -> Path | None:

@@ -62,6 +62,6 @@ class LynxEncodeReference(io.ComfyNode):
             )
         crop = convert_photos([face[photo_number - 1].reference_crop])[0]
         reference = encode_reference(model, adapter, clip, vae, crop)
-        kept_mb = 2 * reference.face.key_values.count_bytes() / 1e6
+        kept_mb = 2 * reference.face.kv_cache.count_bytes() / 1e6
         show_note(cls, f"Baked through {reference.base.name}: {kept_mb:.1f} MB with its null.")
         return io.NodeOutput(reference)

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from ..lynx_core.formats.adapter import Adapter
-from ..lynx_core.models.baking import KeyValues, ReferenceBaker
+from ..lynx_core.models.kv_cache import KVCache, ReferenceKVBuilder
 from ..lynx_core.models.ref_adapter import REFERENCE_FACE_PX, REFERENCE_PROMPT
 from .attachment import make_recorder
 from .base_model import check_adapter_fits, describe_base
-from .identity import BakedPart, BakedParts, Reference, register_part
+from .identity import IdentityKV, IdentityKVCache, Reference, register_kv
 
 NULL_IMAGE_GREY = 0.5
 
@@ -72,36 +72,38 @@ def record_features(
     guider.sample(torch.zeros_like(latent), latent, OneCall(), torch.zeros(1), disable_pbar=True, seed=0)
 
 
-def bake_features(model: Any, adapter: Adapter, conditioning: list[Any], latent: Tensor) -> KeyValues:
+def compute_reference_kv(model: Any, adapter: Adapter, conditioning: list[Any], latent: Tensor) -> KVCache:
     """Run the reference pass and bake each block's features on the way."""
-    baker = ReferenceBaker(adapter, model.model.get_dtype_inference())
+    builder = ReferenceKVBuilder(adapter, model.model.get_dtype_inference())
     progress = comfy.utils.ProgressBar(len(model.model.diffusion_model.blocks))
 
     def bake(block: int, features: Tensor) -> None:
-        baker.bake_block(block, features)
+        builder.add_block(block, features)
         progress.update(1)
 
     record_features(model, conditioning, latent, bake)
-    return baker.finish()
+    return builder.finish()
 
 
-_null_references = BakedParts(most=2)
+_null_reference_kv_cache = IdentityKVCache(most=2)
 """Shared by every identity on the same adapter and base; Wan 2.2 has two experts."""
 
 
-def bake_null(
+def get_null_kv(
     model: Any, adapter: Adapter, conditioning: list[Any], latent: Tensor, checksum: str
-) -> BakedPart:
+) -> IdentityKV:
     """Bake the null reference, or find it baked."""
     inputs = hashlib.sha256()
     for tensor in (conditioning[0][0], latent):
         inputs.update(tensor.detach().cpu().float().numpy().tobytes())
     dtype = str(model.model.get_dtype_inference())
     key = (adapter.fingerprint, checksum, str(model.patches_uuid), dtype, inputs.hexdigest())
-    return _null_references.find_or_bake(key, lambda: bake_features(model, adapter, conditioning, latent))
+    return _null_reference_kv_cache.get_or_compute(
+        key, lambda: compute_reference_kv(model, adapter, conditioning, latent)
+    )
 
 
-def bake_reference(
+def make_reference(
     model: Any, adapter: Adapter, conditioning: list[Any], face: Tensor, null: Tensor
 ) -> Reference:
     """Bake a face and the null face through one base model.
@@ -115,9 +117,9 @@ def bake_reference(
     """
     base = describe_base(model)
     check_adapter_fits(adapter, base)
-    null_part = bake_null(model, adapter, conditioning, null, base.checksum)
+    null_part = get_null_kv(model, adapter, conditioning, null, base.checksum)
     return Reference(
-        face=register_part(bake_features(model, adapter, conditioning, face)),
+        face=register_kv(compute_reference_kv(model, adapter, conditioning, face)),
         null=null_part,
         base=base,
         adapter_name=adapter.name,
@@ -152,4 +154,4 @@ def encode_reference(model: Any, adapter: Adapter, clip: Any, vae: Any, crop: Te
             f"This VAE gives latents of shape {tuple(face.shape)}, but {base.name} takes {channels} channels with a "
             "time axis. Load wan_2.1_vae with Load VAE."
         )
-    return bake_reference(model, adapter, conditioning, face, null)
+    return make_reference(model, adapter, conditioning, face, null)

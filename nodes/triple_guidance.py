@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .attachment import is_attached
-from .identity import COND_KEY, BakedPart, Term, add_terms, carries_identity, find_terms
+from .identity import COND_KEY, IdentityKV, Injection, add_injections, carries_identity, find_injections
 
 Conditioning = list[Any]
 CondBatchFunction = Callable[[dict[str, Any]], list[Tensor]]
@@ -94,30 +94,30 @@ def make_middle(positive: Conditioning, negative: Conditioning) -> Conditioning:
     Raises:
         ValueError: when the entries of the positive carry different identities.
     """
-    identities = {identify(entry): entry[1] for entry in positive if find_terms(entry)}
+    identities = {identify(entry): entry[1] for entry in positive if find_injections(entry)}
     if len(identities) > 1:
         raise ValueError(
             f"positive joins {len(identities)} identities, so the middle conditioning cannot be made from it. Join "
             "the middle outputs of the same Lynx Apply nodes in the same way, and connect them to middle."
         )
     ((_, source),) = identities.items()
-    terms = source["model_conds"][COND_KEY].terms
+    injections = source["model_conds"][COND_KEY].injections
     bare = [[text, remove_identity(options)] for text, options in negative]
-    return add_terms(bare, terms, list_parts(source, terms))
+    return add_injections(bare, injections, list_kv(source, injections))
 
 
-def list_parts(options: dict[str, Any], terms: tuple[Term, ...]) -> list[BakedPart]:
-    """List the keys and values of `terms` with what the host knows them by."""
-    ours = {id(term.key_values) for term in terms}
+def list_kv(options: dict[str, Any], injections: tuple[Injection, ...]) -> list[IdentityKV]:
+    """List the keys and values of `injections` with what the host knows them by."""
+    ours = {id(injection.kv_cache) for injection in injections}
     models = options.get("additional_models", [])
-    return [BakedPart(model.model, model) for model in models if id(model.model) in ours]
+    return [IdentityKV(model.model, model) for model in models if id(model.model) in ours]
 
 
 def remove_identity(options: dict[str, Any]) -> dict[str, Any]:
     """Copy the options of an entry of a CONDITIONING without the identity in them."""
     model_conds = dict(options.get("model_conds", {}))
     cond = model_conds.pop(COND_KEY, None)
-    patchers = {id(part.patcher) for part in list_parts(options, cond.terms if cond else ())}
+    patchers = {id(part.patcher) for part in list_kv(options, cond.injections if cond else ())}
     models = [model for model in options.get("additional_models", []) if id(model) not in patchers]
     return {**options, "model_conds": model_conds, "additional_models": models}
 
@@ -129,12 +129,12 @@ def count_people(conditioning: Conditioning) -> int:
 
 def list_people(conditioning: Conditioning) -> set[tuple[int, ...]]:
     """List the different identities that the entries of a CONDITIONING carry."""
-    return {identify(entry) for entry in conditioning if find_terms(entry)}
+    return {identify(entry) for entry in conditioning if find_injections(entry)}
 
 
 def identify(entry: Any) -> tuple[int, ...]:
     """Tell one identity from another: the same keys and values are the same object."""
-    return tuple(sorted({id(term.key_values) for term in find_terms(entry)}))
+    return tuple(sorted({id(injection.kv_cache) for injection in find_injections(entry)}))
 
 
 def find_guidance_faults(positive: Conditioning, negative: Conditioning, middle: Conditioning) -> list[str]:

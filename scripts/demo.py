@@ -221,9 +221,9 @@ def has_gpu() -> bool:
 
 def draw_contact_sheet(model: DemoModel, face: Face, video: Video, text: str, path: Path) -> FaceSimilarity:
     """Measure the likeness of every frame, and draw all of it as one picture."""
-    person = face.analyzer.embedder.embed([face.crop.id_crop])[0]
+    person = face.analyzer.recogniser.embed([face.crop.id_crop])[0]
     likeness = measure_similarity(list(video.frames), person, face.analyzer)
-    note = MINI_WORDS if model.is_mini else "Likeness by the embedder that also conditions the video."
+    note = MINI_WORDS if model.is_mini else "Likeness by the recogniser that also conditions the video."
     with Image.open(face.photo) as photo:
         draw_sheet(Sheet(f"“{text}”", photo, video.frames, likeness.scores, note)).save(path)
     return likeness

@@ -78,7 +78,7 @@ class DemoModel:
         return [target for target in self.list_files() if not self.find_places(target)]
 
     def find_face_models(self) -> tuple[Path, str, Path]:
-        """The folder that holds `models/<pack>`, the detector's pack, and the embedder's file."""
+        """The folder that holds `models/<pack>`, the detector's pack, and the recogniser's file."""
         analyzer = next(n for n in self.read_workflow()["nodes"] if n["type"] == "LynxLoadFaceAnalyzer")
         pack, encoder = analyzer["widgets_values"][:2]
         pack_dir = self.find_places(f"insightface/models/{pack}")[0]

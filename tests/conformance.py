@@ -73,7 +73,9 @@ class Bench:
         )
 
     def make_id(self, adapter: Any) -> Any:
-        return self.pack.pack_module("nodes.identity").FaceID(self.golden.io["in.arcface"], adapter.embedder)
+        return self.pack.pack_module("nodes.identity").FaceID(
+            self.golden.io["in.arcface"], adapter.recogniser
+        )
 
     def leave_model_space(self, latent: Tensor) -> Tensor:
         """Turn a golden latent into what the host's VAE gives out."""
@@ -83,7 +85,7 @@ class Bench:
         face, null = (
             self.leave_model_space(self.golden.io[name]) for name in ("in.ref_latent", "in.ref_latent_uncond")
         )
-        return self.pack.pack_module("nodes.reference_pass").bake_reference(
+        return self.pack.pack_module("nodes.reference_pass").make_reference(
             self.model, adapter, self.text["ref"], face, null
         )
 

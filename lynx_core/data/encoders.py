@@ -22,7 +22,7 @@ from torch import Tensor
 from ..faces.analyzer import FaceAnalyzer
 from ..faces.crops import FaceCrop, crop_aligned, crop_face
 from ..faces.detection import find_pack_folder
-from ..faces.embedding import FACEXLIB_EMBEDDER
+from ..faces.embedding import FACEXLIB_RECOGNISER
 from ..faces.errors import NoFaceError
 from .errors import DataError, MediaError, first_line
 from .hashing import hash_file, hash_files, hash_values
@@ -65,7 +65,7 @@ class TextEncoder(Protocol):
         ...
 
 
-class FaceEncoder(Protocol):
+class FaceRecogniser(Protocol):
     """Photos to crops, and crops to identities."""
 
     @property
@@ -97,7 +97,7 @@ class Encoders:
 
     video: VideoEncoder
     text: TextEncoder
-    faces: FaceEncoder | None
+    faces: FaceRecogniser | None
 
     def fingerprint(self) -> str:
         """Equal for encoders that give equal samples."""
@@ -227,11 +227,11 @@ class UMT5TextEncoder:
         self._model = self._tokenizer = None
 
 
-class AnalyzerFaceEncoder:
+class AnalyzerRecogniser:
     """The face models of the nodes: the same crops and embeddings as in inference.
 
     Args:
-        analyzer: detector and embedder.
+        analyzer: detector and recogniser.
         order: which face of a photo, one of `FACE_ORDERS`.
         aligned: the references are square aligned crops already; no detector runs.
     """
@@ -242,9 +242,9 @@ class AnalyzerFaceEncoder:
         self.aligned = aligned
 
     @property
-    def embedder_name(self) -> str:
+    def recogniser_name(self) -> str:
         """Canonical name, which the trained adapter carries."""
-        return self.analyzer.embedder.name
+        return self.analyzer.recogniser.name
 
     @cached_property
     def crop_fingerprint(self) -> str:
@@ -253,12 +253,12 @@ class AnalyzerFaceEncoder:
 
     @cached_property
     def embed_fingerprint(self) -> str:
-        """Over the embedder's file."""
+        """Over the recogniser's file."""
         path = self.analyzer.encoder_path
-        return hash_values([FACEXLIB_EMBEDDER, hash_file(path)] if path else ["pack", self._hash_pack()])
+        return hash_values([FACEXLIB_RECOGNISER, hash_file(path)] if path else ["pack", self._hash_pack()])
 
     def crop(self, photo: np.ndarray, path: Path) -> FaceCrop:
-        """As `FaceEncoder.crop`.
+        """As `FaceRecogniser.crop`.
 
         Raises:
             MediaError: when there is no face in the photo.
@@ -276,8 +276,8 @@ class AnalyzerFaceEncoder:
             raise MediaError(path, "no face", first_line(error)) from error
 
     def embed(self, id_crop: np.ndarray) -> Tensor:
-        """As `FaceEncoder.embed`."""
-        return self.analyzer.embedder.embed([id_crop])[0]
+        """As `FaceRecogniser.embed`."""
+        return self.analyzer.recogniser.embed([id_crop])[0]
 
     def _hash_pack(self) -> str:
         detector = self.analyzer.detector

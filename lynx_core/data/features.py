@@ -5,7 +5,7 @@
 | `latents` | target's bytes, frames and size, VAE, decoders of photos and videos |
 | `texts` | cleaned caption, text encoder |
 | `crops` | photo's bytes, decoder of photos, detector and choice of the face; also keeps that there is no face |
-| `embeddings` | the same, and the embedder |
+| `embeddings` | the same, and the recogniser |
 | `references` | the same as `crops`, and the VAE |
 
 A photo that cannot be used costs that photo and a warning; the pair goes when none is left.
@@ -25,10 +25,10 @@ from torch import Tensor
 from ..faces.embedding import average_embeddings
 from ..faces.errors import FaceError
 from .cache import TensorCache
-from .catalogue import CatalogueItem, reject
+from .dataset_index import IndexEntry, reject
 from .decoder_versions import photo_decoder_versions, video_decoder_versions
 from .decoding import DECODING_VERSION, ClipPlan, convert_pixels, decode_clip, decode_photo
-from .encoders import Encoders, FaceEncoder, clean_caption
+from .encoders import Encoders, FaceRecogniser, clean_caption
 from .errors import DataError, MediaError, first_line
 from .hashing import hash_file
 from .manifest import Rejection
@@ -54,7 +54,7 @@ class Features:
     _unusable: dict[str, MediaError] = field(default_factory=dict)
     """Photos that did not decode, by their hash: not tried again in this process."""
 
-    def load_sample(self, item: CatalogueItem) -> Sample:
+    def load_sample(self, item: IndexEntry) -> Sample:
         """All tensors of a pair.
 
         Raises:
@@ -72,7 +72,7 @@ class Features:
             reference_latents=self.load_reference(item),
         )
 
-    def load_latents(self, item: CatalogueItem) -> Tensor:
+    def load_latents(self, item: IndexEntry) -> Tensor:
         """The target in model space, [16, T, H, W] float32."""
         path, plan = item.pair.target, item.plan
 
@@ -94,7 +94,7 @@ class Features:
         made = self._load("texts", depends_on, lambda: {"tokens": self.encoders.text.encode(caption)})
         return made["tokens"]
 
-    def load_embedding(self, item: CatalogueItem) -> Tensor | None:
+    def load_embedding(self, item: IndexEntry) -> Tensor | None:
         """The mean unit embedding of a pair's references, [512] float32; None without face models.
 
         Raises:
@@ -117,7 +117,7 @@ class Features:
         except FaceError as error:
             raise MediaError(item.pair.references[0], "references disagree", first_line(error)) from error
 
-    def load_reference(self, item: CatalogueItem) -> Tensor | None:
+    def load_reference(self, item: IndexEntry) -> Tensor | None:
         """Latents of the crop of the first reference that has one, [16, 1, 32, 32] float32.
 
         None without face models.
@@ -155,7 +155,7 @@ class Features:
             grey_reference=made["latents"].float(),
         )
 
-    def _load_photo_latents(self, faces: FaceEncoder, path: Path, digest: str) -> Tensor:
+    def _load_photo_latents(self, faces: FaceRecogniser, path: Path, digest: str) -> Tensor:
         def make() -> dict[str, Tensor]:
             crop = self._load_crops(faces, path, digest)["reference_crop"]
             latents = self.encoders.video.encode(convert_pixels(crop.numpy()[None]))
@@ -165,7 +165,7 @@ class Features:
         return self._load("references", depends_on, make)["latents"].float()
 
     def _load_photo_embedding(
-        self, faces: FaceEncoder, path: Path, digest: str, item: CatalogueItem
+        self, faces: FaceRecogniser, path: Path, digest: str, item: IndexEntry
     ) -> Tensor:
         def make() -> dict[str, Tensor]:
             crops = self._load_crops(faces, path, digest)
@@ -178,7 +178,7 @@ class Features:
             self.on_warning(reject(item.pair, MediaError(path, reason, detail)))
         return made["embedding"]
 
-    def _load_crops(self, faces: FaceEncoder, path: Path, digest: str) -> dict[str, Tensor]:
+    def _load_crops(self, faces: FaceRecogniser, path: Path, digest: str) -> dict[str, Tensor]:
         def make() -> dict[str, Tensor]:
             _check_there(path)
             photo = decode_photo(path)
@@ -208,7 +208,7 @@ class Features:
             raise MediaError(path, NO_FACE, _unpack_json(crops[NO_FACE]))
         return crops
 
-    def _describe_crop(self, faces: FaceEncoder, digest: str) -> list[object]:
+    def _describe_crop(self, faces: FaceRecogniser, digest: str) -> list[object]:
         return [digest, faces.crop_fingerprint, self.photo_decoders, CROPS_VERSION]
 
     def _load(self, sort: str, depends_on: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .catalogue import CatalogueItem, reject
+from .dataset_index import IndexEntry, reject
 from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError, MediaError
 from .left_out import LeftOut
 from .manifest import Manifest
 from .sample import REFERENCE_PROMPT
-from .source import SampleSource
+from .source import PairDataset
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def prepare_dataset(
     """
     start = time.monotonic()
     report = on_progress or (lambda progress: None)
-    source = SampleSource(
+    source = PairDataset(
         manifest,
         encoders,
         decoding or DecodingConfig(),
@@ -114,11 +114,11 @@ def prepare_dataset(
     )
 
 
-def _fill_cache(source: SampleSource, report: Callable[[Progress], None]) -> int:
+def _fill_cache(source: PairDataset, report: Callable[[Progress], None]) -> int:
     """Run the stages one after another; the number of pairs that passed all of them."""
     features = source.features
 
-    def make_media(item: CatalogueItem) -> None:
+    def make_media(item: IndexEntry) -> None:
         features.load_latents(item)
         features.load_reference(item)
 
@@ -131,7 +131,7 @@ def _fill_cache(source: SampleSource, report: Callable[[Progress], None]) -> int
         features.load_nulls()
         features.encoders.video.release()
 
-    stages: list[tuple[str, Callable[[CatalogueItem], object], Callable[[], None]]] = [
+    stages: list[tuple[str, Callable[[IndexEntry], object], Callable[[], None]]] = [
         ("faces", features.load_embedding, lambda: None),
         ("captions", lambda item: features.load_text(item.pair.caption), finish_captions),
         ("latents", make_media, finish_latents),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .cache import TensorCache
-from .catalogue import Catalogue, OnCount, build_catalogue, reject
+from .dataset_index import DatasetIndex, OnCount, build_index, reject
 from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError, MediaError
@@ -45,7 +45,7 @@ class DrawCounts:
             self.replaced += 1
 
 
-class SampleSource:
+class PairDataset:
     """Samples of a manifest.
 
     Args:
@@ -78,20 +78,20 @@ class SampleSource:
         on_count: OnCount | None = None,
     ) -> None:
         cache = TensorCache(cache_dir)
-        catalogue = build_catalogue(manifest, decoding, cache, on_count)
+        dataset_index = build_index(manifest, decoding, cache, on_count)
         self.manifest = manifest
         self.max_quarantined = max_quarantined
-        self.items = catalogue.items
+        self.items = dataset_index.items
         self.draws = DrawCounts()
         self._parts = {
-            "dataset": catalogue.fingerprint,
+            "dataset": dataset_index.fingerprint,
             "decoding": decoding.fingerprint(),
             "encoders": encoders.fingerprint(),
         }
         self.quarantine = RejectionFile(quarantine_path, self.fingerprint)
         self.warnings = RejectionFile(warnings_path, self.fingerprint, once_per_row=False)
         self.features = Features(encoders, cache, on_warning=self.warnings.add)
-        self._begin_quarantine(catalogue, retry=retry)
+        self._begin_quarantine(dataset_index, retry=retry)
         self._lengths = np.array([count_latent_tokens(shape) for shape in self.shapes()], dtype=np.int64)
         self._kept_frames: dict[int, int] = {}
         self._orders: dict[str | None, np.ndarray] = {}
@@ -99,9 +99,9 @@ class SampleSource:
             raise self._nothing_left(manifest.path)
         self.check_limit()
 
-    def _begin_quarantine(self, catalogue: Catalogue, *, retry: bool) -> None:
-        self.quarantine.begin(catalogue.rejections, anew=retry)
-        self.warnings.begin(catalogue.warnings, anew=retry)
+    def _begin_quarantine(self, dataset_index: DatasetIndex, *, retry: bool) -> None:
+        self.quarantine.begin(dataset_index.rejections, anew=retry)
+        self.warnings.begin(dataset_index.warnings, anew=retry)
 
     def __len__(self) -> int:
         return len(self.items)

@@ -50,8 +50,8 @@ def measure_similarity(
 
     Args:
         frames: [H, W, 3] uint8 RGB, at least one.
-        embedding: [512] unit vector of the person, by the same embedder.
-        analyzer: detector and embedder.
+        embedding: [512] unit vector of the person, by the same recogniser.
+        analyzer: detector and recogniser.
 
     Raises:
         ValueError: when there is no frame.
@@ -68,4 +68,4 @@ def _score_frame(frame: np.ndarray, embedding: Tensor, analyzer: FaceAnalyzer) -
         crop, _ = crop_face(frame, analyzer.detector, "largest", 0)
     except NoFaceError:
         return None
-    return float(torch.dot(analyzer.embedder.embed([crop.id_crop])[0], embedding.float()))
+    return float(torch.dot(analyzer.recogniser.embed([crop.id_crop])[0], embedding.float()))

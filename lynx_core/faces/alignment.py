@@ -95,7 +95,7 @@ def crop_for_reference(
 def measure_face_px(landmarks: npt.ArrayLike) -> float:
     """Side, in photo pixels, of the square that becomes the 112 px crop: about 1.4 face widths.
 
-    Below 112 the crop is enlarged, and holds less than the embedder was trained on.
+    Below 112 the crop is enlarged, and holds less than the recogniser was trained on.
     """
     scale = np.sqrt(np.linalg.det(fit_similarity(landmarks, ARCFACE_TEMPLATE)[:, :2]))
     return float(ID_CROP_PX / scale)

@@ -1,4 +1,4 @@
-"""The face models of a graph: a detector, and the embedder that tells persons apart."""
+"""The face models of a graph: a detector, and the recogniser that tells persons apart."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from .arcface import load_arcface
 from .detection import PACK_FILES, FaceDetector
-from .embedding import ArcFaceEmbedder, InsightFaceEmbedder
+from .embedding import ArcFaceRecogniser, InsightFaceRecogniser
 from .errors import FaceError
 
 
-class Embedder(Protocol):
+class Recogniser(Protocol):
     """What turns ID crops into unit vectors."""
 
     name: str
@@ -30,7 +30,7 @@ class FaceAnalyzer:
         root: folder that holds `models/<pack>`.
         pack: insightface pack whose detector is used.
         provider: "CPU", "CUDA", "CoreML" or "DirectML".
-        encoder_path: the embedder's file, or None for the pack's own recogniser.
+        encoder_path: the recogniser's file, or None for the pack's own recogniser.
     """
 
     def __init__(self, root: Path, pack: str, provider: str, encoder_path: Path | None) -> None:
@@ -39,18 +39,18 @@ class FaceAnalyzer:
         self.encoder_path = encoder_path
 
     @cached_property
-    def embedder(self) -> Embedder:
-        """The embedder, opened.
+    def recogniser(self) -> Recogniser:
+        """The recogniser, opened.
 
         Raises:
-            FaceError: when its file is no embedder, or the pack has none that is known.
+            FaceError: when its file is no recogniser, or the pack has none that is known.
         """
         if self.encoder_path is not None:
-            return ArcFaceEmbedder(load_arcface(self.encoder_path))
+            return ArcFaceRecogniser(load_arcface(self.encoder_path))
         if self.pack not in PACK_FILES:
             raise FaceError(
                 f"the recogniser of the detector pack '{self.pack}' is not known: choose the detector pack "
                 f"{', '.join(list(PACK_FILES)[:-1])} or {list(PACK_FILES)[-1]}, or an encoder file as encoder"
             )
         model = Path(PACK_FILES[self.pack][1]).stem
-        return InsightFaceEmbedder(self.detector.root, self.pack, model, self.detector.providers)
+        return InsightFaceRecogniser(self.detector.root, self.pack, model, self.detector.providers)

@@ -1,4 +1,4 @@
-"""ArcFace IR-SE50, the release's face embedder, and the safe reading of its weights.
+"""ArcFace IR-SE50, the release's face recogniser, and the safe reading of its weights.
 
 The network of Deng et al. 2019 (ArcFace) with squeeze-and-excitation, as facexlib publishes it in
 `recognition_arcface_ir_se50.pth` (43.8 M parameters, 175 MB). Parameter names are that file's, so
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .errors import FaceError, first_line
 
-FACEXLIB_EMBEDDER = "facexlib/arcface_ir_se50"
+FACEXLIB_RECOGNISER = "facexlib/arcface_ir_se50"
 GRID_PX = 7
 """Side of the last feature map: a 112 px crop halved four times."""
 
@@ -102,14 +102,14 @@ class ArcFaceIRSE50(nn.Module):
 
     Args:
         config: widths; the default is the published IR-SE50.
-        embedder: canonical name of the weights, which an adapter must name as its embedder.
+        recogniser: canonical name of the weights, which an adapter must name as its recogniser.
     """
 
-    def __init__(self, config: ArcFaceConfig | None = None, embedder: str = FACEXLIB_EMBEDDER) -> None:
+    def __init__(self, config: ArcFaceConfig | None = None, recogniser: str = FACEXLIB_RECOGNISER) -> None:
         super().__init__()
         config = config or ArcFaceConfig()
         self.config = config
-        self.embedder = embedder
+        self.recogniser = recogniser
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, config.stem_dim, 3, 1, 1, bias=False),
             nn.BatchNorm2d(config.stem_dim),
@@ -136,7 +136,7 @@ class ArcFaceIRSE50(nn.Module):
 def load_arcface(path: Path | str) -> ArcFaceIRSE50:
     """The network of a weight file, fp32 on the CPU, in evaluation mode, without gradients.
 
-    The embedder's name is the safetensors metadata entry "embedder", else facexlib's.
+    The recogniser's name is the safetensors metadata entry "embedder", else facexlib's.
 
     Args:
         path: facexlib's `.pth`, or the same tensors as `.safetensors`.
@@ -147,17 +147,17 @@ def load_arcface(path: Path | str) -> ArcFaceIRSE50:
     path = Path(path)
     if not path.is_file():
         raise FaceError(
-            f"the face embedder's weights are not there: expected {path.name} in {path.parent}. "
+            f"the face recogniser's weights are not there: expected {path.name} in {path.parent}. "
             f"Fetch them with: comfy-lynx download faces"
         )
-    state, embedder = read_weights(path)
+    state, recogniser = read_weights(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     try:
         config = infer_arcface_config(shapes)
     except (KeyError, ValueError, IndexError):
         config = ArcFaceConfig()
     with torch.device("meta"):
-        model = ArcFaceIRSE50(config, embedder)
+        model = ArcFaceIRSE50(config, recogniser)
     # Files older than torch 0.4.1 have no batch counters; inference never reads them.
     for name in model.state_dict():
         if name.endswith(".num_batches_tracked"):
@@ -171,7 +171,7 @@ def load_arcface(path: Path | str) -> ArcFaceIRSE50:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file and the name of its embedder; no code in it is ever run."""
+    """The tensors of a file and the name of its recogniser; no code in it is ever run."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
 
@@ -179,7 +179,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 return {name: file.get_tensor(name) for name in file.keys()}, metadata.get(  # noqa: SIM118
-                    "embedder", FACEXLIB_EMBEDDER
+                    "embedder", FACEXLIB_RECOGNISER
                 )
         except (SafetensorError, OSError) as error:
             raise FaceError(
@@ -202,7 +202,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
             f"{path} holds no flat table of tensors but {type(state).__name__}; "
             f"use facexlib's recognition_arcface_ir_se50.pth"
         )
-    return state, FACEXLIB_EMBEDDER
+    return state, FACEXLIB_RECOGNISER
 
 
 def check_weights(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -1,6 +1,6 @@
 """Face embeddings: who a person is, as a unit vector.
 
-An adapter works with one embedder only; another one gives another person. Hence the canonical
+An adapter works with one recogniser only; another one gives another person. Hence the canonical
 names, "facexlib/arcface_ir_se50" for the release and "insightface/<pack>/<model>" for a pack's
 recogniser (InstantID's resampler wants antelopev2's glintr100).
 """
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from .alignment import ID_CROP_PX
-from .arcface import FACEXLIB_EMBEDDER, ArcFaceIRSE50, load_arcface
+from .arcface import FACEXLIB_RECOGNISER, ArcFaceIRSE50, load_arcface
 from .detection import find_pack_folder, resolve_providers
 from .errors import FaceError, first_line, import_package
 
 __all__ = [
-    "FACEXLIB_EMBEDDER",
-    "ArcFaceEmbedder",
+    "FACEXLIB_RECOGNISER",
     "ArcFaceIRSE50",
-    "InsightFaceEmbedder",
+    "ArcFaceRecogniser",
+    "InsightFaceRecogniser",
     "average_embeddings",
     "load_arcface",
     "min_pairwise_cosine",
@@ -33,12 +33,12 @@ MIN_MEAN_NORM = 0.1
 """Below this the mean says nothing: two vectors at a cosine of -0.98."""
 
 
-class ArcFaceEmbedder:
-    """The release's embedder: RGB crops are flipped to BGR and scaled to -1..1."""
+class ArcFaceRecogniser:
+    """The release's recogniser: RGB crops are flipped to BGR and scaled to -1..1."""
 
     def __init__(self, network: ArcFaceIRSE50) -> None:
         self.network = network
-        self.name = network.embedder
+        self.name = network.recogniser
 
     def embed(self, crops: list[np.ndarray]) -> Tensor:
         """112 px RGB crops [112, 112, 3] uint8 -> unit embeddings [n, 512], fp32 on the CPU.
@@ -53,7 +53,7 @@ class ArcFaceEmbedder:
             return normalise(self.network(x_NCHW.to(device)).float().cpu())
 
 
-class InsightFaceEmbedder:
+class InsightFaceRecogniser:
     """A recogniser of an insightface pack through insightface's own `ArcFaceONNX`, opened on first use.
 
     Args:
@@ -72,8 +72,8 @@ class InsightFaceEmbedder:
         self._recogniser: Any = None
 
     @classmethod
-    def from_name(cls, name: str, root: Path, providers: tuple[str, ...] = ("CPU",)) -> InsightFaceEmbedder:
-        """The embedder of a canonical name, "insightface/<pack>/<model>".
+    def from_name(cls, name: str, root: Path, providers: tuple[str, ...] = ("CPU",)) -> InsightFaceRecogniser:
+        """The recogniser of a canonical name, "insightface/<pack>/<model>".
 
         Raises:
             FaceError: when the name is none of these.
@@ -81,7 +81,7 @@ class InsightFaceEmbedder:
         parts = name.split("/")
         if len(parts) != 3 or parts[0] != "insightface" or not all(parts):
             raise FaceError(
-                f"'{name}' is no insightface embedder; the name is insightface/<pack>/<model>, "
+                f"'{name}' is no insightface recogniser; the name is insightface/<pack>/<model>, "
                 f"as insightface/antelopev2/glintr100"
             )
         return cls(root, parts[1], parts[2], providers)
@@ -97,11 +97,11 @@ class InsightFaceEmbedder:
         path = find_pack_folder(self.root, self.pack) / f"{self.model}.onnx"
         if not path.is_file():
             raise FaceError(
-                f"the embedder {self.name} is not there: expected {path.name} in {path.parent}. "
+                f"the recogniser {self.name} is not there: expected {path.name} in {path.parent}. "
                 f"Fetch it with: comfy-lynx download faces"
             )
         providers = resolve_providers(self.providers)
-        model_zoo = import_package("insightface.model_zoo", f"the embedder {self.name}")
+        model_zoo = import_package("insightface.model_zoo", f"the recogniser {self.name}")
         try:
             recogniser = model_zoo.get_model(str(path), providers=providers)
         except Exception as error:
@@ -144,7 +144,7 @@ def normalise(embeddings: Tensor) -> Tensor:
     norms = embeddings.norm(dim=-1, keepdim=True)
     if not torch.isfinite(norms).all() or (norms == 0).any():
         raise FaceError(
-            "the embedding of a face is NaN, infinite or zero; the embedder's weights may be damaged"
+            "the embedding of a face is NaN, infinite or zero; the recogniser's weights may be damaged"
         )
     return embeddings / norms
 

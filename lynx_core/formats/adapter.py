@@ -19,10 +19,10 @@ from ..models.id_adapter import IDAdapterConfig, IDAdapterLayer
 from ..models.ref_adapter import RefAdapterConfig, RefAdapterLayer
 from ..models.resampler import Resampler, ResamplerConfig
 from . import layouts
-from .embedders import RELEASE_EMBEDDER
 from .errors import AdapterError
 from .layouts import PartKind
 from .parts import PART_NAMES, AdapterPart, find_parts
+from .recognisers import RELEASE_RECOGNISER
 from .tensor_file import TENSOR_FILE_SUFFIXES, TensorFile, open_tensor_file
 
 __all__ = ["Adapter", "AdapterError", "open_adapter"]
@@ -38,7 +38,7 @@ class Adapter:
 
     Attributes:
         name: for people, from file and folder names.
-        embedder: the face embedder that the resampler was trained on.
+        recogniser: the face recogniser that the resampler was trained on.
         fingerprint: hash over the headers and samples of the bytes; the same files give the
             same fingerprint wherever they lie.
         resampler, id, ref: the parts' configurations, None where there is no such part.
@@ -58,7 +58,7 @@ class Adapter:
         self.resampler = _config(self.parts.get("resampler"), ResamplerConfig)
         self.id = _config(self.parts.get("id"), IDAdapterConfig)
         self.ref = _config(self.parts.get("ref"), RefAdapterConfig)
-        self.embedder = self.parts["resampler"].embedder if self.resampler else RELEASE_EMBEDDER
+        self.recogniser = self.parts["resampler"].recogniser if self.resampler else RELEASE_RECOGNISER
         self.fingerprint = _fingerprint(parts)
 
     def load_resampler(self) -> Resampler:
@@ -118,7 +118,7 @@ class Adapter:
 
     def summary(self) -> str:
         """Describe the adapter in a few lines, one a part."""
-        lines = [f"{self.name} (embedder {self.embedder})"]
+        lines = [f"{self.name} (recogniser {self.recogniser})"]
         for kind, part in self.parts.items():
             dtypes = sorted({part.file.tensors[source].stored_as for source in part.names.values()})
             lines.append(f"  {PART_NAMES[kind]}: {_config_shown(part)}, {'/'.join(dtypes)}, {part.file.path}")
@@ -241,7 +241,7 @@ def _blocks_shown(config: IDAdapterConfig | RefAdapterConfig | None) -> str:
 def _fingerprint(parts: Iterable[AdapterPart]) -> str:
     digest = hashlib.sha256()
     for part in sorted(parts, key=lambda part: part.kind):
-        digest.update(f"{part.kind} {part.config} {part.embedder}".encode())
+        digest.update(f"{part.kind} {part.config} {part.recogniser}".encode())
         for name in sorted(part.names):
             digest.update(f"{name} {part.file.tensors[part.names[name]]}".encode())
         _hash_samples(digest, part.file)

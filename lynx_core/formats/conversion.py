@@ -19,10 +19,10 @@ from torch import Tensor
 
 from . import layouts, single_file
 from .adapter import Adapter
-from .embedders import RELEASE_EMBEDDER
 from .errors import AdapterError
 from .layouts import OWN_LAYOUT, WRITABLE_LAYOUTS, PartKind
 from .parts import PART_NAMES, AdapterPart, infer_key_norm
+from .recognisers import RELEASE_RECOGNISER
 from .safetensors_file import safetensors_bytes, tensor_info, write_safetensors
 from .tensor_file import TensorInfo
 
@@ -117,7 +117,7 @@ def plan_conversion(adapter: Adapter, layout: str, destination: Path | str) -> l
     metadata: Mapping[str, str] = {}
     if layout == OWN_LAYOUT:
         configs: dict[str, Any] = {kind: part.config for kind, part in adapter.parts.items()}
-        metadata = single_file.make_metadata(configs, adapter.embedder)
+        metadata = single_file.make_metadata(configs, adapter.recogniser)
     return [
         PlannedFile(
             path, {name: _written_info(source) for name, source in sources.items()}, metadata, sources
@@ -130,9 +130,9 @@ def _check_expressible(adapter: Adapter, layout: str) -> None:
     if layout == OWN_LAYOUT:
         return
     way_out = f"Use the layout {OWN_LAYOUT}, which keeps everything."
-    if adapter.embedder != RELEASE_EMBEDDER:
+    if adapter.recogniser != RELEASE_RECOGNISER:
         raise AdapterError(
-            f"{adapter.name} belongs to the embedder {adapter.embedder}, and the layout {layout} cannot say so. {way_out}"
+            f"{adapter.name} belongs to the recogniser {adapter.recogniser}, and the layout {layout} cannot say so. {way_out}"
         )
     config = adapter.id
     if config and config.key_norm != infer_key_norm(config.has_bias, config.num_registers):

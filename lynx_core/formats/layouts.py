@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from .embedders import INSTANTID_EMBEDDER, RELEASE_EMBEDDER
+from .recognisers import INSTANTID_RECOGNISER, RELEASE_RECOGNISER
 
 PartKind = Literal["resampler", "id", "ref"]
 PART_KINDS: tuple[PartKind, ...] = ("resampler", "id", "ref")
@@ -46,7 +46,7 @@ class KeyForm:
     part: PartKind
     template: str
     numbering: Numbering = "none"
-    embedder: str = RELEASE_EMBEDDER
+    recogniser: str = RELEASE_RECOGNISER
 
     def key(self, number: int | None, leaf: str) -> str:
         """Name a tensor of this layout."""
@@ -68,7 +68,7 @@ KEY_FORMS = (
     KeyForm(OWN_LAYOUT, "resampler", "resampler.{leaf}"),
     KeyForm(OWN_LAYOUT, "id", "id.{number}.{leaf}", "blocks"),
     KeyForm(OWN_LAYOUT, "ref", "ref.{number}.{leaf}", "blocks"),
-    KeyForm("instantid", "resampler", "image_proj.{leaf}", embedder=INSTANTID_EMBEDDER),
+    KeyForm("instantid", "resampler", "image_proj.{leaf}", recogniser=INSTANTID_RECOGNISER),
 )
 
 WRITABLE_LAYOUTS = ("release", "kijai", "wan2gp", OWN_LAYOUT)

@@ -15,9 +15,9 @@ from ..models.id_adapter import IDAdapterConfig, KeyNorm
 from ..models.ref_adapter import RefAdapterConfig
 from ..models.resampler import Resampler, ResamplerConfig, infer_resampler_config
 from . import layouts, single_file
-from .embedders import EMBEDDING_DIM
 from .errors import AdapterError
 from .layouts import KeyForm, PartKind
+from .recognisers import EMBEDDING_DIM
 from .tensor_file import TensorFile
 
 PartConfig = ResamplerConfig | IDAdapterConfig | RefAdapterConfig
@@ -46,7 +46,7 @@ class AdapterPart:
     file: TensorFile
     form: KeyForm
     config: PartConfig
-    embedder: str
+    recogniser: str
     names: Mapping[str, str]
     """Canonical name to the file's own."""
     shapes: Mapping[str, tuple[int, ...]]
@@ -156,7 +156,7 @@ def _build_part(
             )
         names[name], shapes[name] = entry.source, entry.shape
     return AdapterPart(
-        form.part, file, form, config, saved.embedder if saved else form.embedder, names, shapes
+        form.part, file, form, config, saved.recogniser if saved else form.recogniser, names, shapes
     )
 
 

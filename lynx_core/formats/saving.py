@@ -19,7 +19,7 @@ def save_single_file(
     path: Path | str,
     tensors: Mapping[str, Tensor],
     configs: Mapping[PartKind, PartConfig],
-    embedder: str,
+    recogniser: str,
     *,
     overwrite: bool = False,
 ) -> None:
@@ -28,7 +28,7 @@ def save_single_file(
     Args:
         tensors: by canonical name, in the dtype they are to be stored in.
         configs: of the parts that the tensors belong to.
-        embedder: name of the face embedder that the resampler was trained on.
+        recogniser: name of the face recogniser that the resampler was trained on.
 
     Raises:
         AdapterError: when the file is there already, or the disk is full or refuses.
@@ -37,7 +37,7 @@ def save_single_file(
     if path.exists() and not overwrite:
         raise AdapterError(f"{path} is already there; choose another name, or allow it with overwrite.")
     infos = {name: tensor_info(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    metadata = single_file.make_metadata({str(kind): config for kind, config in configs.items()}, embedder)
+    metadata = single_file.make_metadata({str(kind): config for kind, config in configs.items()}, recogniser)
 
     def read(name: str) -> Tensor:
         return tensors[name].detach().cpu()

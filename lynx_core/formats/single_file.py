@@ -1,8 +1,8 @@
 """What this pack's own single file stores beside its tensors: format version, configuration,
-and the embedder that the resampler was trained on, all as safetensors metadata.
+and the recogniser that the resampler was trained on, all as safetensors metadata.
 
 The configuration repeats what the shapes tell, as a check, and adds what they cannot: the
-norm of the keys and the name of the embedder.
+norm of the keys and the name of the recogniser.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FORMAT = "comfy-lynx adapter"
 FORMAT_VERSION = 1
 
 _FORMAT_KEY, _VERSION_KEY = "comfy_lynx.format", "comfy_lynx.format_version"
-_CONFIG_KEY, _EMBEDDER_KEY = "comfy_lynx.config", "comfy_lynx.embedder"
+_CONFIG_KEY, _RECOGNISER_KEY = "comfy_lynx.config", "comfy_lynx.embedder"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SavedConfig:
     """The metadata of a single file."""
 
     parts: Mapping[str, Mapping[str, Any]]
-    embedder: str
+    recogniser: str
 
     @property
     def key_norm(self) -> KeyNorm | None:
@@ -38,13 +38,13 @@ class SavedConfig:
         return self.parts.get("id", {}).get("key_norm")
 
 
-def make_metadata(configs: Mapping[str, Any], embedder: str) -> dict[str, str]:
+def make_metadata(configs: Mapping[str, Any], recogniser: str) -> dict[str, str]:
     """Make the metadata of a single file from the configurations of its parts."""
     return {
         _FORMAT_KEY: FORMAT,
         _VERSION_KEY: str(FORMAT_VERSION),
         _CONFIG_KEY: json.dumps(_plain(configs), sort_keys=True),
-        _EMBEDDER_KEY: embedder,
+        _RECOGNISER_KEY: recogniser,
     }
 
 
@@ -69,13 +69,13 @@ def read_saved(file: TensorFile) -> SavedConfig | None:
         )
     try:
         parts = json.loads(file.metadata[_CONFIG_KEY])
-        saved = SavedConfig(parts, file.metadata[_EMBEDDER_KEY])
+        saved = SavedConfig(parts, file.metadata[_RECOGNISER_KEY])
         known_norm = saved.key_norm is None or saved.key_norm in get_args(KeyNorm)
     except (KeyError, ValueError, AttributeError, TypeError) as error:
         raise AdapterError(f"{file.path} has damaged metadata ({error}); make it anew.") from error
-    if not known_norm or not saved.embedder:
+    if not known_norm or not saved.recogniser:
         raise AdapterError(
-            f"{file.path} has wrong metadata: key_norm {saved.key_norm!r}, embedder {saved.embedder!r}; make it anew."
+            f"{file.path} has wrong metadata: key_norm {saved.key_norm!r}, recogniser {saved.recogniser!r}; make it anew."
         )
     return saved
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from ..formats.adapter import Adapter, open_adapter
 from ..formats.conversion import convert_adapter
-from ..formats.embedders import EMBEDDING_DIM, RELEASE_EMBEDDER
 from ..formats.errors import AdapterError
 from ..formats.layouts import PartKind, canonical_name
 from ..formats.parts import PartConfig, find_parts
+from ..formats.recognisers import EMBEDDING_DIM, RELEASE_RECOGNISER
 from ..formats.saving import save_single_file
 from ..formats.tensor_file import open_tensor_file
 from .id_adapter import IDAdapterConfig, IDAdapterLayer
@@ -113,7 +113,7 @@ def configure_variant(
 class ResamplerStart:
     """What `init_resampler_from` took from a file."""
 
-    embedder: str
+    recogniser: str
     """That the file's resampler was trained on."""
     left_out: tuple[str, ...]
     """Tensors of this resampler that the file does not fit or does not have; they stay as they were."""
@@ -127,14 +127,14 @@ class AdapterModules(nn.Module):
 
     Attributes:
         configs: of the parts.
-        embedder: name of the face embedder whose embeddings go in.
+        recogniser: name of the face recogniser whose embeddings go in.
         stored_dtypes: what each tensor is saved in by default, by canonical name.
     """
 
-    def __init__(self, configs: AdapterConfigs, embedder: str = RELEASE_EMBEDDER) -> None:
+    def __init__(self, configs: AdapterConfigs, recogniser: str = RELEASE_RECOGNISER) -> None:
         super().__init__()
         self.configs = configs
-        self.embedder = embedder
+        self.recogniser = recogniser
         self.resampler = Resampler(configs.resampler) if configs.resampler else None
         self.id = nn.ModuleDict(
             {str(block): IDAdapterLayer(configs.id) for block in configs.id.blocks} if configs.id else {}
@@ -146,7 +146,12 @@ class AdapterModules(nn.Module):
 
     @classmethod
     def create(
-        cls, configs: AdapterConfigs, seed: int, *, zero_init: bool = True, embedder: str = RELEASE_EMBEDDER
+        cls,
+        configs: AdapterConfigs,
+        seed: int,
+        *,
+        zero_init: bool = True,
+        recogniser: str = RELEASE_RECOGNISER,
     ) -> AdapterModules:
         """Make a fresh adapter.
 
@@ -155,7 +160,7 @@ class AdapterModules(nn.Module):
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            adapter = cls(configs, embedder)
+            adapter = cls(configs, recogniser)
         if zero_init:
             for name, parameter in adapter.named_parameters():
                 if ".to_v_" in name:
@@ -171,7 +176,7 @@ class AdapterModules(nn.Module):
         """
         configs = AdapterConfigs(adapter.resampler, adapter.id, adapter.ref)
         with torch.device("meta"):
-            modules = cls(configs, adapter.embedder)
+            modules = cls(configs, adapter.recogniser)
         for kind, part in adapter.parts.items():
             for name in part.names:
                 stored = adapter.read_tensor(kind, name)
@@ -208,7 +213,7 @@ class AdapterModules(nn.Module):
         state: Mapping[str, Tensor] | None = None,
         overwrite: bool = False,
     ) -> None:
-        """Write this pack's single file, with configuration and embedder in it.
+        """Write this pack's single file, with configuration and recogniser in it.
 
         Args:
             dtype: to store in; by default what each tensor was read in, float32 if it is new.
@@ -228,7 +233,7 @@ class AdapterModules(nn.Module):
                     f"{name} holds values that are NaN or infinite in {tensor.dtype}, so {path} was not written; "
                     "save in a wider dtype, or go back to an earlier checkpoint."
                 )
-        save_single_file(path, tensors, self.configs.parts, self.embedder, overwrite=overwrite)
+        save_single_file(path, tensors, self.configs.parts, self.recogniser, overwrite=overwrite)
 
     def export_release(
         self, folder: Path | str, *, dtype: torch.dtype | None = None, overwrite: bool = False
@@ -275,7 +280,7 @@ class AdapterModules(nn.Module):
             raise AdapterError(
                 f"nothing of the resampler in {path} fits: it is {part.config}, this is {self.configs.resampler}."
             )
-        return ResamplerStart(part.embedder, tuple(left_out))
+        return ResamplerStart(part.recogniser, tuple(left_out))
 
     def init_ref_keys_from(self, projections: Sequence[nn.Linear]) -> None:
         """Start the Ref-adapter's keys as the base's own, by block; biases it has none for are left out."""

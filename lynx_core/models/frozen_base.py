@@ -46,7 +46,7 @@ def load_transformer(path: Path | str, dtype: torch.dtype) -> WanTransformer:
     Args:
         path: a diffusers folder (the transformer's or the whole pipeline's), or the original
             weights: the one file that ComfyUI users have, or a folder of its shards.
-        dtype: of the weights; norms, modulation and the timestep embedder stay in float32.
+        dtype: of the weights; norms, modulation and the timestep embedding stay in float32.
 
     Raises:
         BaseModelError: when there is no such model, it is of another kind, or is incomplete.

@@ -24,7 +24,7 @@ class PackContext(NamedTuple):
     """What every block needs to know of a pack."""
 
     tokens: Segments
-    rotation: tuple[Tensor, Tensor]
+    freqs_cis: tuple[Tensor, Tensor]
     """Cosine and sine of each token's position, [S, 1, C / 2]."""
     modulation: Tensor
     """[N, 6, D], from the timesteps."""
@@ -39,7 +39,7 @@ class PackContext(NamedTuple):
     backend: Backend
 
 
-class AdapterPass(NamedTuple):
+class AdapterInputs(NamedTuple):
     """What an adapter adds to a pass."""
 
     adapter: AdapterModules
@@ -51,35 +51,35 @@ class AdapterPass(NamedTuple):
     ref_scale: float
 
 
-def see_block_input(block: Any, hidden: Tensor, context: PackContext) -> Tensor:
+def modulated_input(block: Any, hidden: Tensor, context: PackContext) -> Tensor:
     """Compute what the block's self-attention sees, [S, D]: normed and modulated."""
     shift, scale, *_ = _modulation_of(block, context)
     return modulate(block.norm1, hidden, shift, scale, context.tokens)
 
 
-def finish_block(
+def run_block(
     index: int,
     block: Any,
     hidden: Tensor,
-    seen: Tensor,
+    attn_input: Tensor,
     context: PackContext,
-    extra: AdapterPass | None = None,
+    adapter_inputs: AdapterInputs | None = None,
     features: Tensor | None = None,
 ) -> Tensor:
     """Run a block from the input of its self-attention on.
 
     Args:
         index: the block's number.
-        hidden, seen: [S, D], the block's input and what its self-attention sees.
+        hidden, attn_input: [S, D], the block's input and what its self-attention sees.
         features: [reference tokens, D], what this block saw in the reference pass.
 
     Returns:
         [S, D].
     """
     _, _, gate, shift_ff, scale_ff, gate_ff = _modulation_of(block, context)
-    attended = _attend_self(index, block.attn1, seen, context, extra, features)
+    attended = _attend_self(index, block.attn1, attn_input, context, adapter_inputs, features)
     hidden = _add_gated(hidden, attended, gate, context.tokens)
-    hidden = hidden + _attend_cross(index, block.attn2, block.norm2(hidden), context, extra)
+    hidden = hidden + _attend_cross(index, block.attn2, block.norm2(hidden), context, adapter_inputs)
     normed = modulate(block.norm3, hidden, shift_ff, scale_ff, context.tokens)
     return _add_gated(hidden, block.ffn(normed), gate_ff, context.tokens)
 
@@ -114,42 +114,44 @@ def _modulation_of(block: Any, context: PackContext) -> tuple[Tensor, ...]:
 def _attend_self(
     index: int,
     attention: Any,
-    seen: Tensor,
+    attn_input: Tensor,
     context: PackContext,
-    extra: AdapterPass | None,
+    adapter_inputs: AdapterInputs | None,
     features: Tensor | None,
 ) -> Tensor:
-    query, key = attention.norm_q(attention.to_q(seen)), attention.norm_k(attention.to_k(seen))
-    rotated = rotate(query, context), rotate(key, context)
-    out = _attend(*rotated, attention.to_v(seen), context.tokens, context.tokens, context)
-    layer = extra.adapter.find_ref_layer(index) if extra else None
-    if extra and extra.reference and layer and features is not None:
-        with _adapter_precision(seen):
+    query, key = attention.norm_q(attention.to_q(attn_input)), attention.norm_k(attention.to_k(attn_input))
+    rotated = apply_rope(query, context), apply_rope(key, context)
+    out = _attend(*rotated, attention.to_v(attn_input), context.tokens, context.tokens, context)
+    layer = adapter_inputs.adapter.find_ref_layer(index) if adapter_inputs else None
+    if adapter_inputs and adapter_inputs.reference and layer and features is not None:
+        with _adapter_precision(attn_input):
             ref_key, ref_value = layer(features)
-        ref_key, ref_value = attention.norm_k(ref_key.to(seen.dtype)), ref_value.to(seen.dtype)
+        ref_key, ref_value = attention.norm_k(ref_key.to(attn_input.dtype)), ref_value.to(attn_input.dtype)
         # The reference has no position: query and key stay as they are before RoPE.
-        found = _attend(query, ref_key, ref_value, context.tokens, extra.reference, context)
-        out = out + extra.ref_scale * found
+        found = _attend(query, ref_key, ref_value, context.tokens, adapter_inputs.reference, context)
+        out = out + adapter_inputs.ref_scale * found
     return attention.to_out[0](out)
 
 
 def _attend_cross(
-    index: int, attention: Any, normed: Tensor, context: PackContext, extra: AdapterPass | None
+    index: int, attention: Any, normed: Tensor, context: PackContext, adapter_inputs: AdapterInputs | None
 ) -> Tensor:
     query = attention.norm_q(attention.to_q(normed))
     key, value = attention.norm_k(attention.to_k(context.text)), attention.to_v(context.text)
     key, value = key[context.text_rows], value[context.text_rows]
     out = _attend(query, key, value, context.text_queries, context.text_keys, context)
-    layer = extra.adapter.find_id_layer(index) if extra else None
-    if extra and layer and extra.id_tokens is not None:
+    layer = adapter_inputs.adapter.find_id_layer(index) if adapter_inputs else None
+    if adapter_inputs and layer and adapter_inputs.id_tokens is not None:
         with _adapter_precision(normed):
-            id_key, id_value = layer(extra.id_tokens)
+            id_key, id_value = layer(adapter_inputs.id_tokens)
         id_key, id_value = id_key.to(normed.dtype), id_value.to(normed.dtype)
         if layer.key_norm == "block":
             id_key = attention.norm_k(id_key)
         segments = Segments((id_key.shape[1],) * len(id_key))
         id_key, id_value = id_key.flatten(0, 1), id_value.flatten(0, 1)
-        out = out + extra.id_scale * _attend(query, id_key, id_value, context.tokens, segments, context)
+        out = out + adapter_inputs.id_scale * _attend(
+            query, id_key, id_value, context.tokens, segments, context
+        )
     return attention.to_out[0](out)
 
 
@@ -161,9 +163,9 @@ def _attend(
     return attend_segments(query, key, value, queries, keys, context.backend).flatten(1)
 
 
-def rotate(x: Tensor, context: PackContext) -> Tensor:
+def apply_rope(x: Tensor, context: PackContext) -> Tensor:
     """Apply RoPE in float32 to adjacent pairs of each head; [S, D] in and out."""
-    cosine, sine = context.rotation
+    cosine, sine = context.freqs_cis
     first, second = x.float().unflatten(-1, (context.num_heads, -1, 2)).unbind(-1)
     rotated = torch.stack((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
     return rotated.flatten(1).to(x.dtype)

@@ -72,14 +72,14 @@ def count_patches(latent: Tensor, patch_size: PatchSize) -> int:
     return count
 
 
-def cut_patches(latents: Sequence[Tensor], patch_size: PatchSize) -> Tensor:
+def patchify(latents: Sequence[Tensor], patch_size: PatchSize) -> Tensor:
     """Lay the patches of all samples in one sequence, [tokens, channels * patch volume]."""
     pt, ph, pw = patch_size
     pattern = "c (t pt) (h ph) (w pw) -> (t h w) (c pt ph pw)"
     return torch.cat([rearrange(latent, pattern, pt=pt, ph=ph, pw=pw) for latent in latents])
 
 
-def join_patches(
+def unpatchify(
     patches: Tensor, tokens: Segments, like: Sequence[Tensor], patch_size: PatchSize
 ) -> list[Tensor]:
     """Turn a sequence of predicted patches into one latent for each sample, shaped as in `like`.

@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .adapter_modules import AdapterModules
 from .frozen_base import BlockOffload, WanTransformer, freeze, load_transformer
-from .packed_block import AdapterPass, PackContext, finish_block, modulate, see_block_input
-from .packed_inputs import TEXT_LENGTH, PackedInputs, count_patches, cut_patches, index_text, join_patches
+from .packed_block import AdapterInputs, PackContext, modulate, modulated_input, run_block
+from .packed_inputs import TEXT_LENGTH, PackedInputs, count_patches, index_text, patchify, unpatchify
 from .segment_attention import Backend
 from .segments import Segments
 
@@ -108,19 +108,19 @@ class PackedWan(nn.Module):
             [16, frames, height, width] for each sample, in the base's dtype.
         """
         time, context = self._prepare(inputs.latents, inputs.timesteps, inputs.texts)
-        extra, reference_walk = self._prepare_adapter(inputs, adapter, id_scale, ref_scale, recorded)
+        adapter_inputs, reference_walk = self._prepare_adapter(inputs, adapter, id_scale, ref_scale, recorded)
         hidden = self._embed(inputs.latents)
         for index in range(self.config.num_layers):
             features = next(reference_walk, None)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 hidden = checkpoint(
                     self._run_block,
-                    *(index, hidden, context, extra, features),
+                    *(index, hidden, context, adapter_inputs, features),
                     use_reentrant=False,
                     preserve_rng_state=False,  # nothing in a block is random
                 )
             else:
-                hidden = self._run_block(index, hidden, context, extra, features)
+                hidden = self._run_block(index, hidden, context, adapter_inputs, features)
         return self._predict(hidden, time, context.tokens, inputs.latents)
 
     def record_features(self, latents: Sequence[Tensor | None], text: Tensor) -> RecordedReferences:
@@ -158,10 +158,10 @@ class PackedWan(nn.Module):
         hidden = self._embed(present)
         for index in range(num_blocks):
             block = self._fetch(index)
-            seen = see_block_input(block, hidden, context)
-            yield seen
+            attn_input = modulated_input(block, hidden, context)
+            yield attn_input
             if index + 1 < num_blocks:
-                hidden = finish_block(index, block, hidden, seen, context)
+                hidden = run_block(index, block, hidden, attn_input, context)
 
     def _prepare(
         self, latents: Sequence[Tensor], timesteps: Tensor, texts: Sequence[Tensor]
@@ -174,7 +174,7 @@ class PackedWan(nn.Module):
         distinct, rows = index_text([text.to(self.dtype) for text in texts])
         context = PackContext(
             tokens=tokens,
-            rotation=self.place_tokens(latents),
+            freqs_cis=self.compute_rope_freqs(latents),
             modulation=embedder.time_proj(embedder.act_fn(time)).unflatten(1, (6, -1)),
             text=embedder.text_embedder(distinct),
             text_rows=rows,
@@ -192,7 +192,7 @@ class PackedWan(nn.Module):
         id_scale: float,
         ref_scale: float,
         recorded: RecordedReferences | None,
-    ) -> tuple[AdapterPass | None, Iterator[Tensor | None]]:
+    ) -> tuple[AdapterInputs | None, Iterator[Tensor | None]]:
         """Give what the adapter adds, and the reference features block by block."""
         if adapter is None:
             return None, iter(())
@@ -210,15 +210,15 @@ class PackedWan(nn.Module):
             assert inputs.reference_text is not None  # PackedInputs refuses references without it
             reference = self._reference_segments(inputs.reference_latents)
             walk = self._walk_reference(inputs.reference_latents, inputs.reference_text, ref.blocks[-1] + 1)
-        return AdapterPass(adapter, id_tokens, reference, id_scale, ref_scale), walk
+        return AdapterInputs(adapter, id_tokens, reference, id_scale, ref_scale), walk
 
     def _embed(self, latents: Sequence[Tensor]) -> Tensor:
         # The patches do not overlap, so their convolution is one matrix product for the pack.
         embedding = self.transformer.patch_embedding
-        patches = cut_patches(latents, self.config.patch_size).to(self.dtype)
+        patches = patchify(latents, self.config.patch_size).to(self.dtype)
         return F.linear(patches, embedding.weight.flatten(1), embedding.bias)
 
-    def place_tokens(self, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def compute_rope_freqs(self, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Look up cosine and sine of every token's position, which starts from zero in each sample."""
         tables = [self.transformer.rope(latent[None]) for latent in latents]
         # diffusers repeats each angle for both numbers of a pair; one is enough here.
@@ -233,19 +233,19 @@ class PackedWan(nn.Module):
         index: int,
         hidden: Tensor,
         context: PackContext,
-        extra: AdapterPass | None,
+        adapter_inputs: AdapterInputs | None,
         features: Tensor | None,
     ) -> Tensor:
         block = self._fetch(index)
-        seen = see_block_input(block, hidden, context)
-        return finish_block(index, block, hidden, seen, context, extra, features)
+        attn_input = modulated_input(block, hidden, context)
+        return run_block(index, block, hidden, attn_input, context, adapter_inputs, features)
 
     def _predict(
         self, hidden: Tensor, time: Tensor, tokens: Segments, latents: Sequence[Tensor]
     ) -> list[Tensor]:
         shift, scale = (self.transformer.scale_shift_table + time[:, None].float()).unbind(1)
         out = self.transformer.proj_out(modulate(self.transformer.norm_out, hidden, shift, scale, tokens))
-        return join_patches(out, tokens, latents, self.config.patch_size)
+        return unpatchify(out, tokens, latents, self.config.patch_size)
 
 
 def _check_base(transformer: WanTransformer) -> None:

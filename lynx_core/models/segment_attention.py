@@ -40,7 +40,7 @@ class BackendError(ValueError):
 
 
 @dataclass(frozen=True)
-class Need:
+class Requirements:
     """What attention is wanted for."""
 
     device_type: str
@@ -61,26 +61,26 @@ def choose_backend(
         BackendError: when the requested backend does not exist or cannot run here; it says
             why, and what can.
     """
-    need = Need(device.type, dtype, needs_gradient)
+    need = Requirements(device.type, dtype, needs_gradient)
     backends: tuple[Backend, ...] = get_args(Backend)
     if requested == "auto":
-        chosen = next(name for name in AUTO_ORDER if find_obstacle(name, need) is None)
+        chosen = next(name for name in AUTO_ORDER if unsupported_reason(name, need) is None)
     elif requested in backends:
         chosen = next(name for name in backends if name == requested)
-        obstacle = find_obstacle(chosen, need)
+        obstacle = unsupported_reason(chosen, need)
         if obstacle:
             raise BackendError(
-                f"attention backend {requested!r} cannot run here: {obstacle}. {_survey(need)}"
+                f"attention backend {requested!r} cannot run here: {obstacle}. {available_backends(need)}"
             )
     else:
         raise BackendError(
-            f"there is no attention backend {requested!r}; choose auto, {', '.join(backends)}. {_survey(need)}"
+            f"there is no attention backend {requested!r}; choose auto, {', '.join(backends)}. {available_backends(need)}"
         )
     _log_choice(chosen, need)
     return chosen
 
 
-def find_obstacle(backend: Backend, need: Need) -> str | None:
+def unsupported_reason(backend: Backend, need: Requirements) -> str | None:
     """Say why a backend cannot do what is needed; None when it can."""
     if backend == "loop":
         return None
@@ -224,14 +224,14 @@ _ATTEND: dict[Backend, Callable[[Tensor, Tensor, Tensor, Segments, Segments], Te
 }
 
 
-def _survey(need: Need) -> str:
+def available_backends(need: Requirements) -> str:
     backends: tuple[Backend, ...] = get_args(Backend)
-    obstacles = {name: find_obstacle(name, need) for name in backends}
+    obstacles = {name: unsupported_reason(name, need) for name in backends}
     usable = ", ".join(name for name, obstacle in obstacles.items() if obstacle is None)
     others = "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items() if obstacle)
     return f"Usable here: {usable}." + (f" Not usable: {others}." if others else "")
 
 
 @cache
-def _log_choice(backend: Backend, need: Need) -> None:
+def _log_choice(backend: Backend, need: Requirements) -> None:
     _logger.info("segment attention: %s (%s, %s)", backend, need.device_type, need.dtype)

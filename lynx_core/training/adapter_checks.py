@@ -19,14 +19,14 @@ def wanted_parts(settings: AdapterSettings) -> list[PartKind]:
 
 
 def find_misfits(
-    settings: AdapterSettings, opened: Adapter, dim: int, num_blocks: int, embedder: str | None
+    settings: AdapterSettings, opened: Adapter, dim: int, num_blocks: int, recogniser: str | None
 ) -> list[str]:
     """Compare `adapter.init` with the settings and the base.
 
     Args:
         opened: the adapter of `settings.init`.
         dim, num_blocks: of the base.
-        embedder: of the samples; None when it is not known.
+        recogniser: of the samples; None when it is not known.
 
     Returns:
         A sentence for each misfit, with the value seen and the way out.
@@ -41,10 +41,10 @@ def find_misfits(
     if settings.has_id and opened.id and opened.resampler:
         misfits += _compare_id_layers(settings, opened, opened.id)
         misfits += _compare_resampler(settings, opened)
-        if embedder is not None and opened.embedder != embedder:
+        if recogniser is not None and opened.recogniser != recogniser:
             misfits.append(
-                f"adapter.init ({opened.name}) is for the embedder {opened.embedder}, the samples are embedded "
-                f"by {embedder}; set data.face_encoder and data.face_pack to the adapter's"
+                f"adapter.init ({opened.name}) is for the recogniser {opened.recogniser}, the samples are embedded "
+                f"by {recogniser}; set data.face_recogniser and data.face_model_pack to the adapter's"
             )
     layers = [part for part in (settings.has_id and opened.id, settings.has_ref and opened.ref) if part]
     for part in layers:

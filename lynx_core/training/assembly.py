@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from ..data.catalogue import CatalogueItem
-from ..data.encoders import AnalyzerFaceEncoder, Encoders, UMT5TextEncoder, WanVideoEncoder
+from ..data.dataset_index import IndexEntry
+from ..data.encoders import AnalyzerRecogniser, Encoders, UMT5TextEncoder, WanVideoEncoder
 from ..data.hashing import hash_file, hash_files
 from ..data.manifest import read_manifest
 from ..data.progress_line import ProgressLine
 from ..data.quarantine import QUARANTINE_NAME, WARNINGS_NAME
-from ..data.source import SampleSource
+from ..data.source import PairDataset
 from ..faces.analyzer import FaceAnalyzer
 from ..formats.adapter import Adapter, open_adapter
 from ..models.adapter_modules import AdapterConfigs, AdapterModules, configure_variant
@@ -26,7 +26,7 @@ from .adapter_checks import describe_mix, find_misfits, wanted_parts
 from .adapter_settings import AdapterSettings, Variant
 from .configuration import BaseConfig, ConfigurationError, DataConfig, TrainingConfig
 from .curriculum import SampleTable
-from .distributed import ShardedBlocks, Workers
+from .distributed import DistributedContext, ShardedBlocks
 from .packing import PackingConfig, fit_to_budget
 from .randomness import derive_seed
 
@@ -41,7 +41,7 @@ _VARIANTS: dict[Variant, NamedVariant] = {
 }
 
 
-def open_base(config: BaseConfig, workers: Workers, shard: bool) -> PackedWan:
+def open_base(config: BaseConfig, context: DistributedContext, shard: bool) -> PackedWan:
     """Load the frozen base and put it where it will run.
 
     Raises:
@@ -50,14 +50,14 @@ def open_base(config: BaseConfig, workers: Workers, shard: bool) -> PackedWan:
     dtype = DTYPES[config.dtype]
     transformer = load_transformer(config.transformer, dtype)
     quantise_base(transformer, "as loaded" if config.quantisation == "none" else config.quantisation)
-    backend = choose_backend(workers.device, dtype, config.attention)
+    backend = choose_backend(context.device, dtype, config.attention)
     blocks: BlockOffload | None = None
-    if shard and workers.world_size > 1:
-        blocks = ShardedBlocks(transformer, workers.device, workers.rank, workers.world_size)
+    if shard and context.world_size > 1:
+        blocks = ShardedBlocks(transformer, context.device, context.rank, context.world_size)
     elif config.offload_blocks:
-        blocks = BlockOffload(transformer, workers.device)
+        blocks = BlockOffload(transformer, context.device)
     else:
-        transformer.to(workers.device)
+        transformer.to(context.device)
     return PackedWan(transformer, backend, config.gradient_checkpointing, blocks)
 
 
@@ -70,32 +70,32 @@ def hash_base(path: Path) -> str:
 
 
 def make_adapter(
-    settings: AdapterSettings, base: PackedWan, seed: int, embedder: str, note: Callable[[str], None]
+    settings: AdapterSettings, base: PackedWan, seed: int, recogniser: str, note: Callable[[str], None]
 ) -> AdapterModules:
     """Make the adapter that is trained, in float32 on the CPU.
 
     Args:
-        embedder: of the samples; a new adapter is for it, another must be for it already.
+        recogniser: of the samples; a new adapter is for it, another must be for it already.
         note: takes what a user should know.
 
     Raises:
-        ConfigurationError: when `init` has not the parts of the variant, or is for another embedder or base.
+        ConfigurationError: when `init` has not the parts of the variant, or is for another recogniser or base.
         AdapterError: when a file is no adapter or resampler.
     """
     if settings.init:
-        adapter = _continue_adapter(settings, base, embedder, note)
+        adapter = _continue_adapter(settings, base, recogniser, note)
     else:
-        adapter = _start_adapter(settings, base, seed, embedder, note)
+        adapter = _start_adapter(settings, base, seed, recogniser, note)
     if settings.lora_rank:
         adapter.add_low_rank(settings.lora_rank, settings.lora_alpha, derive_seed(seed, "low rank"))
     return adapter
 
 
 def _continue_adapter(
-    settings: AdapterSettings, base: PackedWan, embedder: str, note: Callable[[str], None]
+    settings: AdapterSettings, base: PackedWan, recogniser: str, note: Callable[[str], None]
 ) -> AdapterModules:
     opened = open_adapter(*settings.init)
-    misfits = find_misfits(settings, opened, base.dim, base.config.num_layers, embedder)
+    misfits = find_misfits(settings, opened, base.dim, base.config.num_layers, recogniser)
     if misfits:
         raise ConfigurationError("; ".join(misfits))
     mix = describe_mix(settings, opened)
@@ -120,18 +120,18 @@ def configure_new_adapter(settings: AdapterSettings, dim: int, num_blocks: int) 
 
 
 def _start_adapter(
-    settings: AdapterSettings, base: PackedWan, seed: int, embedder: str, note: Callable[[str], None]
+    settings: AdapterSettings, base: PackedWan, seed: int, recogniser: str, note: Callable[[str], None]
 ) -> AdapterModules:
     configs = configure_new_adapter(settings, base.dim, base.config.num_layers)
-    adapter = AdapterModules.create(configs, derive_seed(seed, "adapter"), embedder=embedder)
+    adapter = AdapterModules.create(configs, derive_seed(seed, "adapter"), recogniser=recogniser)
     if settings.ref_keys_init == "base":
         adapter.init_ref_keys_from([block.attn1.to_k for block in base.transformer.blocks])
     if settings.resampler_init is not None:
         start = adapter.init_resampler_from(settings.resampler_init)
         left = f"; not from it: {', '.join(start.left_out)}" if start.left_out else ""
         note(f"the resampler starts from {settings.resampler_init}{left}")
-        if start.embedder != embedder:
-            note(f"it was trained on {start.embedder}, here it learns {embedder}, as the paper's did")
+        if start.recogniser != recogniser:
+            note(f"it was trained on {start.recogniser}, here it learns {recogniser}, as the paper's did")
     elif settings.has_id:
         note(
             "the resampler starts from random weights; from InstantID's (adapter.resampler_init) it learns faster"
@@ -141,7 +141,7 @@ def _start_adapter(
 
 def open_source(
     config: TrainingConfig, manifest: Path, device: torch.device, *, shows: bool = False
-) -> SampleSource:
+) -> PairDataset:
     """Open the samples of a manifest.
 
     Args:
@@ -154,7 +154,7 @@ def open_source(
     data = config.data
     rows = read_manifest(manifest, data.min_face_similarity)
     line = ProgressLine()
-    return SampleSource(
+    return PairDataset(
         rows,
         make_encoders(data, device),
         config.decoding,
@@ -182,17 +182,19 @@ def make_encoders(data: DataConfig, device: torch.device) -> Encoders:
     return Encoders(
         WanVideoEncoder(data.vae, device, DTYPES[data.vae_dtype]),
         UMT5TextEncoder(data.text_encoder, data.tokenizer, device),
-        AnalyzerFaceEncoder(make_analyzer(data), aligned=data.faces_aligned),
+        AnalyzerRecogniser(make_analyzer(data), aligned=data.faces_aligned),
     )
 
 
 def make_analyzer(data: DataConfig) -> FaceAnalyzer:
     """Name the face models."""
     # Without a folder the configuration makes sure that neither detector nor pack is asked for.
-    return FaceAnalyzer(data.face_models or Path(), data.face_pack, data.face_provider, data.face_encoder)
+    return FaceAnalyzer(
+        data.face_models or Path(), data.face_model_pack, data.face_provider, data.face_recogniser
+    )
 
 
-def make_table(source: SampleSource, config: TrainingConfig) -> SampleTable:
+def make_table(source: PairDataset, config: TrainingConfig) -> SampleTable:
     """What planning needs of the samples, trimmed to the budget as configured.
 
     Raises:
@@ -205,9 +207,7 @@ def make_table(source: SampleSource, config: TrainingConfig) -> SampleTable:
     return table
 
 
-def tabulate_items(
-    items: Sequence[CatalogueItem], packing: PackingConfig
-) -> tuple[SampleTable, dict[int, int]]:
+def tabulate_items(items: Sequence[IndexEntry], packing: PackingConfig) -> tuple[SampleTable, dict[int, int]]:
     """What planning needs of the pairs, and the latent frames that each trimmed one keeps.
 
     Raises:

@@ -6,7 +6,7 @@ manifest shows when it is no longer. The newest complete one is loaded, others a
 
     checkpoints/step-00001000/
         weights.safetensors   trained weights, float32, by parameter name
-        mean.safetensors      their running mean, if one is kept
+        ema.safetensors       their EMA, if one is kept
         optimizer.pt          what the optimiser keeps, by parameter name
         state.json            step, place of each stage, counts, configuration, fingerprints, versions
         complete.json         bytes and sha256 of each of these
@@ -40,7 +40,7 @@ STATE_FORMAT = 2
 _OLDEST_FORMAT = 1
 """Had the place of one stage only; `resume.py` takes it up."""
 
-_WEIGHTS, _MEAN, _OPTIMIZER, _STATE = "weights.safetensors", "mean.safetensors", "optimizer.pt", "state.json"
+_WEIGHTS, _EMA, _OPTIMIZER, _STATE = "weights.safetensors", "ema.safetensors", "optimizer.pt", "state.json"
 _COMPLETE = "complete.json"
 _NAME = re.compile(r"step-(\d{8,})")
 _CHUNK_BYTES = 1 << 22
@@ -58,7 +58,7 @@ class CheckpointContents:
     """Plain values, among them `step`."""
     weights: Mapping[str, Tensor]
     optimizer: OptimizerState
-    mean: Mapping[str, Tensor] | None
+    ema: Mapping[str, Tensor] | None
 
 
 class CheckpointFolder:
@@ -235,19 +235,19 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def read_checkpoint(path: Path) -> CheckpointContents:
     """Read a checkpoint to the CPU."""
-    mean = path / _MEAN
+    ema = path / _EMA
     return CheckpointContents(
         state=read_state(path),
         weights=_read_tensors(path / _WEIGHTS),
         optimizer=_read_optimizer(path / _OPTIMIZER),
-        mean=_read_tensors(mean) if mean.is_file() else None,
+        ema=_read_tensors(ema) if ema.is_file() else None,
     )
 
 
 def _write_files(folder: Path, contents: CheckpointContents) -> None:
     _write_tensors(folder / _WEIGHTS, contents.weights)
-    if contents.mean is not None:
-        _write_tensors(folder / _MEAN, contents.mean)
+    if contents.ema is not None:
+        _write_tensors(folder / _EMA, contents.ema)
     with (folder / _OPTIMIZER).open("wb") as raw:
         torch.save(contents.optimizer, raw)
     (folder / _STATE).write_text(json.dumps({"format": STATE_FORMAT, **contents.state}, indent=1))

@@ -22,7 +22,7 @@ BaseDtype = Literal["fp32", "bf16"]
 BaseQuantisation = Literal["none", "fp8", "int8"]
 AttentionChoice = Literal["auto", "loop", "varlen", "flash", "flex"]
 Timesteps = Literal["uniform", "logit_normal", "shifted"]
-LossMean = Literal["token", "sample"]
+LossReduction = Literal["token", "sample"]
 StageKind = Literal["images", "first_frames", "videos", "mixed"]
 OptimizerKind = Literal["adamw", "adamw8bit_bitsandbytes", "adamw8bit_torchao", "muon"]
 Sharding = Literal["ddp", "fsdp2"]
@@ -45,7 +45,7 @@ class BaseConfig:
     """Keep each block's input only and compute the rest twice."""
     attention: AttentionChoice = "auto"
     """Kernel of attention inside each sample; auto takes the first that runs here."""
-    reference_memory_gb: float = 0.0
+    reference_cache_gb: float = 0.0
     """Host memory of each process for what the base saw in references; 0 looks at them at every step."""
 
     def __post_init__(self) -> None:
@@ -54,9 +54,9 @@ class BaseConfig:
             check.choice("base.quantisation", self.quantisation, BaseQuantisation)
             check.choice("base.attention", self.attention, AttentionChoice)
             check.value(
-                self.reference_memory_gb >= 0,
-                "base.reference_memory_gb",
-                self.reference_memory_gb,
+                self.reference_cache_gb >= 0,
+                "base.reference_cache_gb",
+                self.reference_cache_gb,
                 "0 or more",
             )
             check.value(
@@ -77,24 +77,24 @@ class ObjectiveConfig:
     logit_std: float = 1.0
     shift: float = 5.0
     """s of t -> s t / (1 + (s - 1) t) for "shifted"; Wan samples videos with 5."""
-    loss_mean: LossMean = "token"
+    loss_reduction: LossReduction = "token"
     """token: every token counts the same; sample: every image or video does, whatever its length."""
-    drop_text: float = 0.1
+    text_dropout: float = 0.1
     """Share of samples that see the empty prompt."""
-    drop_identity: float = 0.1
+    identity_dropout: float = 0.1
     """Share that see the null ID and the null reference together, as unconditional guidance does."""
-    drop_id: float = 0.0
+    id_dropout: float = 0.0
     """Share, of the others, that see the null ID only."""
-    drop_reference: float = 0.0
+    reference_dropout: float = 0.0
     """Share, of the others, that see the null reference only."""
 
     def __post_init__(self) -> None:
         with SettingChecks() as check:
             check.choice("objective.timesteps", self.timesteps, Timesteps)
-            check.choice("objective.loss_mean", self.loss_mean, LossMean)
+            check.choice("objective.loss_reduction", self.loss_reduction, LossReduction)
             check.value(self.logit_std > 0, "objective.logit_std", self.logit_std, "more than 0")
             check.value(self.shift > 0, "objective.shift", self.shift, "more than 0")
-            for name in ("drop_text", "drop_identity", "drop_id", "drop_reference"):
+            for name in ("text_dropout", "identity_dropout", "id_dropout", "reference_dropout"):
                 check.share(f"objective.{name}", getattr(self, name))
 
 
@@ -245,9 +245,9 @@ class DataConfig:
     vae_dtype: BaseDtype = "fp32"
     """What the VAE computes in; bf16 is several times faster, and about 1 % off."""
     face_models: Path | None = None
-    """Folder that holds `models/<face_pack>`, as ComfyUI's models/insightface; aligned crops need none."""
-    face_pack: str = "buffalo_l"
-    face_encoder: Path | None = None
+    """Folder that holds `models/<face_model_pack>`, as ComfyUI's models/insightface; aligned crops need none."""
+    face_model_pack: str = "buffalo_l"
+    face_recogniser: Path | None = None
     """The ArcFace file of the release; unset: the pack's own recogniser (antelopev2)."""
     face_provider: str = "CPU"
     """CPU, CUDA, CoreML or DirectML."""
@@ -267,11 +267,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         with SettingChecks() as check:
             check.value(
-                self.face_models is not None or (self.faces_aligned and self.face_encoder is not None),
+                self.face_models is not None or (self.faces_aligned and self.face_recogniser is not None),
                 "data.face_models",
                 None,
                 "needed to find faces, and for the recogniser of a pack; only data.faces_aligned = true together "
-                "with data.face_encoder does without",
+                "with data.face_recogniser does without",
             )
             check.choice("data.vae_dtype", self.vae_dtype, BaseDtype)
             check.share("data.max_quarantined", self.max_quarantined)
@@ -334,9 +334,9 @@ class TrainingConfig:
                 "an alternative to base.offload_blocks; unset one of the two",
             )
             check.value(
-                not (self.distributed.shard_base and self.base.reference_memory_gb),
-                "base.reference_memory_gb",
-                self.base.reference_memory_gb,
+                not (self.distributed.shard_base and self.base.reference_cache_gb),
+                "base.reference_cache_gb",
+                self.base.reference_cache_gb,
                 "0 with distributed.shard_base, where all processes must look at references together",
             )
             check.value(

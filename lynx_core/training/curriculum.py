@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..data.sampling import plan_epoch_items
 from .configuration import ConfigurationError, StageConfig, StageKind
 from .packing import PackingConfig, PackPlan, plan_epoch
-from .randomness import DrawKey, derive_seed
+from .randomness import RNGKey, derive_seed
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class SampleTable:
 
 
 @dataclass(frozen=True)
-class PackOrder:
+class PackIndices:
     """One pack to run: indices of samples, and the key of what chance decides for each."""
 
     samples: tuple[int, ...]
-    keys: tuple[DrawKey, ...]
+    keys: tuple[RNGKey, ...]
     index: int
     """Of the pack in its epoch."""
 
@@ -115,7 +115,7 @@ class PackStream:
         self._eligible = [select_samples(stage.kind, table.latent_frames) for stage in stages]
         self._plans: dict[tuple[int, int], _Epoch] = {}
 
-    def next_pack(self, stage: int) -> PackOrder:
+    def next_pack(self, stage: int) -> PackIndices:
         """Give the next pack that this process runs of a stage, and move on."""
         name = self.stages[stage].name
         cursor = self.cursors.get(name, Cursor())
@@ -165,17 +165,17 @@ class PackStream:
             self._plans = {(stage, epoch): _Epoch(plan, count_repeats(plan.samples))}
         return self._plans[stage, epoch]
 
-    def _order(self, epoch: _Epoch, stage: int, cursor: Cursor) -> PackOrder:
+    def _order(self, epoch: _Epoch, stage: int, cursor: Cursor) -> PackIndices:
         number = epoch.plan.schedule[cursor.index, self.rank]
         places = slice(epoch.plan.starts[number], epoch.plan.starts[number + 1])
         samples = tuple(int(index) for index in epoch.plan.samples[places])
         name = self.stages[stage].name
         repeats = (int(repeat) for repeat in epoch.repeats[places])
         keys = tuple(
-            DrawKey(self.seed, name, cursor.epoch, self.table.ids[index], repeat)
+            RNGKey(self.seed, name, cursor.epoch, self.table.ids[index], repeat)
             for index, repeat in zip(samples, repeats, strict=True)
         )
-        return PackOrder(samples, keys, cursor.index)
+        return PackIndices(samples, keys, cursor.index)
 
 
 @dataclass(frozen=True, eq=False)

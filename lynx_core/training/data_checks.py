@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.catalogue import CatalogueItem
+from ..data.dataset_index import IndexEntry
 from ..data.encoders import MAX_TEXT_TOKENS
 from ..data.errors import DataError
 from .assembly import tabulate_items
@@ -18,7 +18,7 @@ _NUM_NAMED = 3
 
 
 def find_stage_problems(
-    items: Sequence[CatalogueItem], config: TrainingConfig, world_size: int
+    items: Sequence[IndexEntry], config: TrainingConfig, world_size: int
 ) -> Iterator[str]:
     """A sentence for each stage that has nothing to train on, or fewer packs than processes."""
     try:
@@ -59,9 +59,7 @@ def _plan_stage(stream: PackStream, table: SampleTable, number: int, num_packs: 
         planned += len(stream.plan(number, epoch))
 
 
-def find_overlap_problems(
-    training: Sequence[CatalogueItem], held_out: Sequence[CatalogueItem]
-) -> Iterator[str]:
+def find_overlap_problems(training: Sequence[IndexEntry], held_out: Sequence[IndexEntry]) -> Iterator[str]:
     """A sentence when held-out files, under whatever name, are in training pairs as well."""
     seen: dict[str, str] = {}
     for item in training:
@@ -87,11 +85,11 @@ def find_overlap_problems(
             )
 
 
-def _target_files(item: CatalogueItem) -> list[tuple[str, Path]]:
+def _target_files(item: IndexEntry) -> list[tuple[str, Path]]:
     return [(item.target_hash, item.pair.target)]
 
 
-def _reference_files(item: CatalogueItem) -> list[tuple[str, Path]]:
+def _reference_files(item: IndexEntry) -> list[tuple[str, Path]]:
     return list(zip(item.reference_hashes, item.pair.references, strict=True))
 
 
@@ -103,9 +101,7 @@ class LongCaption:
     num_tokens: int
 
 
-def find_long_captions(
-    items: Sequence[CatalogueItem], count_tokens: Callable[[str], int]
-) -> list[LongCaption]:
+def find_long_captions(items: Sequence[IndexEntry], count_tokens: Callable[[str], int]) -> list[LongCaption]:
     """The captions of more than 512 tokens, the longest first."""
     counts: dict[str, int] = {}
     for item in items:

@@ -75,8 +75,8 @@ def find_room_problems(config: TrainingConfig, shape: BaseShape, start_step: int
 
 def estimate_checkpoint(config: TrainingConfig, num_trained: int) -> int:
     """Bytes of a checkpoint: weights and EMA in float32, and the optimiser's moments."""
-    mean = 4 if config.optimizer.ema_decay else 0
-    return num_trained * (4 + mean + OPTIMIZER_BYTES[config.optimizer.kind])
+    ema = 4 if config.optimizer.ema_decay else 0
+    return num_trained * (4 + ema + OPTIMIZER_BYTES[config.optimizer.kind])
 
 
 def count_more_checkpoints(there: Sequence[int], start_step: int, total_steps: int, run: RunConfig) -> int:

@@ -21,7 +21,7 @@ from ..models.adapter_modules import AdapterModules
 from ..models.frozen_base import BlockOffload
 from ..models.packed_wan import PackedInputs, PackedWan
 from .configuration import ConfigurationError, DistributedConfig, RunConfig
-from .reference_memory import ReferenceMemory
+from .reference_cache import ReferenceFeatureCache
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,7 +33,7 @@ class AdapterForward(nn.Module):
     """The adapter as the one module that is trained; the frozen base stays out of its state."""
 
     def __init__(
-        self, adapter: AdapterModules, base: PackedWan, references: ReferenceMemory | None = None
+        self, adapter: AdapterModules, base: PackedWan, references: ReferenceFeatureCache | None = None
     ) -> None:
         super().__init__()
         self.adapter = adapter
@@ -43,11 +43,11 @@ class AdapterForward(nn.Module):
 
     def forward(self, inputs: PackedInputs) -> list[Tensor]:
         """Predict the velocity of each sample."""
-        recorded = self._references.recall(inputs) if self._references else None
+        recorded = self._references.get(inputs) if self._references else None
         return self._hidden_base[0](inputs, self.adapter, recorded=recorded)
 
 
-class Workers:
+class DistributedContext:
     """The processes of a run, seen from one of them.
 
     Raises:
@@ -88,7 +88,7 @@ class Workers:
             with self.accelerator.no_sync(model):
                 yield
 
-    def add_up(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """Sum over all processes."""
         if self.world_size > 1:
             values = values.clone()
@@ -141,12 +141,12 @@ def _shard_adapter(model: AdapterForward, world_size: int, device: torch.device)
     return model
 
 
-def gather_full(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """Put a divided tensor together, on every process; others stay as they are. All must call it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def divide_like(full: Tensor, like: Tensor) -> Tensor:
+def shard_like(full: Tensor, like: Tensor) -> Tensor:
     """Divide a whole tensor as `like` is divided, on its device."""
     if not hasattr(like, "full_tensor"):
         return full.to(like.device)

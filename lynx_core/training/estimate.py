@@ -54,19 +54,19 @@ class MemoryEstimate:
     """Weights in float32."""
     gradients: float
     optimizer: float
-    mean: float
+    ema: float
     activations: float
     num_trained: int
 
     @property
     def total(self) -> float:
-        return self.base + self.trained + self.gradients + self.optimizer + self.mean + self.activations
+        return self.base + self.trained + self.gradients + self.optimizer + self.ema + self.activations
 
     def __str__(self) -> str:
         return (
             f"memory of each process, estimated: {self.total / _GB:.3g} GB = base {self.base / _GB:.3g} + "
             f"weights {self.trained / _GB:.3g} + gradients {self.gradients / _GB:.3g} + optimiser "
-            f"{self.optimizer / _GB:.3g} + running mean {self.mean / _GB:.3g} + activations "
+            f"{self.optimizer / _GB:.3g} + EMA {self.ema / _GB:.3g} + activations "
             f"{self.activations / _GB:.3g} ({self.num_trained / 1e6:.1f} M weights are trained)"
         )
 
@@ -81,7 +81,7 @@ def estimate_memory(config: TrainingConfig, shape: BaseShape, world_size: int) -
         trained=trained + 4 * num_frozen,
         gradients=trained,
         optimizer=OPTIMIZER_BYTES[config.optimizer.kind] * num_trained / sharded,
-        mean=trained if config.optimizer.ema_decay else 0.0,
+        ema=trained if config.optimizer.ema_decay else 0.0,
         activations=_estimate_activations(config, shape),
         num_trained=num_trained,
     )

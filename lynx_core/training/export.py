@@ -11,24 +11,24 @@ from ..formats.adapter import open_adapter
 from ..formats.conversion import convert_adapter
 from ..models.adapter_modules import AdapterModules
 from .configuration import ExportDtype
-from .distributed import gather_full
-from .optimizer import WeightMean
+from .distributed import full_tensor
+from .optimizer import EMA
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def write_adapter(
-    adapter: AdapterModules, path: Path, dtype: ExportDtype, mean: WeightMean | None, is_main: bool
+    adapter: AdapterModules, path: Path, dtype: ExportDtype, ema: EMA | None, is_main: bool
 ) -> None:
-    """Write the adapter, with the running mean of its weights if one is kept.
+    """Write the adapter, with the EMA of its weights if one is kept.
 
     Every process must call it; the main one writes. A file that is there is replaced.
 
     Raises:
         AdapterError: when a weight is not finite, or the disk is full or refuses.
     """
-    with mean.swapped_in() if mean else contextlib.nullcontext():
-        state = {name: gather_full(tensor).cpu() for name, tensor in adapter.canonical_state().items()}
+    with ema.swapped_in() if ema else contextlib.nullcontext():
+        state = {name: full_tensor(tensor).cpu() for name, tensor in adapter.canonical_state().items()}
         if is_main:
             adapter.save(path, dtype=_DTYPES[dtype], state=state, overwrite=True)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .configuration import LossMean, ObjectiveConfig
-from .randomness import DrawKey
+from .configuration import LossReduction, ObjectiveConfig
+from .randomness import RNGKey
 
 TIMESTEP_SCALE = 1000.0
 """Wan's timestep embedding takes 1000 t."""
@@ -33,17 +33,17 @@ class SampleDraw:
     null_reference: bool
 
 
-def draw_sample(shape: torch.Size, config: ObjectiveConfig, key: DrawKey) -> SampleDraw:
+def draw_sample(shape: torch.Size, config: ObjectiveConfig, key: RNGKey) -> SampleDraw:
     """Draw noise, timestep and dropout: a pure function of the arguments."""
     noise = torch.randn(shape, generator=key.generator("noise"))
     text, identity, only_id, only_reference = torch.rand(4, generator=key.generator("dropout")).tolist()
-    both = identity < config.drop_identity
+    both = identity < config.identity_dropout
     return SampleDraw(
         t=draw_timestep(config, key.generator("timestep")),
         noise=noise,
-        null_text=text < config.drop_text,
-        null_id=both or only_id < config.drop_id,
-        null_reference=both or only_reference < config.drop_reference,
+        null_text=text < config.text_dropout,
+        null_id=both or only_id < config.id_dropout,
+        null_reference=both or only_reference < config.reference_dropout,
     )
 
 
@@ -71,9 +71,9 @@ def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
     return noise - x0
 
 
-def weigh_sample(num_tokens: int, mean: LossMean) -> float:
+def compute_loss_weight(num_tokens: int, reduction: LossReduction) -> float:
     """Weight of a sample's mean squared error in the loss."""
-    return float(num_tokens) if mean == "token" else 1.0
+    return float(num_tokens) if reduction == "token" else 1.0
 
 
 def sample_losses(velocities: list[Tensor], targets: list[Tensor]) -> Tensor:
@@ -82,7 +82,7 @@ def sample_losses(velocities: list[Tensor], targets: list[Tensor]) -> Tensor:
     return torch.stack([(velocity.float() - target).square().mean() for velocity, target in pairs])
 
 
-def weighted_share(losses: Tensor, weights: Tensor, total_weight: float) -> Tensor:
+def loss_weight_share(losses: Tensor, weights: Tensor, total_weight: float) -> Tensor:
     """A pack's share of the loss of a step; the shares of all packs add up to it.
 
     Args:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from ..data.sample import Nulls
-from ..data.source import SampleSource
+from ..data.source import PairDataset
 from ..formats.adapter import open_adapter
 from ..models.adapter_modules import AdapterModules
 from .assembly import hash_base, make_adapter, make_table, open_base
@@ -25,23 +25,23 @@ from .checkpoint import CheckpointContents, CheckpointError, CheckpointFolder, r
 from .configuration import TrainingConfig
 from .configuration_file import as_plain
 from .curriculum import Cursors, PackStream, count_steps_left
-from .distributed import AdapterForward, Workers, divide_like, gather_full
+from .distributed import AdapterForward, DistributedContext, full_tensor, shard_like
 from .export import write_adapter
 from .optimizer import (
-    WeightMean,
+    EMA,
     collect_state,
     learning_rate_at,
     make_optimizer,
     restore_state,
     trained_parameters,
 )
+from .pack_loader import PackLoader
 from .preflight import OpenedData, check_settings, look_for_more, open_data
 from .progress import Progress, print_note
-from .reference_memory import ReferenceMemory
+from .reference_cache import ReferenceFeatureCache
 from .resume import RunIdentity, check_identity, collect_versions, describe_stages
 from .run_lock import RunLock, RunLockError
 from .step import StepOutcome, TrainingStep
-from .step_feed import StepFeed
 from .stop_signal import StopSignal
 from .validation import Validation, load_held_out
 
@@ -84,7 +84,7 @@ def train(
         with StopSignal() as signal:
             result = trainer.run(signal)
     # Only after success: closing waits for the other processes, which an error here never reaches.
-    trainer.workers.close()
+    trainer.context.close()
     return result
 
 
@@ -98,13 +98,13 @@ def open_run(config: TrainingConfig, resume_from: int | None = None) -> Iterator
     known = check_settings(config, resume_from)
     if known:
         look_for_more(config, known)
-    workers = Workers(config.distributed, config.run)
-    note = functools.partial(print_note, is_main=workers.is_main)
+    context = DistributedContext(config.distributed, config.run)
+    note = functools.partial(print_note, is_main=context.is_main)
     lock = RunLock(config.run.output)
-    _take_folder(lock, workers, note)
+    _take_folder(lock, context, note)
     try:
-        data = open_data(config, workers.device, workers.world_size, note, shows=workers.is_main)
-        trainer = Trainer(config, workers, data)
+        data = open_data(config, context.device, context.world_size, note, shows=context.is_main)
+        trainer = Trainer(config, context, data)
         try:
             yield trainer
         finally:
@@ -113,16 +113,16 @@ def open_run(config: TrainingConfig, resume_from: int | None = None) -> Iterator
         lock.release()
 
 
-def _take_folder(lock: RunLock, workers: Workers, note: Callable[[str], None]) -> None:
+def _take_folder(lock: RunLock, context: DistributedContext, note: Callable[[str], None]) -> None:
     refusal = None
-    if workers.is_main:
+    if context.is_main:
         try:
             lock.acquire(note)
             for left in lock.output.glob(f".{ADAPTER_NAME}.*.part"):
                 left.unlink()  # of an export that was killed
         except RunLockError as error:
             refusal = str(error)
-    refusal = workers.share(refusal)
+    refusal = context.share(refusal)
     if refusal is not None:
         raise RunLockError(refusal)
 
@@ -130,9 +130,9 @@ def _take_folder(lock: RunLock, workers: Workers, note: Callable[[str], None]) -
 class Trainer:
     """One process of a run."""
 
-    def __init__(self, config: TrainingConfig, workers: Workers, data: OpenedData) -> None:
-        self.config, self.workers, self.source = config, workers, data.training
-        self.progress = Progress(config, workers, self.source)
+    def __init__(self, config: TrainingConfig, context: DistributedContext, data: OpenedData) -> None:
+        self.config, self.context, self.source = config, context, data.training
+        self.progress = Progress(config, context, self.source)
         self.progress.note(self.source.describe())
         self.checkpoints = CheckpointFolder(config.run.output, config.run.keep_last, config.run.keep_every)
         self.completed_steps = 0
@@ -147,39 +147,41 @@ class Trainer:
             config.stages,
             config.packing,
             config.run.seed,
-            workers.rank,
-            workers.world_size,
+            context.rank,
+            context.world_size,
             config.data.kind_weights,
         )
-        self.feed = StepFeed(self.stream, self.source, config.stages, config.optimizer.accumulation)
+        self.loader = PackLoader(self.stream, self.source, config.stages, config.optimizer.accumulation)
         self.adapter = self._build_model()
         self.validation = Validation(
-            config, workers, self.model, self.adapter.configs, nulls, self.mean, held_out
+            config, context, self.model, self.adapter.configs, nulls, self.ema, held_out
         )
         self.stepper = TrainingStep(
             config,
-            workers,
+            context,
             self.model,
             self.parameters,
             self.optimizer,
-            self.mean,
+            self.ema,
             nulls,
             self.adapter.configs,
         )
 
     def _build_model(self) -> AdapterModules:
-        config, workers = self.config, self.workers
+        config, context = self.config, self.context
         self.progress.note(f"loading {config.base.transformer}")
-        base = open_base(config.base, workers, config.distributed.shard_base)
+        base = open_base(config.base, context, config.distributed.shard_base)
         faces: Any = self.source.features.encoders.faces
-        adapter = make_adapter(config.adapter, base, config.run.seed, faces.embedder_name, self.progress.note)
-        memory_gb = config.base.reference_memory_gb
-        references = ReferenceMemory(base, 1e9 * memory_gb) if memory_gb else None
-        self.model = workers.wrap(AdapterForward(adapter, base, references))
+        adapter = make_adapter(
+            config.adapter, base, config.run.seed, faces.recogniser_name, self.progress.note
+        )
+        memory_gb = config.base.reference_cache_gb
+        references = ReferenceFeatureCache(base, 1e9 * memory_gb) if memory_gb else None
+        self.model = context.wrap(AdapterForward(adapter, base, references))
         self.parameters = trained_parameters(adapter)
         self.optimizer = make_optimizer(config.optimizer, self.parameters)
         decay = config.optimizer.ema_decay
-        self.mean = WeightMean(self.parameters, decay) if decay else None
+        self.ema = EMA(self.parameters, decay) if decay else None
         return adapter
 
     @functools.cached_property
@@ -189,7 +191,7 @@ class Trainer:
         return RunIdentity(
             data=self.source.state_dict(),
             base=hash_base(self.config.base.transformer),
-            world_size=self.workers.world_size,
+            world_size=self.context.world_size,
             frozen_adapter=open_adapter(*settings.init).fingerprint if settings.lora_rank else "",
         )
 
@@ -215,7 +217,7 @@ class Trainer:
             f"going on from {path} after step {self.completed_steps} of {self.total_steps} "
             f"({describe_stages(self.cursors, self.config.stages)})"
         )
-        if from_step is not None and self.workers.is_main:
+        if from_step is not None and self.context.is_main:
             aside = self.checkpoints.set_newer_aside(from_step)
             if aside is not None:
                 note(
@@ -236,23 +238,23 @@ class Trainer:
             )
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(divide_like(contents.weights[name], parameter))
+                parameter.copy_(shard_like(contents.weights[name], parameter))
         if keeps_moments:
             restore_state(self.optimizer, self.parameters, contents.optimizer)
-        self._restore_mean(contents)
+        self._restore_ema(contents)
 
-    def _restore_mean(self, contents: CheckpointContents) -> None:
-        if self.mean is None:
-            if contents.mean is not None:
+    def _restore_ema(self, contents: CheckpointContents) -> None:
+        if self.ema is None:
+            if contents.ema is not None:
                 self.progress.note("the checkpoint's EMA is dropped: optimizer.ema_decay is 0 now")
-        elif contents.mean is None:
-            self.mean.restore(contents.weights, 0)
+        elif contents.ema is None:
+            self.ema.restore(contents.weights, 0)
             self.progress.note("the checkpoint has no EMA: it starts from the weights of this step")
         else:
             state = contents.state
             # A checkpoint of format 1 did not count; each step that was not skipped was an update.
             moved = state["step"] - state["skipped_total"]
-            self.mean.restore(contents.mean, state.get("ema_updates", moved))
+            self.ema.restore(contents.ema, state.get("ema_updates", moved))
 
     def run(self, signal: StopSignal) -> TrainingResult:
         """Run all steps that are left.
@@ -265,7 +267,7 @@ class Trainer:
             self.progress.note("validating before the first step")
             self._validate()  # a figure to compare with, and what fails here need not fail at step 5,000
         while self.completed_steps < self.total_steps:
-            loaded = self.feed.take()
+            loaded = self.loader.next_step()
             rate = learning_rate_at(self.completed_steps, self.config.optimizer, self.total_steps)
             outcome = self.stepper.run(loaded, rate, signal.is_wanted)
             self.completed_steps += 1
@@ -319,7 +321,7 @@ class Trainer:
             state={
                 "step": self.completed_steps,
                 "cursors": {name: asdict(cursor) for name, cursor in self.cursors.items()},
-                "ema_updates": self.mean.num_updates if self.mean else 0,
+                "ema_updates": self.ema.num_updates if self.ema else 0,
                 "skipped_total": self.skipped_total,
                 "skipped_in_row": self.skipped_in_row,
                 "identity": asdict(self.identity),
@@ -328,15 +330,15 @@ class Trainer:
             },
             weights={name: _to_cpu(tensor) for name, tensor in self.parameters.items()},
             optimizer=collect_state(self.optimizer, self.parameters),
-            mean={name: _to_cpu(t) for name, t in self.mean.means.items()} if self.mean else None,
+            ema={name: _to_cpu(t) for name, t in self.ema.averages.items()} if self.ema else None,
         )
         failure = None
-        if self.workers.is_main:
+        if self.context.is_main:
             try:
                 self.checkpoints.save(contents)
             except CheckpointError as error:
                 failure = str(error)
-        failure = self.workers.share(failure)
+        failure = self.context.share(failure)
         if failure is not None:
             raise CheckpointError(failure)
 
@@ -352,17 +354,17 @@ class Trainer:
 
     def _export(self) -> Path:
         path = self.config.run.output / ADAPTER_NAME
-        write_adapter(self.adapter, path, self.config.run.export_dtype, self.mean, self.workers.is_main)
+        write_adapter(self.adapter, path, self.config.run.export_dtype, self.ema, self.context.is_main)
         self.progress.note(f"the adapter is in {path}; put it into ComfyUI's models/lynx")
         return path
 
     def close(self) -> None:
         """Let go of threads and the terminal."""
-        self.feed.close()
+        self.loader.close()
         self.progress.close()
 
 
-def _load_nulls(source: SampleSource, config: TrainingConfig) -> Nulls:
+def _load_nulls(source: PairDataset, config: TrainingConfig) -> Nulls:
     nulls = source.nulls()
     if config.data.cache is not None:
         # The cache has, or soon will have, all that the encoders make.
@@ -372,4 +374,4 @@ def _load_nulls(source: SampleSource, config: TrainingConfig) -> Nulls:
 
 
 def _to_cpu(tensor: torch.Tensor) -> torch.Tensor:
-    return gather_full(tensor).detach().to("cpu", copy=True)
+    return full_tensor(tensor).detach().to("cpu", copy=True)

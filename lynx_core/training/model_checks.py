@@ -100,16 +100,16 @@ def _find_folder_problems(data: DataConfig) -> Iterator[str]:
 
 
 def _find_face_problems(data: DataConfig) -> Iterator[str]:
-    if data.face_encoder is not None:
-        if not data.face_encoder.is_file():
+    if data.face_recogniser is not None:
+        if not data.face_recogniser.is_file():
             yield (
-                f"the face encoder is not at {data.face_encoder} (data.face_encoder); fetch it with: comfy-lynx "
+                f"the face encoder is not at {data.face_recogniser} (data.face_recogniser); fetch it with: comfy-lynx "
                 "download faces"
             )
-        elif not data.face_encoder.stat().st_size:
-            yield f"{data.face_encoder} (data.face_encoder) has 0 bytes; fetch it again: comfy-lynx download faces"
+        elif not data.face_recogniser.stat().st_size:
+            yield f"{data.face_recogniser} (data.face_recogniser) has 0 bytes; fetch it again: comfy-lynx download faces"
     if data.face_models is not None:
-        yield from _ask(find_pack_folder, data.face_models, data.face_pack)
+        yield from _ask(find_pack_folder, data.face_models, data.face_model_pack)
         yield from _ask(resolve_providers, (data.face_provider,))
 
 
@@ -129,12 +129,12 @@ def _find_adapter_problems(config: TrainingConfig) -> Iterator[str]:
     except (ConfigurationError, AdapterError, OSError, ValueError, KeyError):
         return  # the base is a problem of its own, told elsewhere
     try:
-        embedder = make_analyzer(config.data).embedder.name if settings.has_id else None
+        recogniser = make_analyzer(config.data).recogniser.name if settings.has_id else None
     except FaceError as error:
-        embedder = None
-        if config.data.face_encoder is not None and config.data.face_encoder.is_file():
-            yield f"data.face_encoder: {error}"
-    yield from find_misfits(settings, opened, shape.dim, shape.num_blocks, embedder)
+        recogniser = None
+        if config.data.face_recogniser is not None and config.data.face_recogniser.is_file():
+            yield f"data.face_recogniser: {error}"
+    yield from find_misfits(settings, opened, shape.dim, shape.num_blocks, recogniser)
 
 
 def _check_resampler(path: Path) -> None:

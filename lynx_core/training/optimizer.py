@@ -1,4 +1,4 @@
-"""AdamW over float32 weights, and a running mean of them.
+"""AdamW over float32 weights, and their EMA.
 
 The adapter's weights are float32 and autocast rounds a copy for each use, so a step of 1e-5 is never
 lost: in bf16, 84 % of weights of size 0.02 did not move in ten such steps. The 8-bit kinds store the
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration import ConfigurationError, OptimizerConfig
-from .distributed import divide_like, gather_full
+from .distributed import full_tensor, shard_like
 from .muon import MuonWithAdamW, has_muon
 
 NamedParameters = dict[str, nn.Parameter]
@@ -87,7 +87,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 def clip_gradients(parameters: NamedParameters, max_norm: float) -> float:
     """Scale all gradients down to `max_norm` together (0: never) and give their norm before that."""
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), max_norm or float("inf"))
-    return float(gather_full(norm))
+    return float(full_tensor(norm))
 
 
 def collect_state(optimizer: torch.optim.Optimizer, parameters: NamedParameters) -> OptimizerState:
@@ -96,7 +96,7 @@ def collect_state(optimizer: torch.optim.Optimizer, parameters: NamedParameters)
     for name, parameter in parameters.items():
         entries = optimizer.state.get(parameter, {})
         state[name] = {
-            key: gather_full(value).detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+            key: full_tensor(value).detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
             for key, value in entries.items()
         }
     return state
@@ -109,7 +109,7 @@ def restore_state(
     numbered = {}
     for number, (name, parameter) in enumerate(parameters.items()):
         entries = {
-            key: divide_like(value, parameter)
+            key: shard_like(value, parameter)
             if isinstance(value, Tensor) and value.shape == parameter.shape
             else value
             for key, value in state[name].items()
@@ -128,7 +128,7 @@ def warm_up_decay(decay: float, num_updates: int) -> float:
     return min(decay, (1 + num_updates) / (10 + num_updates))
 
 
-class WeightMean:
+class EMA:
     """Exponential moving average (EMA) of the trained weights, float32, on their device.
 
     Attributes:
@@ -139,24 +139,24 @@ class WeightMean:
         self.decay = decay
         self.num_updates = 0
         self.parameters = parameters
-        self.means = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self.averages = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
     @torch.no_grad()
     def update(self) -> None:
         decay = warm_up_decay(self.decay, self.num_updates)
-        for name, mean in self.means.items():
-            mean.lerp_(self.parameters[name], 1 - decay)
+        for name, average in self.averages.items():
+            average.lerp_(self.parameters[name], 1 - decay)
         self.num_updates += 1
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor], num_updates: int) -> None:
-        for name, mean in self.means.items():
-            mean.copy_(divide_like(state[name], mean))
+        for name, average in self.averages.items():
+            average.copy_(shard_like(state[name], average))
         self.num_updates = num_updates
 
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Put the means in place of the weights for a while."""
+        """Put the averages in place of the weights for a while."""
         self._swap()
         try:
             yield
@@ -165,7 +165,7 @@ class WeightMean:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for name, mean in self.means.items():
+        for name, average in self.averages.items():
             kept = self.parameters[name].detach().clone()
-            self.parameters[name].copy_(mean)
-            mean.copy_(kept)
+            self.parameters[name].copy_(average)
+            average.copy_(kept)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data.sample import Nulls, Sample
-from ..formats.embedders import EMBEDDING_DIM
+from ..formats.recognisers import EMBEDDING_DIM
 from ..models.adapter_modules import AdapterConfigs
 from ..models.packed_wan import PackedInputs
 from .configuration import ObjectiveConfig
@@ -22,11 +22,11 @@ from .flow_matching import (
     TIMESTEP_SCALE,
     SampleDraw,
     add_noise,
+    compute_loss_weight,
     draw_sample,
     velocity_target,
-    weigh_sample,
 )
-from .randomness import DrawKey
+from .randomness import RNGKey
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PackBatch:
 
 def make_batch(
     samples: Sequence[Sample],
-    keys: Sequence[DrawKey],
+    keys: Sequence[RNGKey],
     nulls: Nulls,
     objective: ObjectiveConfig,
     parts: AdapterConfigs,
@@ -72,7 +72,8 @@ def make_batch(
         ),
         targets=[velocity_target(sample.latents.float(), draw.noise).to(device) for sample, draw in pairs],
         weights=torch.tensor(
-            [weigh_sample(sample.num_tokens, objective.loss_mean) for sample in samples], device=device
+            [compute_loss_weight(sample.num_tokens, objective.loss_reduction) for sample in samples],
+            device=device,
         ),
         times=tuple(draw.t for draw in draws),
     )

@@ -15,12 +15,12 @@ from typing import NoReturn, TypeVar
 import torch
 
 from ..data.cache import TensorCache
-from ..data.catalogue import CatalogueItem, build_catalogue
+from ..data.dataset_index import IndexEntry, build_index
 from ..data.encoders import UMT5TextEncoder
 from ..data.errors import DataError
 from ..data.manifest import read_manifest
 from ..data.progress_line import ProgressLine
-from ..data.source import SampleSource
+from ..data.source import PairDataset
 from ..faces.errors import FaceError
 from ..formats.errors import AdapterError
 from .assembly import open_source
@@ -58,8 +58,8 @@ class PreflightError(ValueError):
 class OpenedData:
     """The samples of a run that passed all checks."""
 
-    training: SampleSource
-    held_out: SampleSource | None
+    training: PairDataset
+    held_out: PairDataset | None
     """None where no validation is configured."""
 
 
@@ -130,7 +130,7 @@ def look_for_more(config: TrainingConfig, known: Sequence[str]) -> NoReturn:
     if is_held(config.run.output):
         problems.append(describe_conflict(config.run.output))
 
-    def read_training() -> tuple[CatalogueItem, ...]:
+    def read_training() -> tuple[IndexEntry, ...]:
         manifest = read_manifest(config.data.manifest, config.data.min_face_similarity)
         if len(manifest.pairs) > _MANY_PAIRS:
             known_now = "".join(f"\n  {problem}" for problem in problems)
@@ -138,7 +138,7 @@ def look_for_more(config: TrainingConfig, known: Sequence[str]) -> NoReturn:
             print_note(f"problems so far:{known_now}\n{more}", is_main)
         line = ProgressLine()
         show = (lambda done, total: line.show(f"files of {manifest.path}", done, total)) if is_main else None
-        return build_catalogue(manifest, config.decoding, TensorCache(config.data.cache), show).items
+        return build_index(manifest, config.decoding, TensorCache(config.data.cache), show).items
 
     training = _collect(problems, read_training)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -146,14 +146,14 @@ def look_for_more(config: TrainingConfig, known: Sequence[str]) -> NoReturn:
     raise PreflightError(problems)
 
 
-def _read_held_out(config: TrainingConfig, problems: list[str]) -> tuple[CatalogueItem, ...] | None:
+def _read_held_out(config: TrainingConfig, problems: list[str]) -> tuple[IndexEntry, ...] | None:
     path = config.data.validation_manifest
     if path is None:
         return None
 
-    def read() -> tuple[CatalogueItem, ...]:
+    def read() -> tuple[IndexEntry, ...]:
         manifest = read_manifest(path, config.data.min_face_similarity)
-        items = build_catalogue(manifest, config.decoding, TensorCache(config.data.cache)).items
+        items = build_index(manifest, config.decoding, TensorCache(config.data.cache)).items
         if not items:
             raise DataError(f"no usable pair is left of {path} (data.validation_manifest)")
         return items
@@ -164,8 +164,8 @@ def _read_held_out(config: TrainingConfig, problems: list[str]) -> tuple[Catalog
 def _check_items(
     config: TrainingConfig,
     world_size: int,
-    training: Sequence[CatalogueItem] | None,
-    held_out: Sequence[CatalogueItem] | None,
+    training: Sequence[IndexEntry] | None,
+    held_out: Sequence[IndexEntry] | None,
     problems: list[str],
 ) -> None:
     if training:
@@ -174,7 +174,7 @@ def _check_items(
         problems += find_overlap_problems(training, held_out)
 
 
-def _note_long_captions(source: SampleSource, note: Note) -> None:
+def _note_long_captions(source: PairDataset, note: Note) -> None:
     text = source.features.encoders.text
     if isinstance(text, UMT5TextEncoder):
         found = find_long_captions(source.items, text.count_tokens)

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import torch
 
 from ..data.progress_line import format_duration
-from ..data.source import SampleSource
+from ..data.source import PairDataset
 from .configuration import ObjectiveConfig, TrainingConfig
 from .configuration_file import as_plain
-from .distributed import Workers
+from .distributed import DistributedContext
 from .flow_matching import shift_timestep
 from .step import StepOutcome
 
@@ -68,9 +68,11 @@ class Progress:
         source: the samples, of which each line says what is left out.
     """
 
-    def __init__(self, config: TrainingConfig, workers: Workers, source: SampleSource | None = None) -> None:
+    def __init__(
+        self, config: TrainingConfig, context: DistributedContext, source: PairDataset | None = None
+    ) -> None:
         self.config = config
-        self.workers = workers
+        self.context = context
         self.source = source
         self._bar = None
         self._window = _Window(time.monotonic())
@@ -89,8 +91,8 @@ class Progress:
             flat = _flatten(as_plain(self.config))
             # What a killed run had drawn beyond its checkpoint is drawn anew.
             options = {"tensorboard": {"purge_step": step + 1}} if step else {}
-            self.workers.accelerator.init_trackers("lynx", flat, init_kwargs=options)
-        if self.workers.is_main and sys.stderr.isatty():
+            self.context.accelerator.init_trackers("lynx", flat, init_kwargs=options)
+        if self.context.is_main and sys.stderr.isatty():
             from tqdm import tqdm  # type: ignore[import-untyped]
 
             self._bar = tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True)
@@ -119,11 +121,11 @@ class Progress:
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Give figures to the trackers."""
         if self.config.run.trackers:
-            self.workers.accelerator.log(dict(values), step=step)
+            self.context.accelerator.log(dict(values), step=step)
 
     def note(self, text: str) -> None:
         """Print a line, once for all processes."""
-        if self.workers.is_main:
+        if self.context.is_main:
             if self._bar is not None:
                 self._bar.write(text, file=sys.stderr)
             else:
@@ -144,7 +146,7 @@ class Progress:
             "tokens_per_second": window.num_tokens / seconds,
             "samples_per_step": window.num_samples / window.steps,
             "fill": window.fill / window.steps,
-            "memory_gb": measure_memory(self.workers.device) / _GB,
+            "memory_gb": measure_memory(self.context.device) / _GB,
         }
         quantiles = self._quantile_losses()
         named = {f"loss_by_timestep/q{number + 1}": loss for number, loss in enumerate(quantiles)}
@@ -174,8 +176,8 @@ class Progress:
         if self.source is None:
             return ""
         draws = self.source.draws
-        own = torch.tensor([draws.replaced, draws.empty], dtype=torch.float64, device=self.workers.device)
-        replaced, empty = (int(count) for count in self.workers.add_up(own).tolist())
+        own = torch.tensor([draws.replaced, draws.empty], dtype=torch.float64, device=self.context.device)
+        replaced, empty = (int(count) for count in self.context.all_reduce_sum(own).tolist())
         left_out = self.source.left_out()
         text = f", {left_out}" if left_out.rejections else ""
         if replaced or empty:
@@ -186,9 +188,9 @@ class Progress:
         own = torch.tensor(
             [self._window.quantile_loss, self._window.quantile_weight],
             dtype=torch.float64,
-            device=self.workers.device,
+            device=self.context.device,
         )
-        losses, weights = self.workers.add_up(own).tolist()
+        losses, weights = self.context.all_reduce_sum(own).tolist()
         return [loss / weight if weight else math.nan for loss, weight in zip(losses, weights, strict=True)]
 
 

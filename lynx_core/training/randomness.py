@@ -15,7 +15,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class DrawKey:
+class RNGKey:
     """One showing of one sample."""
 
     seed: int

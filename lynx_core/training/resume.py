@@ -26,7 +26,7 @@ class RunIdentity:
     """What decides which samples come when, and what they mean."""
 
     data: Mapping[str, Any]
-    """Of SampleSource.state_dict."""
+    """Of PairDataset.state_dict."""
     base: str
     """Fingerprint of the base's files."""
     world_size: int

@@ -15,16 +15,16 @@ from torch import nn
 from ..data.sample import Nulls
 from ..models.adapter_modules import AdapterConfigs
 from .configuration import TrainingConfig
-from .distributed import Workers
-from .flow_matching import sample_losses, weigh_sample, weighted_share
+from .distributed import DistributedContext
+from .flow_matching import compute_loss_weight, loss_weight_share, sample_losses
 from .optimizer import (
+    EMA,
     NamedParameters,
-    WeightMean,
     clip_gradients,
     set_learning_rate,
 )
 from .pack_batch import make_batch
-from .step_feed import LoadedPack, LoadedStep
+from .pack_loader import LoadedPack, LoadedStep
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class TrainingStep:
     """Runs steps on what is trained."""
 
     config: TrainingConfig
-    workers: Workers
+    context: DistributedContext
     model: nn.Module
-    """AdapterForward, wrapped by the workers."""
+    """AdapterForward, wrapped by the context."""
     parameters: NamedParameters
     optimizer: torch.optim.Optimizer
-    mean: WeightMean | None
+    ema: EMA | None
     nulls: Nulls
     parts: AdapterConfigs
 
@@ -72,25 +72,25 @@ class TrainingStep:
         Args:
             stop_wanted: whether this process was asked to stop; any makes all of them know.
         """
-        totals = self._add_up_totals(loaded.packs, stop_wanted)
+        totals = self._reduce_totals(loaded.packs, stop_wanted)
         total_weight, num_tokens, num_samples, stops = totals
         self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.workers.device)
+        loss = torch.zeros((), device=self.context.device)
         seen: list[SampleLoss] = []
         for number, pack in enumerate(loaded.packs, start=1):
-            with self.workers.accumulate(self.model, is_last=number == len(loaded.packs)):
+            with self.context.accumulate(self.model, is_last=number == len(loaded.packs)):
                 share, losses = self._run_pack(pack, total_weight)
             loss += share
             seen += losses
-        loss_value = float(self.workers.add_up(loss))
+        loss_value = float(self.context.all_reduce_sum(loss))
         grad_norm = clip_gradients(self.parameters, self.config.optimizer.max_grad_norm)
         is_finite = math.isfinite(loss_value) and math.isfinite(grad_norm)
         if is_finite:
             set_learning_rate(self.optimizer, learning_rate)
             self.optimizer.step()
-            if self.mean is not None:
-                self.mean.update()
-        budget = self.config.packing.budget * len(loaded.packs) * self.workers.world_size
+            if self.ema is not None:
+                self.ema.update()
+        budget = self.config.packing.budget * len(loaded.packs) * self.context.world_size
         return StepOutcome(
             loss=loss_value,
             grad_norm=grad_norm,
@@ -102,29 +102,29 @@ class TrainingStep:
             samples=tuple(seen),
         )
 
-    def _add_up_totals(self, packs: Sequence[LoadedPack], stop_wanted: bool) -> list[float]:
+    def _reduce_totals(self, packs: Sequence[LoadedPack], stop_wanted: bool) -> list[float]:
         samples = [sample for pack in packs for sample in pack.samples]
-        mean = self.config.objective.loss_mean
+        reduction = self.config.objective.loss_reduction
         own = [
-            sum(weigh_sample(sample.num_tokens, mean) for sample in samples),
+            sum(compute_loss_weight(sample.num_tokens, reduction) for sample in samples),
             sum(sample.num_tokens for sample in samples),
             len(samples),
             stop_wanted,
         ]
         # On the device, since NCCL adds nothing up on the CPU.
-        return self.workers.add_up(
-            torch.tensor(own, dtype=torch.float64, device=self.workers.device)
+        return self.context.all_reduce_sum(
+            torch.tensor(own, dtype=torch.float64, device=self.context.device)
         ).tolist()
 
     def _run_pack(self, pack: LoadedPack, total_weight: float) -> tuple[torch.Tensor, list[SampleLoss]]:
         """Forward and backward of one pack; its share of the loss, detached."""
         batch = make_batch(
-            pack.samples, pack.keys, self.nulls, self.config.objective, self.parts, self.workers.device
+            pack.samples, pack.keys, self.nulls, self.config.objective, self.parts, self.context.device
         )
         losses = sample_losses(self.model(batch.inputs), batch.targets)
-        share = weighted_share(losses, batch.weights, total_weight)
+        share = loss_weight_share(losses, batch.weights, total_weight)
         # DDP and FSDP give the mean over processes, the loss is a sum over them.
-        (share * self.workers.world_size).backward()
+        (share * self.context.world_size).backward()
         values = zip(pack.samples, batch.times, losses.detach().tolist(), batch.weights.tolist(), strict=True)
         seen = [SampleLoss(sample.id, t, loss, weight) for sample, t, loss, weight in values]
         return share.detach(), seen

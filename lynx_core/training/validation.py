@@ -14,26 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from ..data.sample import Nulls, Sample
-from ..data.source import SampleSource
+from ..data.source import PairDataset
 from ..evaluation.face_similarity import measure_similarity
-from ..formats.embedders import EMBEDDING_DIM
+from ..formats.recognisers import EMBEDDING_DIM
 from ..models.adapter_modules import AdapterConfigs
 from ..models.packed_wan import PackedInputs
 from .assembly import make_analyzer
 from .configuration import TrainingConfig
 from .disk_checks import VALIDATION_FOLDER
-from .distributed import Workers
+from .distributed import DistributedContext
 from .flow_matching import TIMESTEP_SCALE, sample_losses, shift_timestep
-from .optimizer import WeightMean
+from .optimizer import EMA
 from .pack_batch import make_batch
-from .randomness import DrawKey, make_generator
+from .randomness import RNGKey, make_generator
 from .video_output import LatentDecoder, write_video
 
 NUM_DRAWS = 4
 """Timesteps at which each held-out sample is looked at."""
 
 
-def load_held_out(source: SampleSource | None, num_samples: int) -> list[Sample]:
+def load_held_out(source: PairDataset | None, num_samples: int) -> list[Sample]:
     """Load the first held-out samples, and let go of the encoders.
 
     Called at the start: that a held-out file cannot be used, or an encoder not opened, is not for step 5,000 to
@@ -59,34 +59,34 @@ class Validation:
     Every process does the same, since divided weights need all of them; the main one writes.
 
     Args:
-        mean: the EMA that is exported; None where the weights themselves are.
+        ema: the EMA that is exported; None where the weights themselves are.
         samples: that are held out; none for a run without validation.
     """
 
     def __init__(
         self,
         config: TrainingConfig,
-        workers: Workers,
+        context: DistributedContext,
         model: nn.Module,
         parts: AdapterConfigs,
         nulls: Nulls,
-        mean: WeightMean | None,
+        ema: EMA | None,
         samples: list[Sample],
     ) -> None:
-        self.config, self.workers, self.model = config, workers, model
-        self.parts, self.nulls, self.mean = parts, nulls, mean
+        self.config, self.context, self.model = config, context, model
+        self.parts, self.nulls, self.ema = parts, nulls, ema
         self.samples = samples
-        self._decoder = LatentDecoder(config.data.vae, workers.device)
+        self._decoder = LatentDecoder(config.data.vae, context.device)
 
     @torch.no_grad()
     def run(self, step: int) -> dict[str, float]:
         """Compute the figures, by name, and write the videos."""
-        with self.mean.swapped_in() if self.mean else contextlib.nullcontext():
+        with self.ema.swapped_in() if self.ema else contextlib.nullcontext():
             figures = {"loss": self._measure_loss(self.samples)}
             scores = []
             for sample in self.samples[: self.config.validation.video_samples]:
                 latents = self.sample_video(sample)
-                if self.workers.is_main:
+                if self.context.is_main:
                     scores.append(self._write(sample, latents, step))
         found = [score for score in scores if score is not None]
         if found:
@@ -96,13 +96,17 @@ class Validation:
     def _measure_loss(self, samples: list[Sample]) -> float:
         """Mean over samples and fixed draws; nothing is dropped."""
         objective = replace(
-            self.config.objective, drop_text=0.0, drop_identity=0.0, drop_id=0.0, drop_reference=0.0
+            self.config.objective,
+            text_dropout=0.0,
+            identity_dropout=0.0,
+            id_dropout=0.0,
+            reference_dropout=0.0,
         )
         losses = []
         for sample in samples:
             for draw in range(NUM_DRAWS):
-                key = DrawKey(self.config.run.seed, "validation", 0, sample.id, draw)
-                batch = make_batch([sample], [key], self.nulls, objective, self.parts, self.workers.device)
+                key = RNGKey(self.config.run.seed, "validation", 0, sample.id, draw)
+                batch = make_batch([sample], [key], self.nulls, objective, self.parts, self.context.device)
                 losses.append(sample_losses(self.model(batch.inputs), batch.targets))
         return float(torch.cat(losses).mean())
 
@@ -113,7 +117,7 @@ class Validation:
         Returns:
             [16, frames, height, width], float32.
         """
-        config, device = self.config.validation, self.workers.device
+        config, device = self.config.validation, self.context.device
         generator = make_generator(self.config.run.seed, "validation video", sample.id)
         x = torch.randn(sample.latents.shape, generator=generator).to(device)
         times = [shift_timestep(1 - i / config.video_steps, config.shift) for i in range(config.video_steps)]
@@ -127,7 +131,7 @@ class Validation:
 
     def _predict(self, x: Tensor, t: float, sample: Sample) -> list[Tensor]:
         """Velocities: nothing given, identity given, identity and prompt given."""
-        device = self.workers.device
+        device = self.context.device
         null_id = torch.zeros(EMBEDDING_DIM)
         embedding = null_id if sample.embedding is None else sample.embedding
         grey = self.nulls.grey_reference

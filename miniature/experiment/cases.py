@@ -14,7 +14,7 @@ from lynx_core.data.encoders import UMT5TextEncoder, WanVideoEncoder
 from lynx_core.data.hashing import hash_file, hash_values
 from lynx_core.data.sample import REFERENCE_PROMPT, REFERENCE_PX
 from lynx_core.faces.crops import crop_aligned
-from lynx_core.faces.embedding import ArcFaceEmbedder, load_arcface
+from lynx_core.faces.embedding import ArcFaceRecogniser, load_arcface
 
 from ..parts.pixel_signal import to_signal
 from ..parts.resumable import write_beside
@@ -77,7 +77,7 @@ def encode_cases(cases: list[Pair], work: Path, assets: Path) -> EncodedCases:
         DataError, FaceError: when an encoder is not there.
     """
     face_path = assets / "lynx" / "faces" / "lynx_mini_arcface.safetensors"
-    embedder = ArcFaceEmbedder(load_arcface(face_path))
+    embedder = ArcFaceRecogniser(load_arcface(face_path))
     video = WanVideoEncoder(work / "vae")
     text = UMT5TextEncoder(work / "text_encoder", work / "tokenizer")
     key = hash_values([video.fingerprint, text.fingerprint, hash_file(face_path), len(cases)])[:12]

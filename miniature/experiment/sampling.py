@@ -31,7 +31,7 @@ from ..parts.pixel_signal import to_pictures
 LATENT_SHAPE = (16, 3, 8, 8)
 """Of a clip of 9 frames of 64 px."""
 
-KeyValue = tuple[Tensor, Tensor]
+BlockKV = tuple[Tensor, Tensor]
 """[B or 1, H, keys, C] each."""
 
 
@@ -62,11 +62,11 @@ class SamplingSettings:
 class _Prepared:
     """Keys and values by block."""
 
-    text: list[KeyValue]
+    text: list[BlockKV]
     text_bias: Tensor
     """[B, 1, 1, L]."""
-    id: dict[int, KeyValue]
-    ref: dict[int, KeyValue]
+    id: dict[int, BlockKV]
+    ref: dict[int, BlockKV]
 
 
 class BatchSampler:
@@ -86,7 +86,7 @@ class BatchSampler:
         self.device = find_device(wan.transformer)
         if adapter is not None:
             adapter.to(self.device)
-        rotation = wan.place_tokens([torch.zeros(LATENT_SHAPE, device=self.device)])
+        rotation = wan.compute_rope_freqs([torch.zeros(LATENT_SHAPE, device=self.device)])
         self._rotation = tuple(table.transpose(0, 1) for table in rotation)  # [1, S, C / 2]
 
     @torch.no_grad()
@@ -133,7 +133,7 @@ class BatchSampler:
         embed = self.wan.transformer.condition_embedder.text_embedder
         return embed(padded), torch.tensor(lengths, device=self.device)
 
-    def _prepare_id(self, embeddings: Tensor | None) -> dict[int, KeyValue]:
+    def _prepare_id(self, embeddings: Tensor | None) -> dict[int, BlockKV]:
         adapter = self.adapter
         if adapter is None or adapter.resampler is None or embeddings is None:
             return {}
@@ -148,7 +148,7 @@ class BatchSampler:
                 )
         return found
 
-    def _prepare_ref(self, features: dict[int, Tensor] | None) -> dict[int, KeyValue]:
+    def _prepare_ref(self, features: dict[int, Tensor] | None) -> dict[int, BlockKV]:
         if self.adapter is None or features is None:
             return {}
         found = {}
@@ -215,7 +215,7 @@ class BatchSampler:
         return hidden + gate_ff * block.ffn(_normed(hidden) * (1 + scale_ff) + shift_ff).float()
 
     @staticmethod
-    def _look(query: Tensor, key_value: KeyValue, bias: Tensor | None = None) -> Tensor:
+    def _look(query: Tensor, key_value: BlockKV, bias: Tensor | None = None) -> Tensor:
         key, value = (tensor.expand(len(query), -1, -1, -1) for tensor in key_value)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 

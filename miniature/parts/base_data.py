@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from lynx_core.data.encoders import UMT5TextEncoder
 from lynx_core.data.sample import REFERENCE_PROMPT
 from lynx_core.faces.crops import FaceCrop, crop_aligned
-from lynx_core.faces.embedding import ArcFaceEmbedder, load_arcface
+from lynx_core.faces.embedding import ArcFaceRecogniser, load_arcface
 
 from ..making import Making
 from ..world.caption import list_captions
@@ -165,9 +165,9 @@ class _Encoder:
         return open_vae(self.making.folder, torch.bfloat16).to(self.making.device)
 
     @cached_property
-    def _faces(self) -> ArcFaceEmbedder:
+    def _faces(self) -> ArcFaceRecogniser:
         path = self.making.assets / "lynx" / "faces" / "lynx_mini_arcface.safetensors"
-        return ArcFaceEmbedder(load_arcface(path))
+        return ArcFaceRecogniser(load_arcface(path))
 
     def encode_texts(self) -> dict[str, Tensor]:
         """Every caption there is, after the empty prompt and that of references."""

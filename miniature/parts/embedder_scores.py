@@ -16,7 +16,7 @@ NUM_HELD_OUT = 128
 NUM_READ_TRAIN, NUM_READ_TEST = 1500, 500
 PROBED = (*READ_CHOICES, "mark_colour", "mark_place")
 Embed = Callable[[list[np.ndarray]], Tensor]
-"""ID crops [112, 112, 3] uint8 RGB -> unit embeddings [n, 512], as `ArcFaceEmbedder.embed`."""
+"""ID crops [112, 112, 3] uint8 RGB -> unit embeddings [n, 512], as `ArcFaceRecogniser.embed`."""
 
 
 def score_verification(embed: Embed, photo_px: int = 256, view_px: int = 256) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from standin_faces import write_arcface_weights
 
-from lynx_core.data.encoders import AnalyzerFaceEncoder, Encoders, UMT5TextEncoder, WanVideoEncoder
+from lynx_core.data.encoders import AnalyzerRecogniser, Encoders, UMT5TextEncoder, WanVideoEncoder
 from lynx_core.faces.analyzer import FaceAnalyzer
 from lynx_core.faces.arcface import ArcFaceConfig
 
@@ -43,5 +43,5 @@ def make_small_encoders(root: Path) -> Encoders:
     return Encoders(
         WanVideoEncoder(root / "vae"),
         UMT5TextEncoder(root / "text_encoder", root / "tokenizer", dtype=torch.float32),
-        AnalyzerFaceEncoder(FaceAnalyzer(root, "none", "CPU", root / "arcface.pth"), aligned=True),
+        AnalyzerRecogniser(FaceAnalyzer(root, "none", "CPU", root / "arcface.pth"), aligned=True),
     )

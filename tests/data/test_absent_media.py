@@ -16,7 +16,7 @@ from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError
 from lynx_core.data.manifest import read_manifest
 from lynx_core.data.prepare import prepare_dataset
-from lynx_core.data.source import SampleSource
+from lynx_core.data.source import PairDataset
 
 DECODING = DecodingConfig(max_px=64 * 64, max_frames=5)
 Row = dict[str, Any]
@@ -39,12 +39,12 @@ def remove_media(place: Path) -> None:
         path.unlink()
 
 
-def open_source(place: Path, encoders: Encoders, cache: Path | None = None) -> SampleSource:
+def open_source(place: Path, encoders: Encoders, cache: Path | None = None) -> PairDataset:
     manifest = read_manifest(place / "pairs.jsonl")
-    return SampleSource(manifest, encoders, DECODING, cache_dir=cache or place.parent / "cache")
+    return PairDataset(manifest, encoders, DECODING, cache_dir=cache or place.parent / "cache")
 
 
-def latents(source: SampleSource) -> list[torch.Tensor]:
+def latents(source: PairDataset) -> list[torch.Tensor]:
     return [source.load(index).latents for index in range(len(source))]
 
 
@@ -126,7 +126,7 @@ def test_a_caption_may_change_after_the_media_are_gone(
 def test_what_was_not_prepared_needs_the_file(prepared: Path, encoders: Encoders) -> None:
     remove_media(prepared)
     manifest = read_manifest(prepared / "pairs.jsonl")
-    source = SampleSource(
+    source = PairDataset(
         manifest, encoders, DecodingConfig(max_px=32 * 32), cache_dir=prepared.parent / "cache"
     )
     with pytest.raises(DataError, match=r"4 set aside: file is gone.*a.mp4: the cache has nothing"):

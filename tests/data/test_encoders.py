@@ -12,7 +12,7 @@ from small_encoders import make_small_encoders
 from standin_faces import face_from_landmarks, photo_with_six_faces, six_faces, write_detector_pack
 
 from lynx_core.data.encoders import (
-    AnalyzerFaceEncoder,
+    AnalyzerRecogniser,
     Encoders,
     UMT5TextEncoder,
     WanVideoEncoder,
@@ -96,20 +96,20 @@ def test_faces_are_cropped_as_in_the_nodes(tmp_path: Path, models_dir: Path) -> 
     photo, landmarks = photo_with_six_faces()
     write_detector_pack(tmp_path, "buffalo_l", six_faces(), photo.shape[:2])
     analyzer = FaceAnalyzer(tmp_path, "buffalo_l", "CPU", models_dir / "arcface.pth")
-    faces = AnalyzerFaceEncoder(analyzer, "left to right")
+    faces = AnalyzerRecogniser(analyzer, "left to right")
     crop = faces.crop(photo, Path("t1.jpg"))
     id_crop, reference_crop = crop.id_crop, crop.reference_crop
     expected = face_from_landmarks(landmarks[0]).landmarks
     assert np.abs(id_crop.astype(int) - crop_for_id(photo, expected)).mean() < 3
     assert np.abs(reference_crop.astype(int) - crop_for_reference(photo, expected)).mean() < 3
     assert faces.embed(id_crop).norm() == pytest.approx(1)
-    other = AnalyzerFaceEncoder(analyzer, "right to left")
+    other = AnalyzerRecogniser(analyzer, "right to left")
     assert other.crop_fingerprint != faces.crop_fingerprint
 
 
 def test_photo_without_a_face_is_an_error_of_the_photo(tmp_path: Path) -> None:
     write_detector_pack(tmp_path, "buffalo_l", [], (64, 64))
-    faces = AnalyzerFaceEncoder(FaceAnalyzer(tmp_path, "buffalo_l", "CPU", None))
+    faces = AnalyzerRecogniser(FaceAnalyzer(tmp_path, "buffalo_l", "CPU", None))
     with pytest.raises(MediaError, match=r"wall.jpg: no face"):
         faces.crop(np.zeros((64, 64, 3), np.uint8), Path("wall.jpg"))
 

@@ -15,16 +15,16 @@ from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError
 from lynx_core.data.manifest import Rejection, read_manifest
 from lynx_core.data.quarantine import RejectionFile
-from lynx_core.data.source import SampleSource
+from lynx_core.data.source import PairDataset
 
 DECODING = DecodingConfig(max_px=64 * 64, max_frames=5)
 Row = dict[str, Any]
 
 
-def open_source(folder: Path, rows: list[Any], encoders: Encoders, **options: Any) -> SampleSource:
+def open_source(folder: Path, rows: list[Any], encoders: Encoders, **options: Any) -> PairDataset:
     threshold = options.pop("min_face_similarity", None)
     manifest = read_manifest(write_rows(folder / "pairs.jsonl", rows), threshold)
-    return SampleSource(manifest, encoders, DECODING, **options)
+    return PairDataset(manifest, encoders, DECODING, **options)
 
 
 FILE_FAULTS = {

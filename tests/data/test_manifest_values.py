@@ -14,7 +14,7 @@ from small_media import write_image, write_rows
 from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.manifest import Manifest, read_manifest
-from lynx_core.data.source import SampleSource
+from lynx_core.data.source import PairDataset
 
 Row = dict[str, Any]
 
@@ -138,7 +138,7 @@ def test_names_in_the_other_unicode_form(
     write_image(place)
     rows[2]["target"] = "/".join(unicodedata.normalize(written, part) for part in parts)
     manifest = read_manifest(write_rows(folder / "pairs.jsonl", rows))
-    source = SampleSource(manifest, encoders, DecodingConfig(max_px=64 * 64))
+    source = PairDataset(manifest, encoders, DecodingConfig(max_px=64 * 64))
     assert len(source.quarantine) == 0
     assert source.items[2].pair.target.samefile(place)
     assert source.load(2).latents.shape[1] == 1

@@ -21,7 +21,7 @@ from lynx_core.data.encoders import Encoders
 from lynx_core.data.manifest import read_manifest
 from lynx_core.data.prepare import PreparedDataset, Progress, prepare_dataset
 from lynx_core.data.progress_line import ProgressLine
-from lynx_core.data.source import SampleSource
+from lynx_core.data.source import PairDataset
 
 DECODING = DecodingConfig(max_px=64 * 64, max_frames=5)
 Row = dict[str, Any]
@@ -70,7 +70,7 @@ def test_preparation_fills_the_cache_and_goes_on_where_it_stopped(
     ]
     assert all(line["detail"] for line in read_lines(quarantine))
 
-    source = SampleSource(manifest, make_small_encoders(models_dir), DECODING, cache_dir=cache_dir)
+    source = PairDataset(manifest, make_small_encoders(models_dir), DECODING, cache_dir=cache_dir)
     source.load(0), source.load(1), source.nulls()
     assert source.features.cache.counts.made == 0, "training makes nothing that was prepared"
 
@@ -93,7 +93,7 @@ def prepare(folder: Path, rows: list[Row], encoders: Encoders) -> PreparedDatase
 
 def embed_alone(folder: Path, rows: list[Row], encoders: Encoders, references: list[str]) -> torch.Tensor:
     manifest = read_manifest(write_rows(folder / "alone.jsonl", [{**rows[0], "references": references}]))
-    embedding = SampleSource(manifest, encoders, DECODING).load(0).embedding
+    embedding = PairDataset(manifest, encoders, DECODING).load(0).embedding
     assert embedding is not None
     return embedding
 
@@ -124,7 +124,7 @@ def test_a_bad_photo_of_several_costs_that_photo(
     assert "1 to look at: no face; first: line 1, id a" in str(report)
     assert str(folder / "run" / "pairs-warnings.jsonl") in str(report)
 
-    source = SampleSource(
+    source = PairDataset(
         read_manifest(folder / "pairs.jsonl"),
         make_small_encoders(models_dir),
         DECODING,
@@ -157,7 +157,7 @@ def test_photo_without_a_face_is_looked_at_once(
     def refuse(*_: Any) -> None:
         raise AssertionError("looked at again")
 
-    monkeypatch.setattr("lynx_core.data.encoders.AnalyzerFaceEncoder.crop", refuse)
+    monkeypatch.setattr("lynx_core.data.encoders.AnalyzerRecogniser.crop", refuse)
     prepare(folder, rows, make_small_encoders(models_dir))
     assert "no face" in {line["reason"] for line in read_lines(folder / "run" / "pairs-warnings.jsonl")}
 
@@ -190,11 +190,11 @@ def test_new_models_try_again_what_was_set_aside(
     write_image(folder / "face_c.png", (100, 60))
     path = folder / "quarantine.jsonl"
     manifest = read_manifest(write_rows(folder / "pairs.jsonl", rows))
-    source = SampleSource(manifest, encoders, DECODING, quarantine_path=path)
+    source = PairDataset(manifest, encoders, DECODING, quarantine_path=path)
     assert {sample.id for sample in source.load_pack([0, 1, 2, 3])} == {"a", "b", "d"}
-    assert len(SampleSource(manifest, encoders, DECODING, quarantine_path=path).quarantine) == 1
+    assert len(PairDataset(manifest, encoders, DECODING, quarantine_path=path).quarantine) == 1
     without_faces = Encoders(encoders.video, encoders.text, None)
-    other = SampleSource(manifest, without_faces, DECODING, quarantine_path=path)
+    other = PairDataset(manifest, without_faces, DECODING, quarantine_path=path)
     assert len(other.quarantine) == 0 and other.load_pack([2])[0].id == "c"
     assert not path.exists(), "the file tells of these models only"
 
@@ -226,7 +226,7 @@ print(prepare(folder, rows, make_small_encoders(folder / "models")))
         assert "3 pairs ready, 1 set aside" in out
     assert {line["id"] for line in read_lines(folder / "run" / "pairs-quarantine.jsonl")} == {"d"}
     assert not list(folder.rglob("*.part"))
-    source = SampleSource(
+    source = PairDataset(
         read_manifest(folder / "pairs.jsonl"),
         make_small_encoders(models_dir),
         DECODING,

@@ -23,19 +23,19 @@ from lynx_core.data.hashing import hash_values
 from lynx_core.data.manifest import read_manifest
 from lynx_core.data.sample import Sample
 from lynx_core.data.sampling import plan_epoch_items
-from lynx_core.data.source import SampleSource
+from lynx_core.data.source import PairDataset
 from lynx_core.training.packing import PackingConfig, plan_epoch
 
 DECODING = DecodingConfig(max_px=64 * 64, max_frames=5)
 Row = dict[str, Any]
-OpenSource = Callable[..., SampleSource]
+OpenSource = Callable[..., PairDataset]
 
 
 @pytest.fixture
 def open_source(folder: Path, rows: list[Row], encoders: Encoders) -> OpenSource:
-    def build(**options: Any) -> SampleSource:
+    def build(**options: Any) -> PairDataset:
         manifest = read_manifest(write_rows(folder / "pairs.jsonl", rows))
-        return SampleSource(
+        return PairDataset(
             manifest, options.pop("encoders", encoders), options.pop("decoding", DECODING), **options
         )
 
@@ -242,12 +242,12 @@ def test_moved_data_are_the_same(folder: Path, open_source: OpenSource, encoders
     for path in [*folder.glob("*.mp4"), *folder.glob("*.png"), folder / "pairs.jsonl"]:
         path.rename(folder / "moved" / path.name)
     manifest = read_manifest(folder / "moved" / "pairs.jsonl")
-    SampleSource(manifest, encoders, DECODING).load_state_dict(state)
+    PairDataset(manifest, encoders, DECODING).load_state_dict(state)
 
 
 def read_epochs(folder: Path) -> list[str]:
     """What a run would print: the samples of each step of three weighted epochs, and the fingerprint."""
-    source = SampleSource(
+    source = PairDataset(
         read_manifest(folder / "pairs.jsonl"),
         make_small_encoders(folder / "models"),
         DECODING,

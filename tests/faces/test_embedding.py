@@ -1,4 +1,4 @@
-"""The embedders against facexlib's own network and insightface's own recogniser."""
+"""The recognisers against facexlib's own network and insightface's own recogniser."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from standin_faces import (
 from lynx_core.faces.alignment import crop_for_id
 from lynx_core.faces.arcface import ArcFaceConfig
 from lynx_core.faces.embedding import (
-    ArcFaceEmbedder,
-    InsightFaceEmbedder,
+    ArcFaceRecogniser,
+    InsightFaceRecogniser,
     average_embeddings,
     load_arcface,
     min_pairwise_cosine,
@@ -52,7 +52,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_full_network_equals_facexlibs_on_the_same_file(weights: Path) -> None:
     theirs = Backbone(num_layers=50, drop_ratio=0.6, mode="ir_se").eval()
     theirs.load_state_dict(torch.load(weights, weights_only=True), strict=True)
-    ours = ArcFaceEmbedder(load_arcface(weights))
+    ours = ArcFaceRecogniser(load_arcface(weights))
     crops = six_crops()[:3]
     # The release's own preparation, by other means than ours.
     pixels = np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2BGR) for crop in crops]).astype(np.float32)
@@ -77,20 +77,20 @@ def test_a_miniature_is_read_off_its_shapes_with_its_name(tmp_path: Path) -> Non
     network = random_arcface(5, MINIATURE)
     path = tmp_path / "mini.safetensors"
     save_file(network.state_dict(), path, metadata={"embedder": "lynx/miniature"})
-    loaded = ArcFaceEmbedder(load_arcface(path))
+    loaded = ArcFaceRecogniser(load_arcface(path))
     assert loaded.name == "lynx/miniature" and loaded.network.config == MINIATURE
     # Not to the bit: how the weights lie in memory decides which kernel runs.
     torch.testing.assert_close(
-        loaded.embed(six_crops()), ArcFaceEmbedder(network).embed(six_crops()), atol=1e-6, rtol=0
+        loaded.embed(six_crops()), ArcFaceRecogniser(network).embed(six_crops()), atol=1e-6, rtol=0
     )
     assert loaded.embed(six_crops()).shape == (6, 32)
 
 
 def test_batches_do_not_mix(tmp_path: Path) -> None:
-    embedder = ArcFaceEmbedder(random_arcface(5, MINIATURE))
+    recogniser = ArcFaceRecogniser(random_arcface(5, MINIATURE))
     crops = six_crops()
-    alone = torch.cat([embedder.embed([crop]) for crop in crops])
-    together = embedder.embed(crops)
+    alone = torch.cat([recogniser.embed([crop]) for crop in crops])
+    together = recogniser.embed(crops)
     assert torch.allclose(alone, together, atol=1e-6)
     assert torch.allclose(together.norm(dim=1), torch.ones(6), atol=1e-6)
 
@@ -101,8 +101,8 @@ def test_half_precision_and_old_files_load(tmp_path: Path) -> None:
     old = {name: t for name, t in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert torch.equal(
-        ArcFaceEmbedder(load_arcface(tmp_path / "old.pth")).embed(six_crops()),
-        ArcFaceEmbedder(network).embed(six_crops()),
+        ArcFaceRecogniser(load_arcface(tmp_path / "old.pth")).embed(six_crops()),
+        ArcFaceRecogniser(network).embed(six_crops()),
     )
     torch.save({name: t.half() for name, t in old.items()}, tmp_path / "half.pth")
     assert next(load_arcface(tmp_path / "half.pth").parameters()).dtype == torch.float32
@@ -193,10 +193,10 @@ def test_insightface_recogniser_gives_insightfaces_own_embedding(tmp_path: Path)
     found = sorted(app.get(np.ascontiguousarray(photo[..., ::-1])), key=lambda face: face.bbox[0])
     expected = torch.from_numpy(np.stack([face.normed_embedding for face in found]))
 
-    embedder = InsightFaceEmbedder.from_name("insightface/antelopev2/glintr100", tmp_path)
-    assert embedder.name == "insightface/antelopev2/glintr100"
-    assert torch.allclose(embedder.embed(six_crops()), expected, atol=1e-5)
-    wrong = embedder.embed([crop[..., ::-1] for crop in six_crops()])
+    recogniser = InsightFaceRecogniser.from_name("insightface/antelopev2/glintr100", tmp_path)
+    assert recogniser.name == "insightface/antelopev2/glintr100"
+    assert torch.allclose(recogniser.embed(six_crops()), expected, atol=1e-5)
+    wrong = recogniser.embed([crop[..., ::-1] for crop in six_crops()])
     assert not torch.allclose(wrong, expected, atol=1e-2), "a wrong channel order must show"
 
 
@@ -205,24 +205,24 @@ def test_insightface_recogniser_refusals(tmp_path: Path) -> None:
     with pytest.raises(
         FaceError, match=r"expected glintr100.onnx in .*antelopev2.*comfy-lynx download faces"
     ):
-        InsightFaceEmbedder(tmp_path, "antelopev2", "glintr100").embed(six_crops())
+        InsightFaceRecogniser(tmp_path, "antelopev2", "glintr100").embed(six_crops())
     with pytest.raises(FaceError, match="no recogniser but: detection"):
-        InsightFaceEmbedder(tmp_path, "antelopev2", "det_10g").load()
+        InsightFaceRecogniser(tmp_path, "antelopev2", "det_10g").load()
     (pack / "glintr100.onnx").write_bytes(b"not onnx")
     with pytest.raises(FaceError, match=r"glintr100.onnx does not open"):
-        InsightFaceEmbedder(tmp_path, "antelopev2", "glintr100").load()
+        InsightFaceRecogniser(tmp_path, "antelopev2", "glintr100").load()
     for name in ("glintr100", "facexlib/arcface_ir_se50", "insightface//glintr100"):
-        with pytest.raises(FaceError, match="no insightface embedder"):
-            InsightFaceEmbedder.from_name(name, tmp_path)
+        with pytest.raises(FaceError, match="no insightface recogniser"):
+            InsightFaceRecogniser.from_name(name, tmp_path)
 
 
 def test_crops_of_another_shape_are_refused() -> None:
-    embedder = ArcFaceEmbedder(random_arcface(5, MINIATURE))
+    recogniser = ArcFaceRecogniser(random_arcface(5, MINIATURE))
     for crop in (np.zeros((256, 256, 3), np.uint8), np.zeros((112, 112, 3), np.float32)):
         with pytest.raises(FaceError, match=r"\[112, 112, 3\] uint8, got"):
-            embedder.embed([crop])
+            recogniser.embed([crop])
     with pytest.raises(FaceError, match="no face crop"):
-        embedder.embed([])
+        recogniser.embed([])
 
 
 def test_average_is_the_unit_mean_of_unit_vectors() -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lynx_core.formats.adapter import Adapter, AdapterError, open_adapter
-from lynx_core.formats.embedders import INSTANTID_EMBEDDER, RELEASE_EMBEDDER
+from lynx_core.formats.recognisers import INSTANTID_RECOGNISER, RELEASE_RECOGNISER
 
 
 def assert_same_weights(adapter: Adapter, tiny) -> None:
@@ -35,7 +35,7 @@ def test_release_full(full, save):
     adapter = open_adapter(save("lynx_full", full.release_files()))
     assert_same_weights(adapter, full)
     assert adapter.name == "lynx_full"
-    assert adapter.embedder == RELEASE_EMBEDDER
+    assert adapter.recogniser == RELEASE_RECOGNISER
     assert adapter.id.key_norm == "block" and adapter.id.num_registers == 3 and adapter.id.has_bias
     assert adapter.ref.blocks == (0, 1, 2, 3) and adapter.ref.has_bias
 
@@ -98,7 +98,7 @@ def test_instantid_resampler_from_a_nested_pickle_names_its_embedder(zipped, lit
     torch.save(checkpoint, tmp_path / "ip-adapter.bin", _use_new_zipfile_serialization=zipped)
     layers = save("x", lite.release_files()) / "ip_layers.safetensors"
     adapter = open_adapter(tmp_path / "ip-adapter.bin", layers)
-    assert adapter.embedder == INSTANTID_EMBEDDER
+    assert adapter.recogniser == INSTANTID_RECOGNISER
     assert_same_weights(adapter, lite)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from lynx_core.formats import conversion
 from lynx_core.formats.adapter import Adapter, AdapterError, open_adapter
 from lynx_core.formats.conversion import convert_adapter
-from lynx_core.formats.embedders import INSTANTID_EMBEDDER
+from lynx_core.formats.recognisers import INSTANTID_RECOGNISER
 
 LAYOUTS = ("release", "kijai", "wan2gp", "comfy-lynx")
 
@@ -114,7 +114,7 @@ def test_another_embedder_survives_only_in_the_single_file(lite, save, tmp_path)
         with pytest.raises(AdapterError, match=r"glintr100.*cannot say so.*comfy-lynx"):
             convert_adapter(adapter, layout, tmp_path / "out")
     convert_adapter(adapter, "comfy-lynx", tmp_path / "out.safetensors")
-    assert open_adapter(tmp_path / "out.safetensors").embedder == INSTANTID_EMBEDDER
+    assert open_adapter(tmp_path / "out.safetensors").recogniser == INSTANTID_RECOGNISER
 
 
 def test_blocks_that_the_release_cannot_number(lite, save, tmp_path):

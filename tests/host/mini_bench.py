@@ -41,7 +41,7 @@ class Identities:
 
 @dataclass(frozen=True)
 class Likeness:
-    """How alike videos are to each of the people, by one embedder."""
+    """How alike videos are to each of the people, by one recogniser."""
 
     scores: np.ndarray
     """Cosine of each video with each person, [V, P]."""
@@ -91,7 +91,7 @@ class MiniBench:
             ]
             for i, person in enumerate(people)
         ]
-        self.galleries = {name: self.embed(name, pictures) for name in self.list_embedders()}
+        self.galleries = {name: self.embed(name, pictures) for name in self.list_recognisers()}
 
     def encode(self, text: str) -> Any:
         return self.comfy.run("CLIPTextEncode", clip=self.clip, text=text)[0]
@@ -100,7 +100,7 @@ class MiniBench:
         return self.comfy.run("LynxLoadAdapter", adapter=name)[0]
 
     def look_at_faces(self, adapter: Any) -> Identities:
-        """Run all portraits through detector, crop, embedder and reference pass."""
+        """Run all portraits through detector, crop, recogniser and reference pass."""
         faces, ids, references = [], [], []
         for portrait in self.portraits:
             image = torch.from_numpy(portrait)[None].float() / 255
@@ -178,13 +178,13 @@ class MiniBench:
             videos.append([frames[number] for number in FRAMES_SEEN])
         return videos
 
-    def list_embedders(self) -> list[str]:
+    def list_recognisers(self) -> list[str]:
         """Name what likeness is measured with: the reader knows nothing of what the adapter was given."""
         return ["conditioning", *(["reader"] if self.readers else [])]
 
-    def embed(self, embedder: str, videos: list[list[np.ndarray]]) -> Tensor:
+    def embed(self, recogniser: str, videos: list[list[np.ndarray]]) -> Tensor:
         """Embed each video as the mean of its frames, [V, dim], each of length 1."""
-        if embedder == "reader" and self.readers:
+        if recogniser == "reader" and self.readers:
             means = [torch.from_numpy(self.readers.embed(np.stack(frames))).mean(0) for frames in videos]
         else:
             means = [torch.stack([self._embed_face(frame) for frame in frames]).mean(0) for frames in videos]
@@ -198,10 +198,10 @@ class MiniBench:
             crop, _ = crops.crop_face(frame, self.analyzer.detector, "largest", 0)
         except errors.NoFaceError:
             return torch.zeros(512)
-        return self.analyzer.embedder.embed([crop.id_crop])[0]
+        return self.analyzer.recogniser.embed([crop.id_crop])[0]
 
     def compare(self, latents: Tensor) -> dict[str, Likeness]:
-        """Measure the likeness of videos to all people, by embedder."""
+        """Measure the likeness of videos to all people, by recogniser."""
         videos = self.decode(latents)
         return {
             name: Likeness((self.embed(name, videos) @ gallery.T).numpy())

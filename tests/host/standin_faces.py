@@ -2,7 +2,7 @@
 
 The detector is an ONNX file in SCRFD's layout (nine outputs, strides 8, 16 and 32, two anchors a
 cell) whose outputs are constants: insightface's own post-processing decodes them to faces at known
-places. The embedders have random weights: they tell crops apart, not people.
+places. The recognisers have random weights: they tell crops apart, not people.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def test_a_person_erased_by_transparency_is_not_the_identity(tmp_path: Path) -> 
     alone = demo.find_face(model, MINI_MODELS / "example.png", tmp_path)
     chosen = demo.find_face(model, tmp_path / "two.png", tmp_path)
     assert not chosen.is_aligned
-    likeness = alone.analyzer.embedder.embed([alone.crop.id_crop, chosen.crop.id_crop])
+    likeness = alone.analyzer.recogniser.embed([alone.crop.id_crop, chosen.crop.id_crop])
     assert float(likeness[0] @ likeness[1]) > 0.8
     assert 0.8 < chosen.crop.face_px / alone.crop.face_px < 1.25
 

@@ -45,7 +45,7 @@ FEW = OWN[:4]
 
 @dataclass(frozen=True)
 class Measures:
-    """What the check looks at, likeness by embedder."""
+    """What the check looks at, likeness by recogniser."""
 
     people: list[int]
     own: dict[str, Likeness]
@@ -135,15 +135,15 @@ def rotate_reference_query(bench: MiniBench, monkeypatch: pytest.MonkeyPatch) ->
     """The query of the reference attention gets Wan's rotary positions."""
     from comfy.ldm.flux.math import apply_rope1
 
-    attention_tap = bench.comfy.pack_module("nodes.attachment").AttentionTap
+    attention_tap = bench.comfy.pack_module("nodes.attachment").AttentionHook
     attend = attention_tap.attend
     freqs = bench.model.model.diffusion_model.rope_encode(3, 8, 8, device="cpu", dtype=torch.float32)
 
-    def attend_rotated(self: Any, query: Tensor, term: Any) -> Tensor:
+    def attend_rotated(self: Any, query: Tensor, injection: Any) -> Tensor:
         if self.kind == "ref":
             heads = query.unflatten(-1, (self.attention.num_heads, -1))
             query = apply_rope1(heads, freqs).flatten(-2).to(query)
-        return attend(self, query, term)
+        return attend(self, query, injection)
 
     monkeypatch.setattr(attention_tap, "attend", attend_rotated)
 
@@ -215,11 +215,11 @@ REFERENCE_FAULTS = (use_wrong_timestep, leave_out_modulation)
 @pytest.fixture
 def no_cache(bench: MiniBench, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing baked before is found again, and nothing baked with a fault is kept."""
-    baked_parts = bench.comfy.pack_module("nodes.identity").BakedParts
+    identity_kv = bench.comfy.pack_module("nodes.identity").IdentityKVCache
     monkeypatch.setattr(
-        bench.comfy.pack_module("nodes.reference_pass"), "_null_references", baked_parts(most=2)
+        bench.comfy.pack_module("nodes.reference_pass"), "_null_reference_kv_cache", identity_kv(most=2)
     )
-    monkeypatch.setattr(bench.comfy.pack_module("nodes.application"), "_baked_ids", baked_parts(most=4))
+    monkeypatch.setattr(bench.comfy.pack_module("nodes.application"), "_id_kv_cache", identity_kv(most=4))
     yield
 
 

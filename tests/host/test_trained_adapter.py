@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "nodes"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 
 from small_run import Run, plain_configuration, save_small_world
-from wan_bench import EMBEDDER, T2V, WanBench
+from wan_bench import RECOGNISER, T2V, WanBench
 
 TEXT_DIM = 4096
 
@@ -64,7 +64,7 @@ def test_trained_adapter_changes_the_video(comfy: InProcessComfy, trained: Any) 
     bench = WanBench(comfy)
     model = bench.load_base()
     prompt, negative = bench.make_text(1), bench.make_text(2)
-    assert trained.embedder == EMBEDDER and set(trained.parts) == {"resampler", "id", "ref"}
+    assert trained.recogniser == RECOGNISER and set(trained.parts) == {"resampler", "id", "ref"}
     identity = {
         "adapter": trained,
         "id": bench.make_id(),

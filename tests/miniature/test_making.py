@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from lynx_core.faces.embedding import ArcFaceEmbedder, load_arcface
+from lynx_core.faces.embedding import ArcFaceRecogniser, load_arcface
 from miniature.adapters import SCRATCH, SEEDS, STAGE_ONE, find_adapter
 from miniature.experiment.sampling import decode_latents
 from miniature.make import UNFINISHED, unpack_encoders
@@ -140,7 +140,7 @@ def test_drawings_are_the_pictures_that_their_captions_name(drawings: Making) ->
 def test_drawn_faces_are_embedded_by_the_shipped_embedder(drawings: Making) -> None:
     (shard,) = (shard for shard in base_data.list_shards(drawings) if shard.sort == "crops")
     path = SHIPPED / "lynx" / "faces" / "lynx_mini_arcface.safetensors"
-    expected = ArcFaceEmbedder(load_arcface(path)).embed(base_data.draw_shard(shard).id_crops)
+    expected = ArcFaceRecogniser(load_arcface(path)).embed(base_data.draw_shard(shard).id_crops)
     assert torch.equal(base_data.load_face_embeddings(drawings), expected)
 
 

@@ -12,8 +12,8 @@ from tiny_packs import DIM, make_adapter, make_samples, make_transformer, pack, 
 
 from lynx_core.formats.adapter import open_adapter
 from lynx_core.formats.conversion import convert_adapter
-from lynx_core.formats.embedders import INSTANTID_EMBEDDER, RELEASE_EMBEDDER
 from lynx_core.formats.errors import AdapterError
+from lynx_core.formats.recognisers import INSTANTID_RECOGNISER, RELEASE_RECOGNISER
 from lynx_core.models.adapter_modules import AdapterConfigs, AdapterModules, Variant, configure_variant
 from lynx_core.models.low_rank import LowRankLinear
 from lynx_core.models.packed_wan import PackedWan
@@ -32,7 +32,7 @@ def test_saved_adapter_opens_as_the_nodes_open_it(variant: Variant, tmp_path: Pa
     adapter = open_adapter(tmp_path / "mine.safetensors")
     assert AdapterConfigs(adapter.resampler, adapter.id, adapter.ref) == modules.configs
     again = AdapterModules.from_adapter(adapter)
-    assert again.embedder == modules.embedder == RELEASE_EMBEDDER
+    assert again.recogniser == modules.recogniser == RELEASE_RECOGNISER
     assert again.state_dict().keys() == modules.state_dict().keys()
     for name, tensor in modules.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
@@ -139,7 +139,7 @@ def test_resampler_starts_from_instantid(tmp_path: Path) -> None:
     _write_instantid(tmp_path / "ip-adapter.bin", lite)
     same = make_adapter("lite", seed=7)
     start = same.init_resampler_from(tmp_path / "ip-adapter.bin")
-    assert (start.left_out, start.embedder) == ((), INSTANTID_EMBEDDER)
+    assert (start.left_out, start.recogniser) == ((), INSTANTID_RECOGNISER)
     assert torch.equal(same.resampler.proj_out.weight, lite.resampler.proj_out.weight)
 
     before = full.resampler.proj_out.weight.clone()
@@ -153,7 +153,7 @@ def test_resampler_starts_from_a_release(tmp_path: Path) -> None:
     source, target = make_adapter("full", seed=5), make_adapter("full", seed=6)
     source.export_release(tmp_path)
     start = target.init_resampler_from(tmp_path / "resampler.safetensors")
-    assert (start.left_out, start.embedder) == ((), RELEASE_EMBEDDER)
+    assert (start.left_out, start.recogniser) == ((), RELEASE_RECOGNISER)
     assert torch.equal(target.resampler.proj_in.weight, source.resampler.proj_in.weight)
 
 

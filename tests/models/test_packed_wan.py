@@ -34,11 +34,11 @@ def assert_packed_is_alone(wan: PackedWan, adapter: AdapterModules, samples: Seq
     RoPE is relative: a sample shifted as a whole comes out the same, so positions are compared themselves.
     """
     outputs, gradients = run_pack(wan, adapter, samples)
-    positions = wan.place_tokens([sample.latent for sample in samples])
+    positions = wan.compute_rope_freqs([sample.latent for sample in samples])
     segments = Segments(tuple(count_patches(s.latent, wan.config.patch_size) for s in samples))
     placed = list(zip(*(segments.split(table) for table in positions), strict=True))
     for i, sample in enumerate(samples):
-        alone = wan.place_tokens([sample.latent])
+        alone = wan.compute_rope_freqs([sample.latent])
         assert all(map(torch.equal, placed[i], alone)), f"positions of sample {i}"
         (output,), (gradient,) = run_pack(wan, adapter, [sample])
         assert output.shape == sample.latent.shape
@@ -79,7 +79,7 @@ def _leak_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _shift_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = PackedWan.place_tokens
+    honest = PackedWan.compute_rope_freqs
 
     def shift(wan: PackedWan, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         # Each sample's frames are counted from where the sample before ended.
@@ -94,17 +94,17 @@ def _shift_positions(monkeypatch: pytest.MonkeyPatch) -> None:
         cosine, sine = (torch.cat(tables) for tables in zip(*placed, strict=True))
         return cosine, sine
 
-    monkeypatch.setattr(PackedWan, "place_tokens", shift)
+    monkeypatch.setattr(PackedWan, "compute_rope_freqs", shift)
 
 
 def _misplace_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = PackedWan.place_tokens
+    honest = PackedWan.compute_rope_freqs
 
     def misplace(wan: PackedWan, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         cosine, sine = honest(wan, latents)
         return (cosine.roll(1, 0), sine.roll(1, 0)) if len(latents) > 1 else (cosine, sine)
 
-    monkeypatch.setattr(PackedWan, "place_tokens", misplace)
+    monkeypatch.setattr(PackedWan, "compute_rope_freqs", misplace)
 
 
 def _swap_text(monkeypatch: pytest.MonkeyPatch) -> None:

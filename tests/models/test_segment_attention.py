@@ -16,10 +16,10 @@ from lynx_core.models import segment_attention
 from lynx_core.models.segment_attention import (
     Backend,
     BackendError,
-    Need,
+    Requirements,
     attend_segments,
     choose_backend,
-    find_obstacle,
+    unsupported_reason,
 )
 from lynx_core.models.segments import Segments
 
@@ -78,7 +78,7 @@ def test_loop_equals_a_dense_mask() -> None:
 def test_backend_equals_the_loop_on_the_gpu(backend: Backend) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    obstacle = find_obstacle(backend, Need("cuda", torch.bfloat16, True))
+    obstacle = unsupported_reason(backend, Requirements("cuda", torch.bfloat16, True))
     if obstacle:
         pytest.skip(obstacle)
     tensors = make_tensors(torch.bfloat16, "cuda")
@@ -169,13 +169,13 @@ def test_flex_may_run_on_a_cpu_without_gradients() -> None:
 
 def test_wide_dtypes_and_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
-        find_obstacle("varlen", Need("cuda", torch.float32, True))
+        unsupported_reason("varlen", Requirements("cuda", torch.float32, True))
         == "it takes float16 and bfloat16, not float32"
     )
     monkeypatch.setattr(segment_attention.importlib.util, "find_spec", lambda name: None)
-    need = Need("cuda", torch.bfloat16, True)
-    assert "torch 2.10" in (find_obstacle("varlen", need) or "")
-    assert "flash-attn is not installed" in (find_obstacle("flash", need) or "")
+    need = Requirements("cuda", torch.bfloat16, True)
+    assert "torch 2.10" in (unsupported_reason("varlen", need) or "")
+    assert "flash-attn is not installed" in (unsupported_reason("flash", need) or "")
     assert choose_backend(torch.device("cuda"), torch.bfloat16) == "loop"
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from wan_bench import EMBEDDER, LATENT_CHANNELS, Applied, Conditioning, WanBench, max_error, seeded
+from wan_bench import LATENT_CHANNELS, RECOGNISER, Applied, Conditioning, WanBench, max_error, seeded
 
 DIM, HEAD_DIM, NUM_BLOCKS = 384, 128, 3
 TOKEN_DIM, NUM_QUERIES, NUM_REGISTERS, RESAMPLER_DIM = 160, 6, 5, 64
@@ -223,7 +223,7 @@ def test_prediction_equals_the_plain_reference(
 ) -> None:
     """`negative` carries the null identity: resampler(zeros) and the features of the null image."""
     is_null = which == "negative"
-    embedding = torch.zeros(512) if is_null else bench.make_id(embedder=EMBEDDER).embedding
+    embedding = torch.zeros(512) if is_null else bench.make_id(recogniser=RECOGNISER).embedding
     latent = seeded(1, LATENT_CHANNELS, 1, 8, 8, seed=3000 if is_null else 2000)
     features = record_features(odd_base, bench.make_text(50)[0][0], latent)
     model = write_out(odd_base, files, resample(files["resampler"], embedding), features, SCALES)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import standin_faces
 import torch
-from wan_bench import EMBEDDER, Conditioning, WanBench, max_error
+from wan_bench import RECOGNISER, Conditioning, WanBench, max_error
 
 from lynx_core.faces.alignment import draw_number
 
@@ -85,7 +85,7 @@ def test_id_is_a_unit_vector_that_tells_faces_apart(
     ids = [
         bench.comfy.run("LynxEncodeID", face_analyzer=analyzer, face=face)[0] for face in (*faces, faces[0])
     ]
-    assert ids[0].embedder == EMBEDDER
+    assert ids[0].recogniser == RECOGNISER
     assert ids[0].embedding.shape == (512,)
     assert abs(float(ids[0].embedding.norm()) - 1) < 1e-5
     assert torch.equal(ids[0].embedding, ids[2].embedding)

@@ -23,7 +23,7 @@ def on(
     return bench.apply(base, prompt, negative, **identity)
 
 
-def list_parts(cond: Conditioning) -> list[Any]:
+def list_kv(cond: Conditioning) -> list[Any]:
     return [patcher.model for patcher in cond[0][1]["additional_models"]]
 
 
@@ -78,9 +78,9 @@ def test_only_keys_and_values_are_held(
     on = bench.apply(base, prompt, negative, **identity)
     for cond in (on.positive, on.negative, on.middle):
         tokens = ID_TOKENS + NUM_REGISTERS + REFERENCE_TOKENS
-        assert count_storage_bytes(list_parts(cond)) == NUM_BLOCKS * tokens * DIM * 2 * 4
+        assert count_storage_bytes(list_kv(cond)) == NUM_BLOCKS * tokens * DIM * 2 * 4
     light = bench.apply(base, prompt, negative, adapter=lite, id=bench.make_id())
-    assert count_storage_bytes(list_parts(light.positive)) == NUM_BLOCKS // 2 * ID_TOKENS * DIM * 2 * 4
+    assert count_storage_bytes(list_kv(light.positive)) == NUM_BLOCKS // 2 * ID_TOKENS * DIM * 2 * 4
 
 
 def test_half_precision_base_keeps_half_the_bytes(
@@ -93,7 +93,7 @@ def test_half_precision_base_keeps_half_the_bytes(
     on = bench.apply(
         base, prompt, negative, adapter=full, id=bench.make_id(), reference=bench.make_reference(base, full)
     )
-    parts = list_parts(on.positive)
+    parts = list_kv(on.positive)
     assert {p.dtype for part in parts for p in part.parameters()} == {torch.bfloat16}
     tokens = ID_TOKENS + NUM_REGISTERS + REFERENCE_TOKENS
     assert count_storage_bytes(parts) == NUM_BLOCKS * tokens * DIM * 2 * 2
@@ -105,7 +105,7 @@ def test_the_host_counts_and_loads_what_is_held(
     import comfy.model_management
 
     on = bench.apply(base, prompt, negative, **identity)
-    expected = list_parts(on.positive) + list_parts(on.negative)
+    expected = list_kv(on.positive) + list_kv(on.negative)
     seen: list[dict[int, int]] = []
 
     def look(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
@@ -177,12 +177,12 @@ def test_the_null_is_baked_once_and_shared(
         reference=bench.make_reference(base, same_files, seed=32),
     )
     assert layers == [0, 1, 2, 3], "the face alone; the null was there"
-    nulls = list_parts(first.negative), list_parts(second.negative)
+    nulls = list_kv(first.negative), list_kv(second.negative)
     assert [id(part) for part in nulls[0]] == [id(part) for part in nulls[1]]
-    faces = list_parts(first.positive), list_parts(second.positive)
+    faces = list_kv(first.positive), list_kv(second.positive)
     assert not {id(part) for part in faces[0]} & {id(part) for part in faces[1]}
     # Face and middle share one part, too: the identity is held once.
-    assert [id(part) for part in list_parts(first.middle)] == [id(part) for part in faces[0]]
+    assert [id(part) for part in list_kv(first.middle)] == [id(part) for part in faces[0]]
 
 
 def test_changing_a_strength_bakes_nothing_again(
@@ -204,7 +204,7 @@ def test_changing_a_strength_bakes_nothing_again(
 @pytest.mark.parametrize("change", ["another base", "a LoRA"])
 def test_a_null_of_another_base_is_not_taken(bench: WanBench, base: Any, full: Any, change: str) -> None:
     other = bench.load_base(OTHER_T2V) if change == "another base" else bench.load_lora(base)
-    nulls = [bench.make_reference(model, full).null.key_values.get_block(3).key for model in (base, other)]
+    nulls = [bench.make_reference(model, full).null.kv_cache.get_block(3).key for model in (base, other)]
     assert not torch.allclose(*nulls, atol=1e-2)
 
 
@@ -234,9 +234,9 @@ def test_moving_to_the_rows_does_not_change_what_is_held(
     bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning, identity: dict[str, Any]
 ) -> None:
     on = bench.apply(base, prompt, negative, **identity)
-    before = [p.clone() for part in list_parts(on.positive) for p in part.parameters()]
+    before = [p.clone() for part in list_kv(on.positive) for p in part.parameters()]
     x = seeded(1, 16, 2, 8, 8, seed=3)
     for sigma in (0.9, 0.1):
         bench.predict(on.model, [on.positive], sigma, x)
-    after = [p for part in list_parts(on.positive) for p in part.parameters()]
+    after = [p for part in list_kv(on.positive) for p in part.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -142,12 +142,12 @@ def test_attention_in_halves_gets_each_rows_identity(
     conds = [on.positive, on.negative, on.middle][:num_conds]
     attentions = [block.cross_attn for block in base.model.diffusion_model.blocks]
     # The host runs a batch back to front.
-    key_values = [cond[0][1]["additional_models"][0].model for cond in reversed(conds)]
+    kv_cache = [cond[0][1]["additional_models"][0].model for cond in reversed(conds)]
 
     def residual(block: int, query: Tensor, first_row: int) -> Tensor:
         rows = []
         for row, one in enumerate(query.split(1), start=first_row):
-            baked = key_values[row].get_block(block)
+            baked = kv_cache[row].get_block(block)
             key = attentions[block].norm_k(baked.key)
             rows.append(0.8 * attend(one, key, baked.value, attentions[block].num_heads))
         return torch.cat(rows)

@@ -133,7 +133,7 @@ def test_the_pass_is_not_compiled(bench: WanBench, base: Any, full: Any) -> None
     network = base.get_model_object("diffusion_model")
     compiled = base.clone()
     compiled.add_object_patch("diffusion_model", torch.compile(network, backend=backend))
-    got, expected = (bench.make_reference(model, full, seed=6).face.key_values for model in (compiled, base))
+    got, expected = (bench.make_reference(model, full, seed=6).face.kv_cache for model in (compiled, base))
     assert graphs == []
     assert compiled.get_model_object("diffusion_model") is not network
     for a, b in zip(got.parameters(), expected.parameters(), strict=True):
@@ -198,7 +198,7 @@ def test_a_batch_of_photos_gives_the_one_asked_for(
     run = {"adapter": full, "model": base, **loaded}
     keys = [
         bench.comfy.run("LynxEncodeReference", face=face, photo_number=number, **run)[0]
-        .face.key_values.get_block(2)
+        .face.kv_cache.get_block(2)
         .key
         for face, number in ((faces, 1), (faces, 2), (faces[1:], 1), (faces[:1], 1))
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from wan_bench import EMBEDDER, I2V, OTHER_T2V, T2V, Conditioning, WanBench
+from wan_bench import I2V, OTHER_T2V, RECOGNISER, T2V, Conditioning, WanBench
 
 Inputs = dict[str, Any]
 
@@ -108,16 +108,16 @@ def test_no_identity_connected(apply: Any, base: Any, full: Any) -> None:
 
 
 def test_id_of_another_embedder(bench: WanBench, apply: Any, base: Any, full: Any) -> None:
-    wrong = bench.make_id(embedder="insightface/antelopev2/glintr100")
+    wrong = bench.make_id(recogniser="insightface/antelopev2/glintr100")
     assert_refused(
-        ["lynx_full", EMBEDDER, "insightface/antelopev2/glintr100", "Lynx Load Face Analyzer"],
+        ["lynx_full", RECOGNISER, "insightface/antelopev2/glintr100", "Lynx Load Face Analyzer"],
         lambda: apply(base, adapter=full, id=wrong),
     )
 
 
 def test_id_of_another_length(bench: WanBench, apply: Any, base: Any, full: Any) -> None:
     face_id = bench.comfy.pack_module("nodes.identity").FaceID
-    short = face_id(torch.ones(128), EMBEDDER)
+    short = face_id(torch.ones(128), RECOGNISER)
     assert_refused(["128", "512", "lynx_full"], lambda: apply(base, adapter=full, id=short))
 
 
@@ -126,7 +126,7 @@ def test_id_that_is_not_finite(bench: WanBench, apply: Any, base: Any, full: Any
     face_id = bench.comfy.pack_module("nodes.identity").FaceID
     broken = torch.ones(512)
     broken[3] = value
-    assert_refused(["LYNX_ID", "NaN"], lambda: apply(base, adapter=full, id=face_id(broken, EMBEDDER)))
+    assert_refused(["LYNX_ID", "NaN"], lambda: apply(base, adapter=full, id=face_id(broken, RECOGNISER)))
 
 
 def test_adapter_without_id_part(bench: WanBench, apply: Any, base: Any) -> None:

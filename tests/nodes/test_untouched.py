@@ -153,7 +153,7 @@ def test_interrupted_in_the_reference_pass(
     assert list_leftovers(base) == []
     assert torch.equal(bench.sample(base, prompt, negative), plain)
     again = bench.make_reference(base, adapter, seed=4)
-    for a, b in zip(again.face.key_values.parameters(), expected.face.key_values.parameters(), strict=True):
+    for a, b in zip(again.face.kv_cache.parameters(), expected.face.kv_cache.parameters(), strict=True):
         assert torch.equal(a, b)
 
 

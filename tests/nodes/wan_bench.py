@@ -19,7 +19,7 @@ T2V = "wan2.1_t2v_14B_fp8_e4m3fn.safetensors"
 OTHER_T2V = "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors"
 VACE = "wan2.1_vace_14B_fp16.safetensors"
 I2V = "wan2.1_i2v_480p_14B_fp8_e4m3fn.safetensors"
-EMBEDDER = "facexlib/arcface_ir_se50"
+RECOGNISER = "facexlib/arcface_ir_se50"
 TEXT_DIM, LATENT_CHANNELS = 4096, 16
 
 Conditioning = list[list[Any]]
@@ -92,15 +92,15 @@ class WanBench:
     def make_text(self, seed: int, num_tokens: int = 16) -> Conditioning:
         return [[seeded(1, num_tokens, TEXT_DIM, seed=seed), {}]]
 
-    def make_id(self, seed: int = 0, embedder: str = EMBEDDER) -> Any:
+    def make_id(self, seed: int = 0, recogniser: str = RECOGNISER) -> Any:
         embedding = seeded(512, seed=1000 + seed)
         face_id = self.comfy.pack_module("nodes.identity").FaceID
-        return face_id(embedding / embedding.norm(), embedder)
+        return face_id(embedding / embedding.norm(), recogniser)
 
     def make_reference(self, model: Any, adapter: Any, seed: int = 0) -> Any:
         """Bake a reference from random 64 px latents of a face and of the null image."""
         face, null = (seeded(1, LATENT_CHANNELS, 1, 8, 8, seed=s) for s in (2000 + seed, 3000))
-        bake = self.comfy.pack_module("nodes.reference_pass").bake_reference
+        bake = self.comfy.pack_module("nodes.reference_pass").make_reference
         return bake(model, adapter, self.make_text(50), face, null)
 
     # --- what a user does -----------------------------------------------------------------

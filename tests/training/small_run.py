@@ -43,7 +43,15 @@ PRELOADED = [
 """What a run imports, 10 s of it."""
 
 MINI_CONFIG = REPO_DIR / "configs" / "mini_cpu.toml"
-_DATA_PATHS = ("manifest", "validation_manifest", "cache", "vae", "text_encoder", "tokenizer", "face_encoder")
+_DATA_PATHS = (
+    "manifest",
+    "validation_manifest",
+    "cache",
+    "vae",
+    "text_encoder",
+    "tokenizer",
+    "face_recogniser",
+)
 KINDS = ("single-scene", "multi-scene", "augmented")
 
 
@@ -253,7 +261,7 @@ def unseed(_: None) -> None:
         generator.seed()
         return generator
 
-    randomness.DrawKey.generator = generator  # type: ignore[method-assign]
+    randomness.RNGKey.generator = generator  # type: ignore[method-assign]
 
 
 def newest_step(output: Path) -> int:

@@ -64,7 +64,7 @@ def _flip_a_bit(path: Path) -> None:
     [
         (_truncate, "weights.safetensors has"),
         (_flip_a_bit, "optimizer.pt has another content"),
-        (lambda path: (path / "mean.safetensors").unlink(), "mean.safetensors is missing"),
+        (lambda path: (path / "ema.safetensors").unlink(), "ema.safetensors is missing"),
         (lambda path: (path / "complete.json").unlink(), "never completed"),
         (lambda path: (path / "complete.json").write_text("{"), "complete.json cannot be read"),
     ],

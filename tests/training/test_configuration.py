@@ -72,7 +72,7 @@ def test_unknown_key_is_refused_with_the_nearest(key: str, near: str) -> None:
         ("stages.5.steps=1", "there are 2 entries"),
         ("nonsense", "section.key=value"),
         ("stages.1.name=images", "stages.name"),
-        ("objective.drop_text=1.5", "a share from 0 to 1"),
+        ("objective.text_dropout=1.5", "a share from 0 to 1"),
     ],
 )
 def test_wrong_values_are_named(override: str, message: str) -> None:

@@ -21,7 +21,7 @@ class StandinAnalyzer:
     """Finds a face in every frame that is not black; grey frames show the person, others a stranger."""
 
     def __init__(self) -> None:
-        self.detector = self.embedder = self
+        self.detector = self.recogniser = self
 
     def load(self) -> None: ...
 

@@ -20,11 +20,11 @@ from lynx_core.training.flow_matching import (
 )
 from lynx_core.training.loop import Trainer
 from lynx_core.training.pack_batch import make_batch
+from lynx_core.training.pack_loader import LoadedPack, LoadedStep
 from lynx_core.training.progress import timestep_quantile
-from lynx_core.training.randomness import DrawKey, derive_seed, make_generator
-from lynx_core.training.step_feed import LoadedPack, LoadedStep
+from lynx_core.training.randomness import RNGKey, derive_seed, make_generator
 
-KEY = DrawKey(0, "images", 0, "a")
+KEY = RNGKey(0, "images", 0, "a")
 SHAPE = torch.Size((16, 2, 4, 4))
 PACKINGS = ([[0, 1, 2, 3, 4, 5]], [[5, 2], [0, 4], [3, 1]], [[3], [1, 0, 2, 4, 5]])
 
@@ -66,7 +66,7 @@ def test_draws_depend_on_their_key_alone() -> None:
 
 
 def test_dropout_rates() -> None:
-    config = ObjectiveConfig(drop_text=0.2, drop_identity=0.1, drop_id=0.3, drop_reference=0.0)
+    config = ObjectiveConfig(text_dropout=0.2, identity_dropout=0.1, id_dropout=0.3, reference_dropout=0.0)
     draws = [draw_sample(torch.Size((1,)), config, replace(KEY, repeat=i)) for i in range(3000)]
     for share, seen in (
         (0.2, [draw.null_text for draw in draws]),
@@ -82,8 +82,8 @@ def test_nulls_are_those_of_inference(trainer: Trainer) -> None:
     source, nulls = trainer.source, trainer.source.nulls()
     samples = [source.load(index) for index in range(2)]
     keys = [replace(KEY, sample_id=sample.id) for sample in samples]
-    kept = ObjectiveConfig(drop_text=0, drop_identity=0)
-    dropped = ObjectiveConfig(drop_text=1, drop_identity=1)
+    kept = ObjectiveConfig(text_dropout=0, identity_dropout=0)
+    dropped = ObjectiveConfig(text_dropout=1, identity_dropout=1)
     parts, device = trainer.adapter.configs, torch.device("cpu")
     given = make_batch(samples, keys, nulls, kept, parts, device).inputs
     null = make_batch(samples, keys, nulls, dropped, parts, device).inputs
@@ -105,7 +105,7 @@ def _gradients(trainer: Trainer, packing: list[list[int]]) -> tuple[Tensor, floa
     packs = tuple(
         LoadedPack(
             tuple(samples[index] for index in pack),
-            tuple(DrawKey(0, "images", 0, samples[index].id) for index in pack),
+            tuple(RNGKey(0, "images", 0, samples[index].id) for index in pack),
         )
         for pack in packing
     )
@@ -131,14 +131,16 @@ def _assert_invariant(trainer: Trainer) -> None:
 @pytest.mark.parametrize("mean", ["token", "sample"])
 def test_loss_is_invariant_to_packing_and_accumulation(trainer: Trainer, mean: str) -> None:
     config = trainer.config
-    config = replace(config, objective=replace(config.objective, loss_mean=mean))
+    config = replace(config, objective=replace(config.objective, loss_reduction=mean))
     trainer.stepper = replace(trainer.stepper, config=config)
     _assert_invariant(trainer)
 
 
 def test_planted_mean_of_means_is_noticed(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        step_module, "weighted_share", lambda losses, weights, total: (losses * weights).sum() / weights.sum()
+        step_module,
+        "loss_weight_share",
+        lambda losses, weights, total: (losses * weights).sum() / weights.sum(),
     )
     with pytest.raises(AssertionError):
         _assert_invariant(trainer)
@@ -146,6 +148,6 @@ def test_planted_mean_of_means_is_noticed(trainer: Trainer, monkeypatch: pytest.
 
 def test_planted_unseeded_noise_is_noticed(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = iter(range(1000))
-    monkeypatch.setattr(DrawKey, "generator", lambda key, purpose: make_generator(next(counter)))
+    monkeypatch.setattr(RNGKey, "generator", lambda key, purpose: make_generator(next(counter)))
     with pytest.raises(AssertionError):
         _assert_invariant(trainer)

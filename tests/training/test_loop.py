@@ -225,18 +225,18 @@ def test_changed_base_and_adapter_are_noticed(world: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("dim", "embedder", "message"),
+    ("dim", "recogniser", "message"),
     [
         (64, "facexlib/arcface_ir_se50", "wrong base for this adapter: .* width 64"),
-        (32, "insightface/antelopev2/glintr100", "is for the embedder insightface/antelopev2/glintr100"),
+        (32, "insightface/antelopev2/glintr100", "is for the recogniser insightface/antelopev2/glintr100"),
     ],
 )
 def test_adapter_of_another_base_or_embedder_is_refused(
-    world: Path, tmp_path: Path, dim: int, embedder: str, message: str
+    world: Path, tmp_path: Path, dim: int, recogniser: str, message: str
 ) -> None:
     configs = configure_variant("full", dim, 2, resampler_dim=64, resampler_depth=1, resampler_heads=1)
     path = tmp_path / "other.safetensors"
-    AdapterModules.create(configs, 0, embedder=embedder).save(path)
+    AdapterModules.create(configs, 0, recogniser=recogniser).save(path)
     with pytest.raises(PreflightError, match=message):
         train(make_configuration(world, tmp_path / "run", adapter={"init": [str(path)]}))
 

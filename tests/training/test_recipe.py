@@ -42,7 +42,7 @@ def test_a_folder_of_clips_becomes_a_data_set(
 
     values = plain_configuration(world, tmp_path / "run")
     models = [
-        f"data.{key}={values['data'][key]}" for key in ("vae", "text_encoder", "tokenizer", "face_encoder")
+        f"data.{key}={values['data'][key]}" for key in ("vae", "text_encoder", "tokenizer", "face_recogniser")
     ]
     chosen = [*models, "data.face_models=", "data.faces_aligned=true", "run.output=run", "run.device=cpu"]
     assert main(["prepare", str(CONFIGS[-1]), *chosen]) == 0
@@ -61,6 +61,6 @@ def test_download_puts_the_models_where_the_configurations_name_them() -> None:
     ]
     for path in CONFIGS:
         config = read_configuration(path)
-        named = [*config.adapter.init, config.data.face_encoder, config.data.face_models]
+        named = [*config.adapter.init, config.data.face_recogniser, config.data.face_models]
         for place in named:
             assert any(target.startswith(str(place)) for target in fetched), place

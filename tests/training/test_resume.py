@@ -26,7 +26,7 @@ SYNCS_PER_CHECKPOINT = 7
 def plain_configuration(root: Path, output: Path) -> dict[str, Any]:
     """With a memory of references, which after a kill holds other ones than without it."""
     values = plain_small_configuration(root, output)
-    values["base"]["reference_memory_gb"] = 1.0
+    values["base"]["reference_cache_gb"] = 1.0
     return values
 
 

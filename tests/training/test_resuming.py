@@ -18,7 +18,7 @@ from lynx_core.training.configuration_file import parse_configuration
 from lynx_core.training.loop import Trainer, TrainingError, open_run, train
 from lynx_core.training.optimizer import warm_up_decay
 from lynx_core.training.pack_batch import make_batch
-from lynx_core.training.randomness import DrawKey
+from lynx_core.training.randomness import RNGKey
 from lynx_core.training.stop_signal import StopSignal
 
 
@@ -30,9 +30,9 @@ def stages(images: int, videos: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[DrawKey]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[RNGKey]:
     """The key of every sample of every training step, which gives its noise, timestep and dropout."""
-    keys: list[DrawKey] = []
+    keys: list[RNGKey] = []
 
     def make(samples: Any, pack_keys: Any, *rest: Any) -> Any:
         keys.extend(pack_keys)
@@ -43,7 +43,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[DrawKey]:
 
 
 def test_lengthening_an_earlier_stage_repeats_nothing(
-    world: Path, tmp_path: Path, drawn: list[DrawKey], capsys: pytest.CaptureFixture[str]
+    world: Path, tmp_path: Path, drawn: list[RNGKey], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(make_configuration(world, tmp_path / "run", stages=stages(3, 2))).step == 5
     result = train(make_configuration(world, tmp_path / "run", stages=stages(7, 4)))
@@ -75,7 +75,7 @@ def _downgrade(checkpoint: Path) -> None:
 
 
 def test_checkpoint_of_the_older_format_goes_on_exactly(
-    world: Path, tmp_path: Path, drawn: list[DrawKey]
+    world: Path, tmp_path: Path, drawn: list[RNGKey]
 ) -> None:
     train(make_configuration(world, tmp_path / "straight"))
     train(make_configuration(world, tmp_path / "run", stages=stages(4, 2)))

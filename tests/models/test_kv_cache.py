@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lynx_core.models.attention import attend_extra
-from lynx_core.models.baking import ReferenceBaker, bake_identity
 from lynx_core.models.id_adapter import IDAdapterConfig, IDAdapterLayer
+from lynx_core.models.kv_cache import ReferenceKVBuilder, compute_id_kv
 from lynx_core.models.ref_adapter import RefAdapterConfig, RefAdapterLayer
 from lynx_core.models.resampler import Resampler, ResamplerConfig
 
@@ -94,7 +94,7 @@ def test_baked_identity_is_what_the_layers_give() -> None:
     source = MemorySource()
     embedding = torch.randn(8)
     seen: list[int] = []
-    baked = bake_identity(source, embedding, CPU, torch.float32, seen.append)
+    baked = compute_id_kv(source, embedding, CPU, torch.float32, seen.append)
     tokens = source.load_resampler()(embedding[None])
     assert seen == [0, 2, 5]
     assert baked.list_blocks() == (0, 2, 5)
@@ -109,12 +109,12 @@ def test_baked_identity_is_what_the_layers_give() -> None:
 
 
 def test_weightless_keys_are_not_normed_again() -> None:
-    assert not bake_identity(MemorySource("weightless", 0), torch.zeros(8), CPU, torch.float32).norm_key
+    assert not compute_id_kv(MemorySource("weightless", 0), torch.zeros(8), CPU, torch.float32).norm_key
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bytes_are_those_of_keys_and_values(dtype: torch.dtype) -> None:
-    baked = bake_identity(MemorySource(), torch.zeros(8), CPU, dtype)
+    baked = compute_id_kv(MemorySource(), torch.zeros(8), CPU, dtype)
     assert {p.dtype for p in baked.parameters()} == {dtype}
     assert baked.count_bytes() == 3 * (4 + 3) * DIM * 2 * dtype.itemsize
     kept = sum(p.untyped_storage().nbytes() for p in baked.parameters())
@@ -123,10 +123,10 @@ def test_bytes_are_those_of_keys_and_values(dtype: torch.dtype) -> None:
 
 def test_one_layer_at_a_time_is_in_memory() -> None:
     source = MemorySource()
-    bake_identity(source, torch.zeros(8), CPU, torch.bfloat16)
-    baker = ReferenceBaker(source, torch.bfloat16)
+    compute_id_kv(source, torch.zeros(8), CPU, torch.bfloat16)
+    builder = ReferenceKVBuilder(source, torch.bfloat16)
     for block in range(4):
-        baker.bake_block(block, torch.randn(1, 7, DIM))
+        builder.add_block(block, torch.randn(1, 7, DIM))
     assert source.alive == [0] * 5, "each earlier layer is gone when the next is read"
     assert not any(reference() for reference in source.given)
 
@@ -134,11 +134,11 @@ def test_one_layer_at_a_time_is_in_memory() -> None:
 @torch.no_grad()
 def test_baked_reference_is_what_the_layers_give() -> None:
     source = MemorySource()
-    baker = ReferenceBaker(source, torch.float32)
+    builder = ReferenceKVBuilder(source, torch.float32)
     features: dict[int, Tensor] = {block: torch.randn(1, 7, DIM) for block in range(4)}
     for block, seen in features.items():
-        baker.bake_block(block, seen.bfloat16())
-    baked = baker.finish()
+        builder.add_block(block, seen.bfloat16())
+    baked = builder.finish()
     assert baked.list_blocks() == (1, 2)
     assert baked.norm_key
     for block in (1, 2):
@@ -148,19 +148,19 @@ def test_baked_reference_is_what_the_layers_give() -> None:
 
 
 def test_a_pass_that_ends_early_is_refused() -> None:
-    baker = ReferenceBaker(MemorySource(), torch.float32)
-    baker.bake_block(1, torch.randn(1, 7, DIM))
+    builder = ReferenceKVBuilder(MemorySource(), torch.float32)
+    builder.add_block(1, torch.randn(1, 7, DIM))
     with pytest.raises(RuntimeError, match=r"\[2\]"):
-        baker.finish()
+        builder.finish()
 
 
 def test_a_part_that_is_not_there_is_named() -> None:
     source = MemorySource()
     source.id = source.ref = None
     with pytest.raises(ValueError, match="'from seeds' has no ID part"):
-        bake_identity(source, torch.zeros(8), CPU, torch.float32)
+        compute_id_kv(source, torch.zeros(8), CPU, torch.float32)
     with pytest.raises(ValueError, match="'from seeds' has no reference part"):
-        ReferenceBaker(source, torch.float32)
+        ReferenceKVBuilder(source, torch.float32)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Remembered references give what looking at them anew gives, in the memory that is allowed."""
+"""Remembered references give what looking at them anew gives, in the cache that is allowed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiny_packs import TinySample, make_adapter, make_samples, pack, relative_er
 from torch import Tensor
 
 from lynx_core.models.packed_wan import PackedWan, RecordedReferences
-from lynx_core.training.reference_memory import ReferenceMemory
+from lynx_core.training.reference_cache import ReferenceFeatureCache
 
 
 class CountingWan(PackedWan):
@@ -29,27 +29,27 @@ def wan() -> CountingWan:
     return CountingWan(tiny_packs.make_transformer())
 
 
-def predict_both(wan: PackedWan, memory: ReferenceMemory, samples: Sequence[TinySample]) -> list[float]:
+def predict_both(wan: PackedWan, cache: ReferenceFeatureCache, samples: Sequence[TinySample]) -> list[float]:
     adapter, inputs = make_adapter("full"), pack(samples)
     with torch.no_grad():
         expected = wan(inputs, adapter)
-        found = wan(inputs, adapter, recorded=memory.recall(inputs))
+        found = wan(inputs, adapter, recorded=cache.get(inputs))
     return [relative_error(a, b) for a, b in zip(found, expected, strict=True)]
 
 
 def test_remembered_references_change_nothing(wan: CountingWan) -> None:
-    memory, samples = ReferenceMemory(wan, 1e9), make_samples()
+    cache, samples = ReferenceFeatureCache(wan, 1e9), make_samples()
     num_faces = len([s for s in samples if s.reference is not None])
     assert 0 < num_faces < len(samples)
-    assert max(predict_both(wan, memory, samples)) < 1e-5
+    assert max(predict_both(wan, cache, samples)) < 1e-5
     assert wan.num_looks == num_faces
-    assert max(predict_both(wan, memory, samples[::-1])) < 1e-5
+    assert max(predict_both(wan, cache, samples[::-1])) < 1e-5
     assert wan.num_looks == num_faces, "they were there already"
 
 
 def test_a_full_memory_forgets_the_oldest(wan: CountingWan) -> None:
     faces = [s for s in make_samples() if s.reference is not None][:2]
-    room_for_one = ReferenceMemory(wan, 1)
+    room_for_one = ReferenceFeatureCache(wan, 1)
     assert max(predict_both(wan, room_for_one, faces)) < 1e-5
     assert wan.num_looks == 2
     room_for_one.recall(pack(faces[1:]))
@@ -60,6 +60,6 @@ def test_a_full_memory_forgets_the_oldest(wan: CountingWan) -> None:
 
 def test_a_pack_without_references_needs_none(wan: CountingWan) -> None:
     none = [s for s in make_samples() if s.reference is None]
-    recorded = ReferenceMemory(wan, 1e9).recall(pack(none))
+    recorded = ReferenceFeatureCache(wan, 1e9).recall(pack(none))
     assert recorded is not None and recorded.segments.total == 0
-    assert max(predict_both(wan, ReferenceMemory(wan, 1e9), none)) < 1e-5
+    assert max(predict_both(wan, ReferenceFeatureCache(wan, 1e9), none)) < 1e-5

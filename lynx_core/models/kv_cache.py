@@ -36,7 +36,7 @@ class LayerSource(Protocol):
     def read_ref_layer(self, block: int) -> RefAdapterLayer: ...
 
 
-class KeyValue(nn.Module):
+class BlockKV(nn.Module):
     """Key and value of one block, [1, num_tokens, dim] each."""
 
     def __init__(self, key: Tensor, value: Tensor) -> None:
@@ -45,24 +45,24 @@ class KeyValue(nn.Module):
         self.value = nn.Parameter(value, requires_grad=False)
 
 
-class KeyValues(nn.Module):
+class KVCache(nn.Module):
     """Keys and values of one adapter for one identity, by block number.
 
     A module, so that a host that moves and counts modules takes it as it is.
     """
 
-    def __init__(self, blocks: Iterable[tuple[int, KeyValue]], norm_key: bool) -> None:
+    def __init__(self, blocks: Iterable[tuple[int, BlockKV]], norm_key: bool) -> None:
         super().__init__()
         self.norm_key = norm_key
-        self.blocks = nn.ModuleDict({str(block): key_value for block, key_value in blocks})
+        self.blocks = nn.ModuleDict({str(block): block_kv for block, block_kv in blocks})
 
-    def get_block(self, block: int) -> KeyValue:
+    def get_block(self, block: int) -> BlockKV:
         """Give block `block`'s key and value.
 
         Raises:
             KeyError: when the adapter has no layer in that block.
         """
-        return cast(KeyValue, self.blocks[str(block)])
+        return cast(BlockKV, self.blocks[str(block)])
 
     def list_blocks(self) -> tuple[int, ...]:
         """List the blocks that have a key and a value, rising."""
@@ -73,7 +73,7 @@ class KeyValues(nn.Module):
         return sum(p.numel() * p.element_size() for p in self.parameters())
 
 
-def make_key_value(block: int, key: Tensor, value: Tensor, dtype: torch.dtype) -> KeyValue:
+def make_block_kv(block: int, key: Tensor, value: Tensor, dtype: torch.dtype) -> BlockKV:
     """Keep a key and a value in `dtype`.
 
     Raises:
@@ -85,17 +85,17 @@ def make_key_value(block: int, key: Tensor, value: Tensor, dtype: torch.dtype) -
             f"the keys or values of block {block} are not finite in {dtype}: the base model's or the adapter's numbers "
             "are too large for it, or damaged. Run the base model in bf16, or check its file."
         )
-    return KeyValue(key, value)
+    return BlockKV(key, value)
 
 
 @torch.no_grad()
-def bake_identity(
+def compute_id_kv(
     adapter: LayerSource,
     embedding: Tensor,
     device: torch.device,
     dtype: torch.dtype,
     on_block: Callable[[int], None] = lambda block: None,
-) -> KeyValues:
+) -> KVCache:
     """Compute the ID-adapter's keys and values.
 
     Args:
@@ -112,15 +112,15 @@ def bake_identity(
         raise ValueError(f"adapter {adapter.name!r} has no ID part: give it ID layers and their resampler")
     tokens = adapter.load_resampler().to(device)(embedding.to(device, torch.float32)[None])
 
-    def bake(block: int) -> KeyValue:
+    def bake(block: int) -> BlockKV:
         on_block(block)
         key, value = adapter.read_id_layer(block).to(device)(tokens)
-        return make_key_value(block, key, value, dtype)
+        return make_block_kv(block, key, value, dtype)
 
-    return KeyValues(((block, bake(block)) for block in config.blocks), norm_key=config.key_norm == "block")
+    return KVCache(((block, bake(block)) for block in config.blocks), norm_key=config.key_norm == "block")
 
 
-class ReferenceBaker:
+class ReferenceKVBuilder:
     """Turns the features of a reference pass into keys and values, block by block."""
 
     def __init__(self, adapter: LayerSource, dtype: torch.dtype) -> None:
@@ -129,17 +129,17 @@ class ReferenceBaker:
         self.adapter = adapter
         self.config = adapter.ref
         self.dtype = dtype
-        self.baked: dict[int, KeyValue] = {}
+        self.baked: dict[int, BlockKV] = {}
 
     @torch.no_grad()
-    def bake_block(self, block: int, features: Tensor) -> None:
+    def add_block(self, block: int, features: Tensor) -> None:
         """Take what block `block`'s self-attention sees, [1, num_tokens, dim]."""
         if block in self.config.blocks:
             layer = self.adapter.read_ref_layer(block).to(features.device)
             key, value = layer(features.float())
-            self.baked[block] = make_key_value(block, key, value, self.dtype)
+            self.baked[block] = make_block_kv(block, key, value, self.dtype)
 
-    def finish(self) -> KeyValues:
+    def finish(self) -> KVCache:
         """Give the keys and values.
 
         Raises:
@@ -148,4 +148,4 @@ class ReferenceBaker:
         missing = sorted(set(self.config.blocks) - set(self.baked))
         if missing:
             raise RuntimeError(f"the reference pass did not reach blocks {missing}")
-        return KeyValues(((block, self.baked[block]) for block in self.config.blocks), norm_key=True)
+        return KVCache(((block, self.baked[block]) for block in self.config.blocks), norm_key=True)

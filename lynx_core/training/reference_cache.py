@@ -18,7 +18,7 @@ from ..models.packed_wan import PackedWan, RecordedReferences
 from ..models.segments import Segments
 
 
-class ReferenceMemory:
+class ReferenceFeatureCache:
     """Keeps the features of references on the CPU; the one that was used longest ago goes first.
 
     Args:
@@ -31,7 +31,7 @@ class ReferenceMemory:
         self._kept: OrderedDict[bytes, list[Tensor]] = OrderedDict()
         self._num_bytes = 0
 
-    def recall(self, inputs: PackedInputs) -> RecordedReferences | None:
+    def get(self, inputs: PackedInputs) -> RecordedReferences | None:
         """Give the features of a pack's references; None when it has none."""
         latents, text = inputs.reference_latents, inputs.reference_text
         if latents is None or text is None:

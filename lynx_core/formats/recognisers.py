@@ -1,4 +1,4 @@
-"""Names of the face embedders that resamplers were trained on.
+"""Names of the face recognisers that resamplers were trained on.
 
 Embeddings of different networks are not interchangeable: the wrong one gives a wrong person.
 No published file carries the name, so it follows from the layout (InstantID's resampler sits
@@ -7,10 +7,10 @@ under `image_proj.`); only this pack's own single file stores it.
 
 from __future__ import annotations
 
-RELEASE_EMBEDDER = "facexlib/arcface_ir_se50"
+RELEASE_RECOGNISER = "facexlib/arcface_ir_se50"
 """What the Lynx release uses: facexlib's ArcFace IR-SE50."""
 
-INSTANTID_EMBEDDER = "insightface/antelopev2/glintr100"
+INSTANTID_RECOGNISER = "insightface/antelopev2/glintr100"
 """What InstantID's image resampler was trained on."""
 
 EMBEDDING_DIM = 512

@@ -9,12 +9,12 @@ from typing import Protocol
 
 from ..data.sample import Sample
 from .configuration import StageConfig
-from .curriculum import Cursors, PackOrder, PackStream, find_stage
-from .randomness import DrawKey
+from .curriculum import Cursors, PackIndices, PackStream, find_stage
+from .randomness import RNGKey
 
 
 class PackReader(Protocol):
-    """What the feed needs of a data set; a SampleSource gives it."""
+    """What the loader needs of a data set; a PairDataset gives it."""
 
     def load_pack(self, indices: Sequence[int]) -> list[Sample]: ...
 
@@ -24,7 +24,7 @@ class LoadedPack:
     """The samples of a pack, and the key of what chance decides for each."""
 
     samples: tuple[Sample, ...]
-    keys: tuple[DrawKey, ...]
+    keys: tuple[RNGKey, ...]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LoadedStep:
     """Where the stages stand after this step."""
 
 
-class StepFeed:
+class PackLoader:
     """Gives the steps of one process in order, one ahead."""
 
     def __init__(
@@ -45,10 +45,10 @@ class StepFeed:
     ) -> None:
         self.stream, self.reader, self.stages = stream, reader, stages
         self.accumulation = accumulation
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="step feed")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pack loader")
         self._ahead: Future[LoadedStep] | None = None
 
-    def take(self) -> LoadedStep:
+    def next_step(self) -> LoadedStep:
         """Give the packs of the next step and begin with those of the one after it."""
         future = self._ahead or self._thread.submit(self._load)
         loaded = future.result()
@@ -74,9 +74,9 @@ class StepFeed:
         return LoadedPack(tuple(samples), match_keys(samples, order))
 
 
-def match_keys(samples: Sequence[Sample], order: PackOrder) -> tuple[DrawKey, ...]:
+def match_keys(samples: Sequence[Sample], order: PackIndices) -> tuple[RNGKey, ...]:
     """Give each sample its planned key; one that replaces a damaged sample gets one of its own."""
-    planned: dict[str, list[DrawKey]] = {}
+    planned: dict[str, list[RNGKey]] = {}
     for key in order.keys:
         planned.setdefault(key.sample_id, []).append(key)
     keys = []

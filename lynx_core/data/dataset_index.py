@@ -36,7 +36,7 @@ OnCount = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class CatalogueItem:
+class IndexEntry:
     """A pair whose files can be used."""
 
     pair: Pair
@@ -49,10 +49,10 @@ class CatalogueItem:
 
 
 @dataclass(frozen=True, eq=False)
-class Catalogue:
+class DatasetIndex:
     """The usable pairs in the order of the manifest."""
 
-    items: tuple[CatalogueItem, ...]
+    items: tuple[IndexEntry, ...]
     rejections: tuple[Rejection, ...]
     """Of the manifest, and of files that a probe refused."""
     warnings: tuple[Rejection, ...]
@@ -65,20 +65,20 @@ class Catalogue:
 class _Looked:
     """What looking at the files of one pair gave."""
 
-    found: CatalogueItem | Rejection
+    found: IndexEntry | Rejection
     warnings: tuple[Rejection, ...] = ()
     files: PairFiles | None = None
 
 
-def build_catalogue(
+def build_index(
     manifest: Manifest, decoding: DecodingConfig, cache: TensorCache, on_count: OnCount | None = None
-) -> Catalogue:
+) -> DatasetIndex:
     """Hash and probe every file of a manifest.
 
     Raises:
         DataError: when the cache cannot be read or written.
     """
-    items: list[CatalogueItem] = []
+    items: list[IndexEntry] = []
     rejections = list(manifest.rejections)
     warnings = list(manifest.warnings)
     files: list[PairFiles] = []
@@ -92,7 +92,7 @@ def build_catalogue(
                 lambda pair: _look_at_pair(pair, decoding, cache, index, decoders), manifest.pairs
             )
             for number, seen in enumerate(looked, start=1):
-                if isinstance(seen.found, CatalogueItem):
+                if isinstance(seen.found, IndexEntry):
                     items.append(seen.found)
                 else:
                     rejections.append(seen.found)
@@ -105,7 +105,7 @@ def build_catalogue(
             raise
     index.keep(files)
     fingerprint = hash_values([_describe(item) for item in items])
-    return Catalogue(tuple(items), tuple(rejections), tuple(warnings), fingerprint)
+    return DatasetIndex(tuple(items), tuple(rejections), tuple(warnings), fingerprint)
 
 
 def reject(pair: Pair, error: MediaError) -> Rejection:
@@ -114,7 +114,7 @@ def reject(pair: Pair, error: MediaError) -> Rejection:
     return Rejection(pair.id, pair.line, error.reason, f"{error.path}: {detail}")
 
 
-def _describe(item: CatalogueItem) -> list[object]:
+def _describe(item: IndexEntry) -> list[object]:
     pair = item.pair
     row = [pair.id, pair.caption, pair.kind, pair.face_similarity, pair.frame_range, pair.fps]
     return [*row, item.target_hash, list(item.reference_hashes)]
@@ -142,7 +142,7 @@ def _look_at_pair(
         return _Looked(reject(pair, error))
     files = [target, *references]
     found = replace(pair, target=target.path, references=tuple(file.path for file in references))
-    item = CatalogueItem(
+    item = IndexEntry(
         found,
         plan,
         target.digest,
