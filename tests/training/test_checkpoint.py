@@ -45,7 +45,7 @@ def test_what_is_saved_is_read(folder: CheckpointFolder) -> None:
     assert read.state["step"] == 3 and read.state["cursor"] == {"stage": 0}
     for kept, found in ((contents.weights, read.weights), (contents.optimizer["w"], read.optimizer["w"])):
         assert kept.keys() == found.keys() and all(torch.equal(kept[name], found[name]) for name in kept)
-    assert read.mean is not None and torch.equal(read.mean["w"], torch.zeros(64))
+    assert read.ema is not None and torch.equal(read.ema["w"], torch.zeros(64))
 
 
 def _truncate(path: Path) -> None:

@@ -52,14 +52,14 @@ def test_a_full_memory_forgets_the_oldest(wan: CountingWan) -> None:
     room_for_one = ReferenceFeatureCache(wan, 1)
     assert max(predict_both(wan, room_for_one, faces)) < 1e-5
     assert wan.num_looks == 2
-    room_for_one.recall(pack(faces[1:]))
+    room_for_one.get(pack(faces[1:]))
     assert wan.num_looks == 2, "the newest is kept"
-    room_for_one.recall(pack(faces[:1]))
+    room_for_one.get(pack(faces[:1]))
     assert wan.num_looks == 3
 
 
 def test_a_pack_without_references_needs_none(wan: CountingWan) -> None:
     none = [s for s in make_samples() if s.reference is None]
-    recorded = ReferenceFeatureCache(wan, 1e9).recall(pack(none))
+    recorded = ReferenceFeatureCache(wan, 1e9).get(pack(none))
     assert recorded is not None and recorded.segments.total == 0
     assert max(predict_both(wan, ReferenceFeatureCache(wan, 1e9), none)) < 1e-5

@@ -176,7 +176,7 @@ def test_validation_measures_the_exported_weights(world: Path, tmp_path: Path) -
     exported = load_file(tmp_path / "run" / "adapter.safetensors")
     found = trainer.validation.run(8)["loss"]
     video = trainer.validation.sample_video(trainer.validation.samples[0])
-    trainer.validation.mean = None
+    trainer.validation.ema = None
     last = trainer.validation.run(8)["loss"]
     assert found != last, "the average and the last weights must differ for the test to tell"
     with torch.no_grad():
@@ -190,10 +190,10 @@ def test_average_forgets_where_it_started(world: Path, tmp_path: Path) -> None:
     assert [warm_up_decay(0.9999, n) for n in (0, 8, 90)] == [0.1, 0.5, 0.91]
     assert warm_up_decay(0.9999, 10**6) == 0.9999
     trainer = _run(world, tmp_path / "run", optimizer={"ema_decay": 0.9999})
-    assert trainer.mean is not None and trainer.mean.num_updates == 8
+    assert trainer.ema is not None and trainer.ema.num_updates == 8
     name = next(name for name in trainer.parameters if name.endswith("to_v_ref.weight"))
     # Values start at zero; with a fixed decay the average would have gone a thousandth of the way.
-    assert trainer.mean.means[name].norm() > 0.4 * trainer.parameters[name].norm()
+    assert trainer.ema.averages[name].norm() > 0.4 * trainer.parameters[name].norm()
 
 
 def test_average_that_is_switched_on_or_off_says_so(
