@@ -274,7 +274,7 @@ def read_result(output: Path) -> dict[str, Tensor]:
     """All tensors that a finished run leaves: the exported adapter, and its newest checkpoint."""
     checkpoint = sorted((output / "checkpoints").glob("step-*"))[-1]
     tensors = {f"adapter {k}": v for k, v in load_file(output / "adapter.safetensors").items()}
-    for name in ("weights", "mean"):
+    for name in ("weights", "ema"):
         tensors |= {f"{name} {k}": v for k, v in load_file(checkpoint / f"{name}.safetensors").items()}
     optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)
     return tensors | {
