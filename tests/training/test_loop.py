@@ -59,7 +59,7 @@ def test_trained_adapter_opens_and_converts(finished: Trainer, tmp_path: Path) -
     # What was exported is the running mean, in the weights' own order of names.
     mean = read_result(output)
     layer = adapter.read_ref_layer(1)
-    assert torch.equal(layer.to_v_ref.weight, mean["mean ref.1.to_v_ref.weight"])
+    assert torch.equal(layer.to_v_ref.weight, mean["ema ref.1.to_v_ref.weight"])
     assert not torch.equal(layer.to_v_ref.weight, mean["weights ref.1.to_v_ref.weight"])
     assert layer.to_v_ref.weight.any(), "values start at zero and must have moved"
     files = convert_to_release(output / "adapter.safetensors", tmp_path / "release")
