@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 
 import folder_paths
 
-from ..lynx_core.faces.arcface import FACEXLIB_RECOGNISER
 from ..lynx_core.faces.detection import PACK_FILES, find_pack_folder
 from ..lynx_core.faces.errors import FaceError
 from ..lynx_core.formats.tensor_file import TENSOR_FILE_SUFFIXES
+from ..lynx_core.spec import RELEASE_RECOGNISER
 
 LYNX_FOLDER = "lynx"
 FACES_FOLDER = "faces"
@@ -114,7 +114,7 @@ def locate_encoder(name: str) -> Path | None:
 
 def find_recogniser_choice(recogniser: str) -> str:
     """Say what to choose in LynxLoadFaceAnalyzer, by its lists, to get a recogniser of this canonical name."""
-    if recogniser == FACEXLIB_RECOGNISER:
+    if recogniser == RELEASE_RECOGNISER:
         return f"the encoder {ENCODER!r}"
     for pack, (_, file_name) in PACK_FILES.items():
         if recogniser == f"insightface/{pack}/{Path(file_name).stem}":

@@ -20,12 +20,10 @@ from torch import Tensor
 
 from ..lynx_core.formats.adapter import Adapter
 from ..lynx_core.models.kv_cache import KVCache, ReferenceKVBuilder
-from ..lynx_core.models.ref_adapter import REFERENCE_FACE_PX, REFERENCE_PROMPT
+from ..lynx_core.spec import REFERENCE_PROMPT, null_image
 from .attachment import make_recorder
 from .base_model import check_adapter_fits, describe_base
 from .identity import IdentityKV, IdentityKVCache, Reference, register_kv
-
-NULL_IMAGE_GREY = 0.5
 
 
 class OneCall(comfy.samplers.Sampler):
@@ -144,10 +142,7 @@ def encode_reference(model: Any, adapter: Adapter, clip: Any, vae: Any, crop: Te
             f"This CLIP gives text of width {conditioning[0][0].shape[-1]}, but {base.name} takes {text_dim}. "
             "Load umt5_xxl with Load CLIP, type wan."
         )
-    face, null = (
-        vae.encode(image)
-        for image in (crop[None], torch.full((1, REFERENCE_FACE_PX, REFERENCE_FACE_PX, 3), NULL_IMAGE_GREY))
-    )
+    face, null = (vae.encode(image) for image in (crop[None], null_image()[None]))
     channels = model.model.latent_format.latent_channels
     if face.ndim != 5 or face.shape[1] != channels:
         raise ValueError(

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..formats.published_files import UNPINNED, Source
+from ..spec import LynxError
 
 if TYPE_CHECKING:
     from .models_folder import ModelFolders
@@ -37,7 +38,7 @@ _CHUNK_BYTES = 16 * 2**20
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
-class DownloadError(RuntimeError):
+class DownloadError(LynxError):
     """A file that could not be fetched or is not what it should be; the message says the way out."""
 
 

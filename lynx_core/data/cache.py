@@ -9,22 +9,19 @@ a damaged entry is told from it when read, and made anew.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
-import os
 import threading
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
+from ..durable_file import write_durably
+from ..hashing import hash_tensors, hash_values
 from .errors import DataError, first_line
-from .hashing import hash_values
 
 _DIGEST = "sha256"
 
@@ -93,7 +90,7 @@ class TensorCache:
             stored = _read_digest(raw)
         except (safetensors.SafetensorError, ValueError, KeyError):
             stored, tensors = None, {}
-        if stored is None or stored != _digest(tensors):
+        if stored is None or stored != hash_tensors(tensors):
             self._count(damaged=1)
             return None
         return tensors
@@ -107,9 +104,8 @@ class TensorCache:
         if self.root is None:
             return
         path = self.root / name
-        raw = safetensors.torch.save(dict(tensors), metadata={_DIGEST: _digest(tensors)})
+        raw = safetensors.torch.save(dict(tensors), metadata={_DIGEST: hash_tensors(tensors)})
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(path, raw)
         except OSError as error:
             full = "; the disk is full, free some space" if error.errno == errno.ENOSPC else ""
@@ -129,40 +125,6 @@ def name_entry(sort: str, depends_on: Any) -> str:
     """Path of an entry inside the cache."""
     digest = hash_values([sort, depends_on])
     return f"{sort}/{digest[:2]}/{digest}.safetensors"
-
-
-def write_durably(path: Path, raw: bytes) -> None:
-    """Write a file to the side, sync it, and rename it into place; its mode is that of any new file.
-
-    Raises:
-        OSError: as the system says; the file to the side is removed.
-    """
-    # Not tempfile's, whose files only their owner may read: a cache is shared.
-    side = path.with_name(f".{path.name[:16]}.{uuid.uuid4().hex}.part")
-    try:
-        with side.open("xb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        side.replace(path)
-    except BaseException:
-        side.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _read_digest(raw: bytes) -> str:

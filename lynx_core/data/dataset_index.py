@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..hashing import hash_file, hash_values
 from .cache import TensorCache
 from .decoder_versions import photo_decoder_versions, video_decoder_versions
 from .decoding import ClipPlan, DecodingConfig, ImageInfo, plan_clip, probe_media
 from .errors import MediaError, first_line
 from .file_index import FileIndex, PairFiles
 from .file_names import find_file
-from .hashing import hash_file, hash_values
 from .manifest import Manifest, Pair, Rejection
 from .video_file import VideoInfo
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from ..faces.errors import FaceError
 from ..faces.photo import PhotoInfo, UnknownPictureError, load_photo, probe_photo
 from ..faces.picture_file import decoder_errors, open_picture
+from ..hashing import hash_values
+from ..tokens import FRAMES_PER_LATENT, PX_PER_TOKEN, LatentShape, latent_shape
 from .animation import probe_animation, read_animation
 from .decoder_versions import photo_decoder_versions, video_decoder_versions
 from .errors import DataError, MediaError, first_line
-from .hashing import hash_values
-from .tokens import FRAMES_PER_LATENT, PX_PER_TOKEN, LatentShape, latent_shape
 from .truncation import check_whole
 from .video_file import VideoInfo, probe_video, read_frames
 

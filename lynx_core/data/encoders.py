@@ -22,13 +22,11 @@ from torch import Tensor
 from ..faces.analyzer import FaceAnalyzer
 from ..faces.crops import FaceCrop, crop_aligned, crop_face
 from ..faces.detection import find_pack_folder
-from ..faces.embedding import FACEXLIB_RECOGNISER
 from ..faces.errors import NoFaceError
+from ..hashing import hash_file, hash_files, hash_values
+from ..spec import RELEASE_RECOGNISER, TEXT_LENGTH
 from .errors import DataError, MediaError, first_line
-from .hashing import hash_file, hash_files, hash_values
 from .single_frames import run_single_frames_in_2d
-
-MAX_TEXT_TOKENS = 512
 
 
 class VideoEncoder(Protocol):
@@ -201,7 +199,7 @@ class UMT5TextEncoder:
             model = _load(transformers.UMT5EncoderModel, self.folder, dtype=self.dtype)
             self._model = model.to(self.device).eval().requires_grad_(False)
         tokens = self._tokenizer(
-            clean_caption(caption), truncation=True, max_length=MAX_TEXT_TOKENS, return_tensors="pt"
+            clean_caption(caption), truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
         )
         ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
         with torch.no_grad():
@@ -255,7 +253,7 @@ class AnalyzerRecogniser:
     def embed_fingerprint(self) -> str:
         """Over the recogniser's file."""
         path = self.analyzer.encoder_path
-        return hash_values([FACEXLIB_RECOGNISER, hash_file(path)] if path else ["pack", self._hash_pack()])
+        return hash_values([RELEASE_RECOGNISER, hash_file(path)] if path else ["pack", self._hash_pack()])
 
     def crop(self, photo: np.ndarray, path: Path) -> FaceCrop:
         """As `FaceRecogniser.crop`.

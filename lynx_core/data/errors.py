@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..spec import LynxError, first_line
 
-class DataError(ValueError):
+__all__ = ["DataError", "MediaError", "first_line"]
+
+
+class DataError(LynxError):
     """Data that a run cannot go on with: the message names the thing, the value seen and the way out."""
 
 
@@ -22,8 +26,3 @@ class MediaError(DataError):
     def at(self, path: Path) -> MediaError:
         """The same fault in another copy of the file."""
         return MediaError(path, self.reason, self.detail)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error, for a message that has to stay short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

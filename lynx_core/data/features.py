@@ -24,15 +24,16 @@ from torch import Tensor
 
 from ..faces.embedding import average_embeddings
 from ..faces.errors import FaceError
+from ..hashing import hash_file
+from ..spec import REFERENCE_CROP_PX, REFERENCE_PROMPT, null_image
 from .cache import TensorCache
 from .dataset_index import IndexEntry, reject
 from .decoder_versions import photo_decoder_versions, video_decoder_versions
 from .decoding import DECODING_VERSION, ClipPlan, convert_pixels, decode_clip, decode_photo
 from .encoders import Encoders, FaceRecogniser, clean_caption
 from .errors import DataError, MediaError, first_line
-from .hashing import hash_file
 from .manifest import Rejection
-from .sample import REFERENCE_PROMPT, REFERENCE_PX, Nulls, Sample
+from .sample import Nulls, Sample
 
 CROPS_VERSION = 2
 """Of what a `crops` entry holds."""
@@ -143,10 +144,10 @@ class Features:
         Raises:
             DataError: when an encoder or the cache fails.
         """
-        grey = torch.zeros(3, 1, REFERENCE_PX, REFERENCE_PX)
+        grey = 2 * null_image().permute(2, 0, 1)[:, None].contiguous() - 1
         made = self._load(
             "references",
-            ["mid-grey", REFERENCE_PX, self.encoders.video.fingerprint],
+            ["mid-grey", REFERENCE_CROP_PX, self.encoders.video.fingerprint],
             lambda: {"latents": self.encoders.video.encode(grey)},
         )
         return Nulls(

@@ -15,8 +15,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from ..hashing import hash_values
 from .file_names import expand_path
-from .hashing import hash_values
 
 KINDS = ("single-scene", "multi-scene", "augmented")
 """How a pair was made: both from one scene; from different scenes; one scene, edited afterwards."""

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..spec import REFERENCE_PROMPT
 from .dataset_index import IndexEntry, reject
 from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError, MediaError
 from .left_out import LeftOut
 from .manifest import Manifest
-from .sample import REFERENCE_PROMPT
 from .source import PairDataset
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from .cache import write_durably
+from ..durable_file import write_durably
 from .errors import DataError, first_line
 from .manifest import Rejection, describe_rejections
 

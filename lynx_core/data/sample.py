@@ -10,13 +10,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from .tokens import LatentShape, count_latent_tokens
-
-REFERENCE_PROMPT = "image of a face"
-"""The text of every reference pass, as in the release."""
-
-REFERENCE_PX = 256
-"""Side of the reference crop."""
+from ..tokens import LatentShape, count_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +37,7 @@ class Sample:
     @property
     def num_tokens(self) -> int:
         """Of the target alone, without text, identity and reference."""
-        return count_latent_tokens(self.shape)
+        return count_tokens(self.shape)
 
     def keep_frames(self, num_latent_frames: int) -> Sample:
         """The first latent frames only: what the VAE, being causal, gives for the shorter clip."""

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..rng import ORDER_OF_KIND, shuffled
 from .errors import DataError
-from .shuffle import ORDER_OF_KIND, shuffled
 
 
 def plan_epoch_items(

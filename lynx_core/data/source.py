@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..tokens import LatentShape, count_tokens
 from .cache import TensorCache
 from .dataset_index import DatasetIndex, OnCount, build_index, reject
 from .decoding import DecodingConfig
@@ -26,7 +27,6 @@ from .left_out import LeftOut, describe_left_out
 from .manifest import Manifest, Rejection
 from .quarantine import RejectionFile
 from .sample import Nulls, Sample
-from .tokens import LatentShape, count_latent_tokens, tokens_per_frame
 
 
 @dataclass
@@ -92,7 +92,7 @@ class PairDataset:
         self.warnings = RejectionFile(warnings_path, self.fingerprint, once_per_row=False)
         self.features = Features(encoders, cache, on_warning=self.warnings.add)
         self._begin_quarantine(dataset_index, retry=retry)
-        self._lengths = np.array([count_latent_tokens(shape) for shape in self.shapes()], dtype=np.int64)
+        self._lengths = np.array([count_tokens(shape) for shape in self.shapes()], dtype=np.int64)
         self._kept_frames: dict[int, int] = {}
         self._orders: dict[str | None, np.ndarray] = {}
         if not self.items:
@@ -135,7 +135,7 @@ class PairDataset:
             shape = self.items[index].plan.latent_shape
             if not 1 <= frames <= shape[0]:
                 raise ValueError(f"sample {index} has {shape[0]} latent frames, asked to keep {frames}")
-            self._lengths[index] = frames * tokens_per_frame(shape)
+            self._lengths[index] = count_tokens((frames, *shape[1:]))
         self._kept_frames.update(kept_frames)
         self._orders.clear()
 

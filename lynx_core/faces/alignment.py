@@ -12,11 +12,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ..spec import ID_CROP_PX, REFERENCE_CROP_PX
 from .detection import Face
 from .errors import FaceError, NoFaceError, import_package
-
-ID_CROP_PX = 112
-REFERENCE_CROP_PX = 256
 
 # Eyes, nose tip, mouth corners of the 112 px ArcFace crop (insightface, face_align.arcface_dst).
 ARCFACE_TEMPLATE = np.array(

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .errors import FaceError, first_line
+from ..spec import EMBEDDING_DIM, ID_CROP_PX, RELEASE_RECOGNISER, first_line
+from .errors import FaceError
 
-FACEXLIB_RECOGNISER = "facexlib/arcface_ir_se50"
-GRID_PX = 7
+GRID_PX = ID_CROP_PX // 16
 """Side of the last feature map: a 112 px crop halved four times."""
 
 
@@ -34,7 +34,7 @@ class ArcFaceConfig:
     stem_dim: int = 64
     squeeze_dims: tuple[int, ...] = (4,) * 3 + (8,) * 4 + (16,) * 14 + (32,) * 3
     """Channels inside each unit's squeeze-and-excitation."""
-    embedding_dim: int = 512
+    embedding_dim: int = EMBEDDING_DIM
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -105,7 +105,7 @@ class ArcFaceIRSE50(nn.Module):
         recogniser: canonical name of the weights, which an adapter must name as its recogniser.
     """
 
-    def __init__(self, config: ArcFaceConfig | None = None, recogniser: str = FACEXLIB_RECOGNISER) -> None:
+    def __init__(self, config: ArcFaceConfig | None = None, recogniser: str = RELEASE_RECOGNISER) -> None:
         super().__init__()
         config = config or ArcFaceConfig()
         self.config = config
@@ -179,7 +179,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 return {name: file.get_tensor(name) for name in file.keys()}, metadata.get(  # noqa: SIM118
-                    "embedder", FACEXLIB_RECOGNISER
+                    "embedder", RELEASE_RECOGNISER
                 )
         except (SafetensorError, OSError) as error:
             raise FaceError(
@@ -202,7 +202,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
             f"{path} holds no flat table of tensors but {type(state).__name__}; "
             f"use facexlib's recognition_arcface_ir_se50.pth"
         )
-    return state, FACEXLIB_RECOGNISER
+    return state, RELEASE_RECOGNISER
 
 
 def check_weights(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..spec import ID_CROP_PX, REFERENCE_CROP_PX
 from .alignment import (
     ARCFACE_TEMPLATE,
-    ID_CROP_PX,
-    REFERENCE_CROP_PX,
     annotate_photo,
     crop_for_id,
     crop_for_reference,

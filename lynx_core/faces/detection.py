@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .errors import FaceError, first_line, import_package
+from ..spec import first_line
+from .errors import FaceError, import_package
 
 FaceOrder = Literal[
     "largest", "left to right", "right to left", "top to bottom", "most confident", "nearest to centre"

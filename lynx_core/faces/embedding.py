@@ -14,20 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .alignment import ID_CROP_PX
-from .arcface import FACEXLIB_RECOGNISER, ArcFaceIRSE50, load_arcface
+from ..spec import ID_CROP_PX, first_line
+from .arcface import ArcFaceIRSE50
 from .detection import find_pack_folder, resolve_providers
-from .errors import FaceError, first_line, import_package
-
-__all__ = [
-    "FACEXLIB_RECOGNISER",
-    "ArcFaceIRSE50",
-    "ArcFaceRecogniser",
-    "InsightFaceRecogniser",
-    "average_embeddings",
-    "load_arcface",
-    "min_pairwise_cosine",
-]
+from .errors import FaceError, import_package
 
 MIN_MEAN_NORM = 0.1
 """Below this the mean says nothing: two vectors at a cosine of -0.98."""
@@ -70,21 +60,6 @@ class InsightFaceRecogniser:
         self.providers = tuple(providers)
         self.name = f"insightface/{pack}/{model}"
         self._recogniser: Any = None
-
-    @classmethod
-    def from_name(cls, name: str, root: Path, providers: tuple[str, ...] = ("CPU",)) -> InsightFaceRecogniser:
-        """The recogniser of a canonical name, "insightface/<pack>/<model>".
-
-        Raises:
-            FaceError: when the name is none of these.
-        """
-        parts = name.split("/")
-        if len(parts) != 3 or parts[0] != "insightface" or not all(parts):
-            raise FaceError(
-                f"'{name}' is no insightface recogniser; the name is insightface/<pack>/<model>, "
-                f"as insightface/antelopev2/glintr100"
-            )
-        return cls(root, parts[1], parts[2], providers)
 
     def load(self) -> None:
         """Open the recogniser now; `embed` does so by itself.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from ..spec import LynxError, first_line
+
 PIP_NAMES = {"cv2": "opencv-python", "PIL": "pillow", "pillow_heif": "pillow-heif"}
 
 
-class FaceError(ValueError):
-    """A face step that cannot go on: the message names the thing, the value seen and the way out."""
+class FaceError(LynxError):
+    """A photo, crop or face model that cannot be used."""
 
 
 class NoFaceError(FaceError):
@@ -38,8 +40,3 @@ def import_package(module: str, purpose: str) -> ModuleType:
             f"the Python package {pip_name} {state}; without it {purpose} is off. "
             f"In the Python that runs ComfyUI: python -m pip install {pip_name}{system}"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error, for a message that has to stay short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

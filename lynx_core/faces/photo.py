@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..spec import NULL_GREY
 from .errors import FaceError
 from .picture_colours import find_srgb_conversion
 from .picture_file import PhotoInfo, UnknownPictureError, decode_picture, open_picture, read_info
@@ -32,7 +33,6 @@ __all__ = [
     "probe_photo",
 ]
 
-BACKGROUND = 0.5
 BAND_PX = 2**18
 """Pixels that are converted at a time."""
 
@@ -182,7 +182,7 @@ def _flatten_pixels(pixels: np.ndarray) -> np.ndarray:
     colour = pixels[..., :3]
     if pixels.shape[-1] == 4:
         alpha = pixels[..., 3:]
-        colour = colour * alpha + BACKGROUND * (1 - alpha)
+        colour = colour * alpha + NULL_GREY * (1 - alpha)
     colour = np.broadcast_to(colour, (*pixels.shape[:2], 3))
     return (colour * 255).round().astype(np.uint8)
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..spec import first_line
 from .colour_tags import HDR_TRANSFERS, ColourSpace, find_colour_space, read_cicp, read_profile_cicp
-from .errors import FaceError, first_line
+from .errors import FaceError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import FaceError, first_line, import_package
+from ..spec import first_line
+from .errors import FaceError, import_package
 
 if TYPE_CHECKING:
     from PIL import Image

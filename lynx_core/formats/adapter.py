@@ -15,15 +15,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..hashing import add_file_samples
 from ..models.id_adapter import IDAdapterConfig, IDAdapterLayer
 from ..models.ref_adapter import RefAdapterConfig, RefAdapterLayer
 from ..models.resampler import Resampler, ResamplerConfig
+from ..spec import RELEASE_RECOGNISER
 from . import layouts
 from .errors import AdapterError
 from .layouts import PartKind
 from .parts import PART_NAMES, AdapterPart, find_parts
-from .recognisers import RELEASE_RECOGNISER
-from .tensor_file import TENSOR_FILE_SUFFIXES, TensorFile, open_tensor_file
+from .tensor_file import TENSOR_FILE_SUFFIXES, open_tensor_file
 
 __all__ = ["Adapter", "AdapterError", "open_adapter"]
 
@@ -244,13 +245,5 @@ def _fingerprint(parts: Iterable[AdapterPart]) -> str:
         digest.update(f"{part.kind} {part.config} {part.recogniser}".encode())
         for name in sorted(part.names):
             digest.update(f"{name} {part.file.tensors[part.names[name]]}".encode())
-        _hash_samples(digest, part.file)
+        add_file_samples(digest, part.file.path, _SAMPLES, _SAMPLE_BYTES)
     return digest.hexdigest()
-
-
-def _hash_samples(digest: hashlib._Hash, file: TensorFile) -> None:
-    size = file.path.stat().st_size
-    with file.path.open("rb") as raw:
-        for sample in range(_SAMPLES):
-            raw.seek(max(0, size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1))
-            digest.update(raw.read(_SAMPLE_BYTES))

@@ -1,13 +1,11 @@
 """Writes an adapter in any layout that can express it.
 
-Tensors keep their bytes (quantised GGUF becomes float16). Every file is written beside its
-destination, flushed to the disk and then renamed, so an interruption or a full disk leaves
-what was there before.
+Tensors keep their bytes (quantised GGUF becomes float16). All files of a conversion are written
+before the first is put in its place.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +15,13 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from ..durable_file import write_aside
+from ..spec import RELEASE_RECOGNISER
 from . import layouts, single_file
 from .adapter import Adapter
 from .errors import AdapterError
 from .layouts import OWN_LAYOUT, WRITABLE_LAYOUTS, PartKind
 from .parts import PART_NAMES, AdapterPart, infer_key_norm
-from .recognisers import RELEASE_RECOGNISER
 from .safetensors_file import safetensors_bytes, tensor_info, write_safetensors
 from .tensor_file import TensorInfo
 
@@ -206,25 +205,15 @@ def _writer(adapter: Adapter, file: PlannedFile) -> Callable[[BinaryIO], None]:
 
 def write_together(files: Sequence[tuple[Path, int, Callable[[BinaryIO], None]]]) -> None:
     """Write several files, and put them in place only when all are complete."""
-    written: list[tuple[Path, Path]] = []
-    path, num_bytes, _ = files[0]
+    current = files[0]
     try:
-        for file in files:
-            path, num_bytes, write = file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-            written.append((beside, path))
-            with beside.open("wb") as raw:
-                write(raw)
-                raw.flush()
-                os.fsync(raw.fileno())
-        for beside, path in written:
-            beside.replace(path)
+        with write_aside(*(path for path, _, _ in files)) as aside:
+            for hidden, current in zip(aside, files, strict=True):
+                with hidden.open("wb") as raw:
+                    current[2](raw)
     except OSError as error:
+        path, num_bytes, _ = current
         raise AdapterError(
             f"{path} ({num_bytes:,} bytes) could not be written: {error.strerror or error}. No half-written "
             "file is left; make room or choose another place, and try again."
         ) from error
-    finally:
-        for beside, _ in written:
-            beside.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..spec import LynxError
 
-class AdapterError(ValueError):
-    """A file or a mix of files that cannot be used; says which, what was seen, and the way out."""
+
+class AdapterError(LynxError):
+    """A file or a mix of files that cannot be used."""

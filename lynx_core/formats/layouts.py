@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from .recognisers import INSTANTID_RECOGNISER, RELEASE_RECOGNISER
+from ..spec import INSTANTID_RECOGNISER, RELEASE_RECOGNISER
 
 PartKind = Literal["resampler", "id", "ref"]
 PART_KINDS: tuple[PartKind, ...] = ("resampler", "id", "ref")

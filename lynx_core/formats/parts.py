@@ -14,10 +14,10 @@ import torch
 from ..models.id_adapter import IDAdapterConfig, KeyNorm
 from ..models.ref_adapter import RefAdapterConfig
 from ..models.resampler import Resampler, ResamplerConfig, infer_resampler_config
+from ..spec import EMBEDDING_DIM
 from . import layouts, single_file
 from .errors import AdapterError
 from .layouts import KeyForm, PartKind
-from .recognisers import EMBEDDING_DIM
 from .tensor_file import TensorFile
 
 PartConfig = ResamplerConfig | IDAdapterConfig | RefAdapterConfig

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,13 @@ from ..formats.conversion import convert_adapter
 from ..formats.errors import AdapterError
 from ..formats.layouts import PartKind, canonical_name
 from ..formats.parts import PartConfig, find_parts
-from ..formats.recognisers import EMBEDDING_DIM, RELEASE_RECOGNISER
 from ..formats.saving import save_single_file
 from ..formats.tensor_file import open_tensor_file
+from ..spec import EMBEDDING_DIM, RELEASE_RECOGNISER, Variant
 from .id_adapter import IDAdapterConfig, IDAdapterLayer
 from .low_rank import LowRankLinear
 from .ref_adapter import RefAdapterConfig, RefAdapterLayer
 from .resampler import Resampler, ResamplerConfig
-
-Variant = Literal["full", "id only", "ref only", "lite"]
 
 
 @dataclass(frozen=True)
@@ -88,15 +86,15 @@ def configure_variant(
         ValueError: when there is no such variant.
     """
     every_block = tuple(range(num_blocks))
-    ref = RefAdapterConfig(dim, every_block, has_bias=True) if variant in ("full", "ref only") else None
-    if variant == "ref only":
+    ref = RefAdapterConfig(dim, every_block, has_bias=True) if variant in ("full", "ref_only") else None
+    if variant == "ref_only":
         return AdapterConfigs(ref=ref)
     if variant == "lite":
         layers = IDAdapterConfig(dim, lite_token_dim, every_block[::2], 0, False, "weightless")
-    elif variant in ("full", "id only"):
+    elif variant in ("full", "id_only"):
         layers = IDAdapterConfig(dim, dim, every_block, 16, True, "block")
     else:
-        raise ValueError(f"there is no variant {variant!r}; choose full, id only, ref only or lite")
+        raise ValueError(f"there is no variant {variant!r}; choose {', '.join(get_args(Variant))}")
     resampler = ResamplerConfig(
         dim=resampler_dim,
         depth=resampler_depth,

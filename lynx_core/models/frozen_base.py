@@ -7,12 +7,11 @@ CPU until their block runs: 28.6 GB in bf16 become 14.3, or about 1 on the GPU.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +19,10 @@ from torch import Tensor, nn
 from ..formats.errors import AdapterError
 from ..formats.layouts import name_quantisation, strip_prefix
 from ..formats.tensor_file import TensorFile, open_tensor_file
+from ..spec import LynxError, Quantisation
 
 WanTransformer: TypeAlias = Any
 """diffusers' WanTransformer3DModel, whose lazy import hides its type."""
-
-BasePrecision = Literal["as loaded", "int8", "fp8"]
-"""Width of the linear weights in the blocks; everything else stays as it was loaded."""
 
 _HEAD_DIM = 128
 _OTHER_KINDS = (
@@ -36,7 +33,7 @@ _OTHER_KINDS = (
 )
 
 
-class BaseModelError(ValueError):
+class BaseModelError(LynxError):
     """A base model that cannot be used; says what was seen and the way out."""
 
 
@@ -68,29 +65,20 @@ def freeze(transformer: WanTransformer) -> WanTransformer:
     return transformer
 
 
-def quantise_base(transformer: WanTransformer, precision: BasePrecision) -> None:
+def quantise_base(transformer: WanTransformer, quantisation: Quantisation) -> None:
     """Quantise the linear weights of the blocks, in place, with torchao's weight-only types.
 
     Gradients pass through them. Autograd keeps the dequantised weight of a layer until its
     backward, so use gradient checkpointing with it.
     """
-    if precision == "as loaded":
+    if quantisation == "none":
         return
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
-    quantize_(transformer.blocks, Int8WeightOnlyConfig() if precision == "int8" else Float8WeightOnlyConfig())
+    quantize_(
+        transformer.blocks, Int8WeightOnlyConfig() if quantisation == "int8" else Float8WeightOnlyConfig()
+    )
     freeze(transformer)
-
-
-def hash_weights(module: nn.Module) -> str:
-    """Hash all weights and buffers, to the bit; some 20 s for 28 GB."""
-    digest = hashlib.sha256()
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    for name in sorted(tensors):
-        for leaf in _plain_tensors(tensors[name].detach()):
-            digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)}".encode())
-            digest.update(leaf.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 class BlockOffload:
@@ -282,11 +270,3 @@ def _infer_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         "ffn_dim": shapes["blocks.0.ffn.net.0.proj.weight"][0],
         "num_layers": 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")),
     }
-
-
-def _plain_tensors(tensor: Tensor) -> Sequence[Tensor]:
-    flatten = getattr(tensor, "__tensor_flatten__", None)
-    if flatten is None:
-        return (tensor,)
-    names, _ = flatten()
-    return [leaf for name in names for leaf in _plain_tensors(getattr(tensor, name))]

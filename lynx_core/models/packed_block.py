@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..spec import AttentionBackend
 from .adapter_modules import AdapterModules
-from .segment_attention import Backend, attend_segments
+from .segment_attention import attend_segments
 from .segments import Segments, find_runs
 
 
@@ -36,7 +37,7 @@ class PackContext(NamedTuple):
     """Which queries share a text."""
     text_keys: Segments
     num_heads: int
-    backend: Backend
+    backend: AttentionBackend
 
 
 class AdapterInputs(NamedTuple):

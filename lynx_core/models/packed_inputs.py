@@ -10,13 +10,9 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..spec import TEXT_LENGTH
+from ..tokens import PATCH_SIZE, LatentShape, count_tokens
 from .segments import Segments
-
-TEXT_LENGTH = 512
-"""Prompts are padded to this with zeros and attended in full, as in inference."""
-
-PatchSize = tuple[int, int, int]
-"""Latent frames, rows and columns of one token."""
 
 
 @dataclass(frozen=True)
@@ -55,38 +51,33 @@ class PackedInputs:
             )
 
 
-def count_patches(latent: Tensor, patch_size: PatchSize) -> int:
-    """Count the tokens of a latent [channels, frames, height, width].
+def count_latent_tokens(latents: Sequence[Tensor | None]) -> Segments:
+    """Count the tokens of each latent [16, frames, height, width]; 0 for None.
 
     Raises:
         ValueError: when a side is not a whole number of patches.
     """
-    count = 1
-    for size, patch in zip(latent.shape[1:], patch_size, strict=True):
-        if size % patch or not size:
-            raise ValueError(
-                f"a latent of {list(latent.shape)} cannot be cut into patches of {list(patch_size)}; "
-                "width and height in pixels must be multiples of 16"
-            )
-        count *= size // patch
-    return count
+    return Segments(tuple(0 if latent is None else count_tokens(_shape_of(latent)) for latent in latents))
 
 
-def patchify(latents: Sequence[Tensor], patch_size: PatchSize) -> Tensor:
+def _shape_of(latent: Tensor) -> LatentShape:
+    _, frames, height, width = latent.shape
+    return frames, height, width
+
+
+def patchify(latents: Sequence[Tensor]) -> Tensor:
     """Lay the patches of all samples in one sequence, [tokens, channels * patch volume]."""
-    pt, ph, pw = patch_size
+    pt, ph, pw = PATCH_SIZE
     pattern = "c (t pt) (h ph) (w pw) -> (t h w) (c pt ph pw)"
     return torch.cat([rearrange(latent, pattern, pt=pt, ph=ph, pw=pw) for latent in latents])
 
 
-def unpatchify(
-    patches: Tensor, tokens: Segments, like: Sequence[Tensor], patch_size: PatchSize
-) -> list[Tensor]:
+def unpatchify(patches: Tensor, tokens: Segments, like: Sequence[Tensor]) -> list[Tensor]:
     """Turn a sequence of predicted patches into one latent for each sample, shaped as in `like`.
 
     The model's head puts the channels last in a patch: [tokens, patch volume * channels].
     """
-    pt, ph, pw = patch_size
+    pt, ph, pw = PATCH_SIZE
     pattern = "(t h w) (pt ph pw c) -> c (t pt) (h ph) (w pw)"
     return [
         rearrange(piece, pattern, pt=pt, ph=ph, pw=pw, h=latent.shape[2] // ph, w=latent.shape[3] // pw)

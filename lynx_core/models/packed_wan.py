@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..spec import TEXT_LENGTH, AttentionBackend, LynxError
+from ..tokens import PATCH_SIZE
 from .adapter_modules import AdapterModules
 from .frozen_base import BlockOffload, WanTransformer, freeze, load_transformer
 from .packed_block import AdapterInputs, PackContext, modulate, modulated_input, run_block
-from .packed_inputs import TEXT_LENGTH, PackedInputs, count_patches, index_text, patchify, unpatchify
-from .segment_attention import Backend
+from .packed_inputs import PackedInputs, count_latent_tokens, index_text, patchify, unpatchify
 from .segments import Segments
 
 __all__ = ["PackedInputs", "PackedWan", "RecordedReferences", "load_transformer"]
@@ -54,7 +55,7 @@ class PackedWan(nn.Module):
     def __init__(
         self,
         transformer: WanTransformer,
-        backend: Backend = "loop",
+        backend: AttentionBackend = "loop",
         gradient_checkpointing: bool = False,
         offload: BlockOffload | None = None,
     ) -> None:
@@ -62,7 +63,7 @@ class PackedWan(nn.Module):
         _check_base(transformer)
         self.transformer = freeze(transformer)
         self.config: Any = transformer.config
-        self.backend: Backend = backend
+        self.backend: AttentionBackend = backend
         self.gradient_checkpointing = gradient_checkpointing
         self.offload = offload
 
@@ -131,13 +132,7 @@ class PackedWan(nn.Module):
             text: [at most 512, text_dim], REFERENCE_PROMPT encoded.
         """
         walk = self._walk_reference(latents, text, self.config.num_layers)
-        return RecordedReferences(dict(enumerate(walk)), self._reference_segments(latents))
-
-    def _reference_segments(self, latents: Sequence[Tensor | None]) -> Segments:
-        patch_size = self.config.patch_size
-        return Segments(
-            tuple(0 if latent is None else count_patches(latent, patch_size) for latent in latents)
-        )
+        return RecordedReferences(dict(enumerate(walk)), count_latent_tokens(latents))
 
     @torch.no_grad()
     def _walk_reference(
@@ -167,7 +162,7 @@ class PackedWan(nn.Module):
         self, latents: Sequence[Tensor], timesteps: Tensor, texts: Sequence[Tensor]
     ) -> tuple[Tensor, PackContext]:
         """Compute what no block changes: the timesteps' embedding [N, D] and the context."""
-        tokens = Segments(tuple(count_patches(latent, self.config.patch_size) for latent in latents))
+        tokens = count_latent_tokens(latents)
         embedder = self.transformer.condition_embedder
         time_dtype = embedder.time_embedder.linear_1.weight.dtype
         time = embedder.time_embedder(embedder.timesteps_proj(timesteps).to(time_dtype)).to(self.dtype)
@@ -208,14 +203,14 @@ class PackedWan(nn.Module):
             walk = (recorded.features.get(index) for index in range(self.config.num_layers))
         elif ref and inputs.reference_latents is not None:
             assert inputs.reference_text is not None  # PackedInputs refuses references without it
-            reference = self._reference_segments(inputs.reference_latents)
+            reference = count_latent_tokens(inputs.reference_latents)
             walk = self._walk_reference(inputs.reference_latents, inputs.reference_text, ref.blocks[-1] + 1)
         return AdapterInputs(adapter, id_tokens, reference, id_scale, ref_scale), walk
 
     def _embed(self, latents: Sequence[Tensor]) -> Tensor:
         # The patches do not overlap, so their convolution is one matrix product for the pack.
         embedding = self.transformer.patch_embedding
-        patches = patchify(latents, self.config.patch_size).to(self.dtype)
+        patches = patchify(latents).to(self.dtype)
         return F.linear(patches, embedding.weight.flatten(1), embedding.bias)
 
     def compute_rope_freqs(self, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -245,7 +240,7 @@ class PackedWan(nn.Module):
     ) -> list[Tensor]:
         shift, scale = (self.transformer.scale_shift_table + time[:, None].float()).unbind(1)
         out = self.transformer.proj_out(modulate(self.transformer.norm_out, hidden, shift, scale, tokens))
-        return unpatchify(out, tokens, latents, self.config.patch_size)
+        return unpatchify(out, tokens, latents)
 
 
 def _check_base(transformer: WanTransformer) -> None:
@@ -255,6 +250,10 @@ def _check_base(transformer: WanTransformer) -> None:
         raise ValueError(
             f"this base takes an image beside its prompt (in_channels {config.in_channels}, image_dim "
             f"{config.image_dim}); Lynx adapters are trained on a text-to-video Wan"
+        )
+    if tuple(config.patch_size) != PATCH_SIZE:
+        raise LynxError(
+            f"this base has patches of {list(config.patch_size)}, a Wan that Lynx works on {list(PATCH_SIZE)}"
         )
     dtype = transformer.rope.freqs_cos.dtype
     if dtype != torch.float32:

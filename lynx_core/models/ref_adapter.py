@@ -10,11 +10,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-REFERENCE_PROMPT = "image of a face"
-"""Text of the reference pass, fixed by the release."""
-
-REFERENCE_FACE_PX = 256
-
 
 @dataclass(frozen=True)
 class RefAdapterConfig:

@@ -1,9 +1,8 @@
 """Attention inside each sample of a pack, by several kernels behind one signature.
 
 The loop calls SDPA once for each run of equal samples: exact on every device and the reference for
-the others. A pack has some 2 to 14 samples, so it costs few launches. The variable-length kernels take the
-pack in one launch; FlexAttention does too, but compiles, and for each new mask builds its own
-block table. Which one runs is chosen once and logged.
+the others. A pack has some 2 to 14 samples, so it costs few launches. The variable-length kernels take
+the pack in one launch. Which one runs is chosen once and logged.
 
 Shapes: S tokens of the pack, H heads, D head dim.
 """
@@ -13,21 +12,17 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache, lru_cache
-from typing import Any, Literal, get_args
+from functools import cache
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..spec import AttentionBackend, LynxError
 from .segments import Segments, find_runs
 
-Backend = Literal["loop", "varlen", "flash", "flex"]
-"""`loop`: SDPA for each run of equal samples; `varlen`: torch.nn.attention.varlen; `flash`: the package flash-attn
-(version 3 if there, else 2); `flex`: FlexAttention."""
-
-AUTO_ORDER: tuple[Backend, ...] = ("flash", "varlen", "loop")
+AUTO_ORDER: tuple[AttentionBackend, ...] = ("flash", "varlen", "loop")
 
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
 _FLASH_MODULES = ("flash_attn_interface", "flash_attn")
@@ -35,22 +30,11 @@ _FLASH_MODULES = ("flash_attn_interface", "flash_attn")
 _logger = logging.getLogger(__name__)
 
 
-class BackendError(ValueError):
+class BackendError(LynxError):
     """A requested attention backend cannot run here."""
 
 
-@dataclass(frozen=True)
-class Requirements:
-    """What attention is wanted for."""
-
-    device_type: str
-    dtype: torch.dtype
-    gradient: bool
-
-
-def choose_backend(
-    device: torch.device, dtype: torch.dtype, requested: str = "auto", *, needs_gradient: bool = True
-) -> Backend:
+def choose_backend(device: torch.device, dtype: torch.dtype, requested: str = "auto") -> AttentionBackend:
     """Choose the attention backend and log it, once for each choice.
 
     Args:
@@ -61,42 +45,51 @@ def choose_backend(
         BackendError: when the requested backend does not exist or cannot run here; it says
             why, and what can.
     """
-    need = Requirements(device.type, dtype, needs_gradient)
-    backends: tuple[Backend, ...] = get_args(Backend)
+    backends: tuple[AttentionBackend, ...] = get_args(AttentionBackend)
     if requested == "auto":
-        chosen = next(name for name in AUTO_ORDER if unsupported_reason(name, need) is None)
+        chosen = next(name for name in AUTO_ORDER if unsupported_reason(name, device, dtype) is None)
     elif requested in backends:
         chosen = next(name for name in backends if name == requested)
-        obstacle = unsupported_reason(chosen, need)
-        if obstacle:
+        reason = unsupported_reason(chosen, device, dtype)
+        if reason:
             raise BackendError(
-                f"attention backend {requested!r} cannot run here: {obstacle}. {available_backends(need)}"
+                f"attention backend {requested!r} cannot run here: {reason}. {_available_backends(device, dtype)}"
             )
     else:
         raise BackendError(
-            f"there is no attention backend {requested!r}; choose auto, {', '.join(backends)}. {available_backends(need)}"
+            f"there is no attention backend {requested!r}; choose auto, {', '.join(backends)}. "
+            f"{_available_backends(device, dtype)}"
         )
-    _log_choice(chosen, need)
+    _log_choice(chosen, device.type, dtype)
     return chosen
 
 
-def unsupported_reason(backend: Backend, need: Requirements) -> str | None:
-    """Say why a backend cannot do what is needed; None when it can."""
+def unsupported_reason(backend: AttentionBackend, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Say why a backend cannot attend to tensors of this device and dtype; None when it can."""
     if backend == "loop":
         return None
-    if backend == "flex":
-        if need.device_type == "cpu" and need.gradient:
-            return "FlexAttention has no gradient on the CPU"
-        return None
-    if need.device_type != "cuda":
-        return f"it has kernels for CUDA only, and this is {need.device_type}"
-    if need.dtype not in _HALF_DTYPES:
-        return f"it takes float16 and bfloat16, not {str(need.dtype).removeprefix('torch.')}"
+    if device.type != "cuda":
+        return f"it has kernels for CUDA only, and this is {device.type}"
+    if dtype not in _HALF_DTYPES:
+        return f"it takes float16 and bfloat16, not {str(dtype).removeprefix('torch.')}"
     if backend == "varlen" and importlib.util.find_spec("torch.nn.attention.varlen") is None:
         return f"torch.nn.attention.varlen came with torch 2.10, and this is torch {torch.__version__}"
     if backend == "flash" and not any(importlib.util.find_spec(name) for name in _FLASH_MODULES):
         return "the package flash-attn is not installed"
     return None
+
+
+def _available_backends(device: torch.device, dtype: torch.dtype) -> str:
+    backends: tuple[AttentionBackend, ...] = get_args(AttentionBackend)
+    reasons = {name: unsupported_reason(name, device, dtype) for name in backends}
+    available = ", ".join(name for name, reason in reasons.items() if reason is None)
+    others = "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason)
+    return f"Usable here: {available}." + (f" Not usable: {others}." if others else "")
+
+
+@cache
+def _log_choice(backend: AttentionBackend, device_type: str, dtype: torch.dtype) -> None:
+    _logger.info("segment attention: %s (%s, %s)", backend, device_type, dtype)
 
 
 def attend_segments(
@@ -105,7 +98,7 @@ def attend_segments(
     value: Tensor,
     query_segments: Segments,
     key_segments: Segments,
-    backend: Backend = "loop",
+    backend: AttentionBackend = "loop",
 ) -> Tensor:
     """Attend inside each sample: queries of sample i see keys of sample i only.
 
@@ -179,59 +172,8 @@ def _flash_kernel() -> Callable[..., Any]:
     return importlib.import_module(name).flash_attn_varlen_func
 
 
-def _attend_flex(query: Tensor, key: Tensor, value: Tensor, queries: Segments, keys: Segments) -> Tensor:
-    mask = _flex_mask(queries.lengths, keys.lengths, query.device)
-    query, key, value = (t.transpose(0, 1)[None] for t in (query, key, value))
-    return _flex_kernel()(query, key, value, block_mask=mask)[0].transpose(0, 1)
-
-
-@cache
-def _flex_kernel() -> Callable[..., Any]:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    kernel: Callable[..., Any] = flex_attention
-    return torch.compile(kernel)
-
-
-@lru_cache(maxsize=8)
-def _flex_mask(query_lengths: tuple[int, ...], key_lengths: tuple[int, ...], device: torch.device) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    query_sample, key_sample = (
-        torch.repeat_interleave(torch.tensor(lengths)).to(device) for lengths in (query_lengths, key_lengths)
-    )
-
-    def same_sample(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return query_sample[q] == key_sample[k]
-
-    # Compiled, the mask of a 33,600-token pack is not laid out in full (1.1 GB) on the way.
-    return create_block_mask(
-        same_sample,
-        None,
-        None,
-        len(query_sample),
-        len(key_sample),
-        str(device),
-        _compile=device.type == "cuda",
-    )
-
-
-_ATTEND: dict[Backend, Callable[[Tensor, Tensor, Tensor, Segments, Segments], Tensor]] = {
+_ATTEND: dict[AttentionBackend, Callable[[Tensor, Tensor, Tensor, Segments, Segments], Tensor]] = {
     "loop": _attend_loop,
     "varlen": _attend_varlen,
     "flash": _attend_flash,
-    "flex": _attend_flex,
 }
-
-
-def available_backends(need: Requirements) -> str:
-    backends: tuple[Backend, ...] = get_args(Backend)
-    obstacles = {name: unsupported_reason(name, need) for name in backends}
-    usable = ", ".join(name for name, obstacle in obstacles.items() if obstacle is None)
-    others = "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items() if obstacle)
-    return f"Usable here: {usable}." + (f" Not usable: {others}." if others else "")
-
-
-@cache
-def _log_choice(backend: Backend, need: Requirements) -> None:
-    _logger.info("segment attention: %s (%s, %s)", backend, need.device_type, need.dtype)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..spec import Variant
 from .setting_checks import SettingChecks
 
-Variant = Literal["full", "id_only", "ref_only", "lite"]
 RefKeysInit = Literal["random", "base"]
 
 

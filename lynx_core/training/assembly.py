@@ -10,35 +10,28 @@ import torch
 
 from ..data.dataset_index import IndexEntry
 from ..data.encoders import AnalyzerRecogniser, Encoders, UMT5TextEncoder, WanVideoEncoder
-from ..data.hashing import hash_file, hash_files
 from ..data.manifest import read_manifest
 from ..data.progress_line import ProgressLine
 from ..data.quarantine import QUARANTINE_NAME, WARNINGS_NAME
 from ..data.source import PairDataset
 from ..faces.analyzer import FaceAnalyzer
 from ..formats.adapter import Adapter, open_adapter
+from ..hashing import hash_file, hash_files
 from ..models.adapter_modules import AdapterConfigs, AdapterModules, configure_variant
-from ..models.adapter_modules import Variant as NamedVariant
 from ..models.frozen_base import BlockOffload, load_transformer, quantise_base
 from ..models.packed_wan import PackedWan
 from ..models.segment_attention import choose_backend
+from ..rng import derive_seed
 from .adapter_checks import describe_mix, find_misfits, wanted_parts
-from .adapter_settings import AdapterSettings, Variant
+from .adapter_settings import AdapterSettings
 from .configuration import BaseConfig, ConfigurationError, DataConfig, TrainingConfig
 from .curriculum import SampleTable
 from .distributed import DistributedContext, ShardedBlocks
 from .packing import PackingConfig, fit_to_budget
-from .randomness import derive_seed
 
 _logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_VARIANTS: dict[Variant, NamedVariant] = {
-    "full": "full",
-    "id_only": "id only",
-    "ref_only": "ref only",
-    "lite": "lite",
-}
 
 
 def open_base(config: BaseConfig, context: DistributedContext, shard: bool) -> PackedWan:
@@ -49,7 +42,7 @@ def open_base(config: BaseConfig, context: DistributedContext, shard: bool) -> P
     """
     dtype = DTYPES[config.dtype]
     transformer = load_transformer(config.transformer, dtype)
-    quantise_base(transformer, "as loaded" if config.quantisation == "none" else config.quantisation)
+    quantise_base(transformer, config.quantisation)
     backend = choose_backend(context.device, dtype, config.attention)
     blocks: BlockOffload | None = None
     if shard and context.world_size > 1:
@@ -109,7 +102,7 @@ def _continue_adapter(
 def configure_new_adapter(settings: AdapterSettings, dim: int, num_blocks: int) -> AdapterConfigs:
     """The shape of a new adapter for a base of this width and depth."""
     return configure_variant(
-        _VARIANTS[settings.variant],
+        settings.variant,
         dim,
         num_blocks,
         lite_token_dim=settings.lite_token_dim,

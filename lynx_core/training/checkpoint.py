@@ -33,6 +33,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..formats.safetensors_file import tensor_info, write_safetensors
+from ..spec import LynxError
 from .optimizer import OptimizerState
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -46,7 +47,7 @@ _NAME = re.compile(r"step-(\d{8,})")
 _CHUNK_BYTES = 1 << 22
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(LynxError):
     """A checkpoint that cannot be written or taken up; says what was seen and the way out."""
 
 

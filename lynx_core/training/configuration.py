@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.decoding import DecodingConfig
+from ..spec import AttentionBackend, Quantisation
 from .adapter_settings import AdapterSettings
 from .packing import PackingConfig
 from .setting_checks import ConfigurationError, SettingChecks
@@ -19,8 +20,7 @@ from .setting_checks import ConfigurationError, SettingChecks
 __all__ = ["ConfigurationError"]  # where the rest of the pack looks for it
 
 BaseDtype = Literal["fp32", "bf16"]
-BaseQuantisation = Literal["none", "fp8", "int8"]
-AttentionChoice = Literal["auto", "loop", "varlen", "flash", "flex"]
+AttentionChoice = Literal["auto", AttentionBackend]
 Timesteps = Literal["uniform", "logit_normal", "shifted"]
 LossReduction = Literal["token", "sample"]
 StageKind = Literal["images", "first_frames", "videos", "mixed"]
@@ -37,7 +37,7 @@ class BaseConfig:
     """A diffusers folder, or a single file as ComfyUI has it."""
     dtype: BaseDtype = "bf16"
     """What the base computes in."""
-    quantisation: BaseQuantisation = "none"
+    quantisation: Quantisation = "none"
     """Weight-only storage of its linear layers; 8 bits take 14.3 instead of 28.6 GB for the 14B."""
     offload_blocks: bool = False
     """Keep the blocks on the CPU and fetch each when it runs."""
@@ -51,7 +51,7 @@ class BaseConfig:
     def __post_init__(self) -> None:
         with SettingChecks() as check:
             check.choice("base.dtype", self.dtype, BaseDtype)
-            check.choice("base.quantisation", self.quantisation, BaseQuantisation)
+            check.choice("base.quantisation", self.quantisation, Quantisation)
             check.choice("base.attention", self.attention, AttentionChoice)
             check.value(
                 self.reference_cache_gb >= 0,

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.sampling import plan_epoch_items
+from ..rng import RNGKey, derive_seed
 from .configuration import ConfigurationError, StageConfig, StageKind
 from .packing import PackingConfig, PackPlan, plan_epoch
-from .randomness import RNGKey, derive_seed
 
 
 @dataclass(frozen=True)

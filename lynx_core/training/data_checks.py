@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.dataset_index import IndexEntry
-from ..data.encoders import MAX_TEXT_TOKENS
 from ..data.errors import DataError
+from ..spec import TEXT_LENGTH
 from .assembly import tabulate_items
 from .configuration import ConfigurationError, TrainingConfig
 from .curriculum import PackStream, SampleTable
@@ -107,12 +107,12 @@ def find_long_captions(items: Sequence[IndexEntry], count_tokens: Callable[[str]
     for item in items:
         caption = item.pair.caption
         # A token is at least a byte, so a short caption need not be counted; one is the end of the sequence.
-        if len(caption.encode()) >= MAX_TEXT_TOKENS and caption not in counts:
+        if len(caption.encode()) >= TEXT_LENGTH and caption not in counts:
             counts[caption] = count_tokens(caption)
     found = [
         LongCaption(item.pair.id, counts[item.pair.caption])
         for item in items
-        if counts.get(item.pair.caption, 0) > MAX_TEXT_TOKENS
+        if counts.get(item.pair.caption, 0) > TEXT_LENGTH
     ]
     return sorted(found, key=lambda caption: -caption.num_tokens)
 
@@ -121,6 +121,6 @@ def describe_long_captions(found: Sequence[LongCaption], total: int) -> str:
     """How many captions are cut off, with examples."""
     examples = ", ".join(f"{caption.sample_id} ({caption.num_tokens})" for caption in found[:_NUM_NAMED])
     return (
-        f"{len(found)} of {total} captions are longer than {MAX_TEXT_TOKENS} tokens and are cut off there, as in "
+        f"{len(found)} of {total} captions are longer than {TEXT_LENGTH} tokens and are cut off there, as in "
         f"inference: {examples}"
     )

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..rng import RNGKey
 from .configuration import LossReduction, ObjectiveConfig
-from .randomness import RNGKey
 
 TIMESTEP_SCALE = 1000.0
 """Wan's timestep embedding takes 1000 t."""

@@ -20,6 +20,7 @@ from ..data.sample import Nulls
 from ..data.source import PairDataset
 from ..formats.adapter import open_adapter
 from ..models.adapter_modules import AdapterModules
+from ..spec import LynxError
 from .assembly import hash_base, make_adapter, make_table, open_base
 from .checkpoint import CheckpointContents, CheckpointError, CheckpointFolder, read_checkpoint
 from .configuration import TrainingConfig
@@ -48,7 +49,7 @@ from .validation import Validation, load_held_out
 ADAPTER_NAME = "adapter.safetensors"
 
 
-class TrainingError(RuntimeError):
+class TrainingError(LynxError):
     """A run that cannot go on; says what was seen and the way out."""
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..data.sample import Nulls, Sample
-from ..formats.recognisers import EMBEDDING_DIM
 from ..models.adapter_modules import AdapterConfigs
 from ..models.packed_wan import PackedInputs
+from ..rng import RNGKey
+from ..spec import null_embedding
 from .configuration import ObjectiveConfig
 from .flow_matching import (
     TIMESTEP_SCALE,
@@ -26,7 +27,6 @@ from .flow_matching import (
     draw_sample,
     velocity_target,
 )
-from .randomness import RNGKey
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def make_batch(
 
 
 def _choose_embedding(sample: Sample, draw: SampleDraw) -> Tensor:
-    return torch.zeros(EMBEDDING_DIM) if draw.null_id or sample.embedding is None else sample.embedding
+    return null_embedding() if draw.null_id or sample.embedding is None else sample.embedding
 
 
 def _choose_reference(sample: Sample, draw: SampleDraw, nulls: Nulls) -> Tensor:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..data.sample import Sample
+from ..rng import RNGKey
 from .configuration import StageConfig
 from .curriculum import Cursors, PackIndices, PackStream, find_stage
-from .randomness import RNGKey
 
 
 class PackReader(Protocol):

@@ -20,8 +20,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ..data.shuffle import ORDER_OF_RANKS, ORDER_OF_SAMPLES, ORDER_OF_STEPS, random_bits, shuffled
-from ..data.tokens import LatentShape, count_tokens
+from ..rng import ORDER_OF_RANKS, ORDER_OF_SAMPLES, ORDER_OF_STEPS, random_bits, shuffled
+from ..spec import LynxError
+from ..tokens import LatentShape, count_tokens
 
 __all__ = [
     "FittedLengths",
@@ -30,7 +31,6 @@ __all__ = [
     "PackingConfig",
     "PackingError",
     "PackingReport",
-    "count_tokens",
     "estimate_flops",
     "fit_to_budget",
     "group_by_flops",
@@ -42,7 +42,7 @@ Oversize = Literal["refuse", "trim"]
 _NAMED_IN_ERRORS = 3
 
 
-class PackingError(ValueError):
+class PackingError(LynxError):
     """Samples that cannot be packed as configured; says which, what was seen, and the way out."""
 
 
@@ -155,8 +155,8 @@ def fit_to_budget(
             a single latent frame fits.
     """
     sides = np.asarray(shapes, dtype=np.int64).reshape(-1, 3)
-    per_frame = (sides[:, 1] // 2) * (sides[:, 2] // 2)
-    lengths = sides[:, 0] * per_frame
+    lengths = count_tokens(sides.T)
+    per_frame = lengths // sides[:, 0]
     over = np.flatnonzero(lengths > config.budget)
     hopeless = over if config.oversize == "refuse" else over[per_frame[over] > config.budget]
     if len(hopeless):
@@ -173,7 +173,7 @@ def fit_to_budget(
             f"{len(hopeless)} of {len(lengths)} samples are longer than the budget of {config.budget} tokens: "
             f"{shown}{more}; {way}"
         )
-    kept = config.budget // np.maximum(per_frame[over], 1)
+    kept = config.budget // per_frame[over]
     lengths[over] = kept * per_frame[over]
     return FittedLengths(lengths, {int(i): int(frames) for i, frames in zip(over, kept, strict=True)})
 

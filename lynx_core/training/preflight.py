@@ -23,6 +23,7 @@ from ..data.progress_line import ProgressLine
 from ..data.source import PairDataset
 from ..faces.errors import FaceError
 from ..formats.errors import AdapterError
+from ..spec import LynxError
 from .assembly import open_source
 from .checkpoint import CheckpointFolder
 from .configuration import ConfigurationError, TrainingConfig
@@ -46,7 +47,7 @@ Note = Callable[[str], None]
 _Result = TypeVar("_Result")
 
 
-class PreflightError(ValueError):
+class PreflightError(LynxError):
     """All that keeps a run from starting, a sentence each with the value seen and the way out."""
 
     def __init__(self, problems: Sequence[str]) -> None:

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..spec import LynxError
+
 LOCK_NAME, HOLDER_NAME = ".run.lock", ".run.json"
 BEAT_S = 5.0
 """Seconds between signs of life."""
@@ -27,7 +29,7 @@ WATCH_S = 45.0
 """How long another machine's holder is watched: long enough for a process that is busy reading weights."""
 
 
-class RunLockError(RuntimeError):
+class RunLockError(LynxError):
     """Another run writes to the folder; names it and the way out."""
 
 

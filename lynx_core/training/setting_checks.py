@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, get_args
 
+from ..spec import LynxError
 
-class ConfigurationError(ValueError):
+
+class ConfigurationError(LynxError):
     """A configuration that cannot run; names each key, the value seen, and the way out."""
 
     def __init__(self, *problems: str) -> None:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from ..data.sample import Nulls, Sample
 from ..data.source import PairDataset
 from ..evaluation.face_similarity import measure_similarity
-from ..formats.recognisers import EMBEDDING_DIM
 from ..models.adapter_modules import AdapterConfigs
 from ..models.packed_wan import PackedInputs
+from ..rng import RNGKey, torch_generator
+from ..spec import null_embedding
 from .assembly import make_analyzer
 from .configuration import TrainingConfig
 from .disk_checks import VALIDATION_FOLDER
@@ -26,7 +27,6 @@ from .distributed import DistributedContext
 from .flow_matching import TIMESTEP_SCALE, sample_losses, shift_timestep
 from .optimizer import EMA
 from .pack_batch import make_batch
-from .randomness import RNGKey, make_generator
 from .video_output import LatentDecoder, write_video
 
 NUM_DRAWS = 4
@@ -118,7 +118,7 @@ class Validation:
             [16, frames, height, width], float32.
         """
         config, device = self.config.validation, self.context.device
-        generator = make_generator(self.config.run.seed, "validation video", sample.id)
+        generator = torch_generator(self.config.run.seed, "validation video", sample.id)
         x = torch.randn(sample.latents.shape, generator=generator).to(device)
         times = [shift_timestep(1 - i / config.video_steps, config.shift) for i in range(config.video_steps)]
         for t, next_t in zip(times, [*times[1:], 0.0], strict=True):
@@ -132,7 +132,7 @@ class Validation:
     def _predict(self, x: Tensor, t: float, sample: Sample) -> list[Tensor]:
         """Velocities: nothing given, identity given, identity and prompt given."""
         device = self.context.device
-        null_id = torch.zeros(EMBEDDING_DIM)
+        null_id = null_embedding()
         embedding = null_id if sample.embedding is None else sample.embedding
         grey = self.nulls.grey_reference
         reference = grey if sample.reference_latents is None else sample.reference_latents

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from lynx_core.data.encoders import UMT5TextEncoder, WanVideoEncoder
-from lynx_core.data.hashing import hash_file, hash_values
-from lynx_core.data.sample import REFERENCE_PROMPT, REFERENCE_PX
+from lynx_core.faces.arcface import load_arcface
 from lynx_core.faces.crops import crop_aligned
-from lynx_core.faces.embedding import ArcFaceRecogniser, load_arcface
+from lynx_core.faces.embedding import ArcFaceRecogniser
+from lynx_core.hashing import hash_file, hash_values
+from lynx_core.spec import REFERENCE_CROP_PX, REFERENCE_PROMPT
 
 from ..parts.pixel_signal import to_signal
 from ..parts.resumable import write_beside
@@ -92,7 +93,7 @@ def encode_cases(cases: list[Pair], work: Path, assets: Path) -> EncodedCases:
             ).float(),
             "empty_text": text.encode(""),
             "reference_text": text.encode(REFERENCE_PROMPT),
-            "grey_reference": video.encode(torch.zeros(3, 1, REFERENCE_PX, REFERENCE_PX)).float(),
+            "grey_reference": video.encode(torch.zeros(3, 1, REFERENCE_CROP_PX, REFERENCE_CROP_PX)).float(),
         }
         write_beside(path, lambda beside: torch.save(state, beside))
     return EncodedCases(**torch.load(path, weights_only=True), key=key)

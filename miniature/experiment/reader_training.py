@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lynx_core.rng import numpy_generator
+
 from ..making import Making
 from ..parts.drawing_ahead import send_drawn
 from ..parts.picture_labels import picture_loss
@@ -29,7 +31,6 @@ from ..world.clip import NUM_FRAMES, Shot
 from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from ..world.identity import CHOICES, SHARES, Identity, draw_identity
 from ..world.labels import POSE_NAMES, label_picture, pose_numbers, stack_labels
-from ..world.seeds import make_generator
 from .readers import WEIGHTS_NAME, ActionReader, Readers, load_readers, save_readers
 
 FIRST_IDENTITY = 500_000
@@ -91,7 +92,7 @@ def draw_people(first: int, count: int) -> list[Identity]:
     for number in range(first, first + count):
         identity = draw_identity(number)
         if number % 2:
-            rng = make_generator("sibling", number)
+            rng = numpy_generator("sibling", number)
             names = [name for name in (*SHARES, *CHOICES) if rng.uniform() > SIBLING_CHANGE]
             identity = replace(identity, **{name: getattr(people[-1], name) for name in names})
         people.append(identity)
@@ -116,7 +117,7 @@ def draw_mixed_batch(decoded: Batch, step: int) -> Batch:
     """By turns new people, and families of siblings among those that went through the VAE."""
     if step % 2 == 0:
         return draw_batch(step)
-    rng = make_generator("vae batch", step)
+    rng = numpy_generator("vae batch", step)
     family = 2 * VIEWS
     families = rng.choice(len(decoded.pictures) // family, PEOPLE // 2, replace=False)
     rows = (families[:, None] * family + np.arange(family)).ravel()
@@ -126,7 +127,7 @@ def draw_mixed_batch(decoded: Batch, step: int) -> Batch:
 def _draw_pictures(people: list[Identity], first_seed: int) -> Batch:
     pictures, labels = [], []
     for number, identity in enumerate(people, first_seed):
-        rng = make_generator("reader picture", number)
+        rng = numpy_generator("reader picture", number)
         shot, frame = draw_shot(identity, int(rng.integers(2**31))), int(rng.integers(NUM_FRAMES))
         pictures.append(shot.draw_frame(frame))
         labels.append(label_picture(identity, shot.scene, shot.pose_at(frame)))

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lynx_core.data.hashing import hash_file, hash_files, hash_values
 from lynx_core.formats.adapter import Adapter, open_adapter
 from lynx_core.formats.layouts import PartKind
+from lynx_core.hashing import hash_file, hash_files, hash_values
 from lynx_core.models.adapter_modules import AdapterModules
 from lynx_core.models.frozen_base import load_transformer
 from lynx_core.models.packed_wan import PackedWan

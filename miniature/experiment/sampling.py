@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lynx_core.models.adapter_modules import AdapterModules
-from lynx_core.models.packed_inputs import TEXT_LENGTH
 from lynx_core.models.packed_wan import PackedWan
+from lynx_core.spec import TEXT_LENGTH
 from lynx_core.training.flow_matching import TIMESTEP_SCALE, shift_timestep
 
 from ..parts.pixel_signal import to_pictures

@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lynx_core.models.packed_inputs import TEXT_LENGTH
+from lynx_core.rng import numpy_generator
+from lynx_core.spec import TEXT_LENGTH
 
 from ..making import Making
-from ..world.seeds import make_generator
 from .base_data import EMPTY, EncodedSet
 from .muon import Muon, split_weights
 from .resumable import my_rank, num_ranks, read_part, run_steps, set_cosine_rate, take_step, write_beside
@@ -138,7 +138,7 @@ class FlowDraws(NamedTuple):
 def draw_flow(data: EncodedSet, number: int) -> FlowDraws:
     """This process's share of one step."""
     sort = TURNS[number % len(TURNS)]
-    rng = make_generator("base", number, my_rank())
+    rng = numpy_generator("base", number, my_rank())
     size = BATCH_SIZES[sort] // num_ranks()
     latents = data.latents[sort]
     rows = rng.integers(len(latents), size=size)

@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lynx_core.data.encoders import UMT5TextEncoder
-from lynx_core.data.sample import REFERENCE_PROMPT
+from lynx_core.faces.arcface import load_arcface
 from lynx_core.faces.crops import FaceCrop, crop_aligned
-from lynx_core.faces.embedding import ArcFaceRecogniser, load_arcface
+from lynx_core.faces.embedding import ArcFaceRecogniser
+from lynx_core.rng import numpy_generator
+from lynx_core.spec import REFERENCE_PROMPT
 
 from ..making import Making
 from ..world.caption import list_captions
@@ -28,7 +30,6 @@ from ..world.clip import Shot
 from ..world.crop import draw_crops
 from ..world.draws import caption_of, draw_training_shot
 from ..world.pairs import LANDMARK_ERROR, find_told_frame
-from ..world.seeds import make_generator
 from .drawing_ahead import draw_ahead
 from .pixel_signal import to_video_signal
 from .resumable import my_rank, num_ranks, write_beside
@@ -130,7 +131,7 @@ def draw_shard(shard: Shard) -> DrawnShard:
 
 
 def _draw_crop(shot: Shot, number: int) -> FaceCrop:
-    rng = make_generator("landmark error", number)
+    rng = numpy_generator("landmark error", number)
     return crop_aligned(draw_crops(shot, 0, rng.normal(0, LANDMARK_ERROR, (5, 2)))[1])
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lynx_core.rng import numpy_generator
+
 from ..world.backdrop import draw_backdrop
 from ..world.clip import FRAME_PX, NUM_FRAMES, Shot
 from ..world.draws import draw_training_shot
 from ..world.head import Head
 from ..world.scene import BACKGROUNDS, edit_expression
-from ..world.seeds import make_generator
 
 SEEN_PX = 160
 """Side of the square, after the detector has shrunk it."""
@@ -34,7 +35,7 @@ class Picture:
 
 def draw_picture(number: int) -> Picture:
     """One training picture: a portrait, a small person, several in a grid, within black, or nobody."""
-    rng = make_generator("detector", number)
+    rng = numpy_generator("detector", number)
     kind = rng.uniform()
     if kind < 0.35:
         picture = draw_person(rng, number)

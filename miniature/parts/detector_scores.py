@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from lynx_core.faces.detection import FaceDetector
+from lynx_core.rng import numpy_generator
 
 from ..world.clip import FRAME_PX, NUM_FRAMES
 from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from ..world.head import Head
 from ..world.identity import draw_identity
-from ..world.seeds import make_generator
 from .detector_pictures import draw_nobody
 from .landmarks import trace_points
 
@@ -26,7 +26,7 @@ def score_detector(assets: Path) -> dict[str, float]:
     detector.load()
     portraits = _score_pictures(detector, (256, 320, 384, 448, 512))
     frames = _score_pictures(detector, (FRAME_PX,))
-    places = [draw_nobody(make_generator("detector places", number), 256) for number in range(64)]
+    places = [draw_nobody(numpy_generator("detector places", number), 256) for number in range(64)]
     return {
         **{f"portraits_{name}": value for name, value in portraits.items()},
         **{f"frames_64px_{name}": value for name, value in frames.items()},
@@ -37,7 +37,7 @@ def score_detector(assets: Path) -> dict[str, float]:
 def _score_pictures(detector: FaceDetector, sizes_px: tuple[int, ...]) -> dict[str, float]:
     found, alone, errors = [], [], []
     for number in range(NUM_PICTURES):
-        rng = make_generator("detector score", number)
+        rng = numpy_generator("detector score", number)
         size_px, frame = int(rng.choice(sizes_px)), int(rng.integers(NUM_FRAMES))
         shot = draw_shot(draw_identity(FIRST_HELD_OUT_IDENTITY + number), int(rng.integers(2**31)))
         faces = detector.detect(shot.draw_frame(frame, size_px))

@@ -20,13 +20,13 @@ from torch.nn import functional as F
 
 from lynx_core.faces.alignment import crop_for_id
 from lynx_core.faces.arcface import ArcFaceConfig, ArcFaceIRSE50
+from lynx_core.rng import numpy_generator
 
 from ..making import Making
 from ..world.clip import FRAME_PX, NUM_FRAMES
 from ..world.draws import draw_shot
 from ..world.identity import CHOICES, SHARES, Identity, change_mark, draw_identity
 from ..world.scene import edit_expression
-from ..world.seeds import make_generator
 from .drawing_ahead import draw_ahead
 from .resumable import read_part, run_steps, set_cosine_rate, take_step, write_beside
 
@@ -113,14 +113,14 @@ def choose_crops(step: int, total: int) -> np.ndarray:
     """The crops of one step, [BATCH] int64: each pass takes all of them once, in its own order."""
     places = np.arange(step * BATCH, (step + 1) * BATCH)
     orders = {
-        turn: make_generator("embedder order", turn).permutation(total) for turn in {*(places // total)}
+        turn: numpy_generator("embedder order", turn).permutation(total) for turn in {*(places // total)}
     }
     return np.array([orders[place // total][place % total] for place in places], dtype=np.int64)
 
 
 def draw_training_crop(index: int) -> np.ndarray:
     """One ID crop [112, 112, 3] uint8: a person with a new mark, in a new place, as a detector finds them."""
-    rng = make_generator("embedder crop", index)
+    rng = numpy_generator("embedder crop", index)
     identity = draw_identity(index // PICTURES_EACH)
     return draw_crop(identity, int(rng.integers(2**31)))
 
@@ -134,7 +134,7 @@ def draw_crop(
         size_px: side of the picture that it is cut from; one of `PHOTO_SIZES_PX` by chance when None.
         keep_mark: draw the person's own mark, not a new one.
     """
-    rng = make_generator("embedder view", seed)
+    rng = numpy_generator("embedder view", seed)
     if not keep_mark:
         identity = change_mark(identity, int(rng.integers(2**31)))
     shot = draw_shot(identity, int(rng.integers(2**31)), held_out_captions=bool(rng.uniform() < 0.2))
@@ -153,7 +153,7 @@ def vary_crops(crops: np.ndarray, step: int) -> np.ndarray:
 
     varied = crops.astype(np.float32)
     for place in range(len(varied)):
-        rng = make_generator("embedder vary", step, place)
+        rng = numpy_generator("embedder vary", step, place)
         if rng.uniform() < 0.5:
             varied[place] = varied[place, :, ::-1]
         if rng.uniform() < 0.3:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lynx_core.faces.alignment import warp
+from lynx_core.rng import numpy_generator
 
 from ..making import Making
 from ..world.clip import FRAME_PX, NUM_FRAMES
 from ..world.draws import draw_training_shot
 from ..world.head import EYE_Y, MOUTH_Y, NOSE_Y, Head
 from ..world.scene import edit_expression
-from ..world.seeds import make_generator
 from .detector import convolve, export_onnx, train_network
 from .resumable import read_part, write_beside
 
@@ -113,7 +113,7 @@ def _circle(count: int) -> np.ndarray:
 
 def draw_example(number: int) -> tuple[np.ndarray, np.ndarray]:
     """A face as insightface cuts it for its landmarks, [192, 192, 3] uint8, and its points, [106, 2], -1 to 1."""
-    rng = make_generator("landmarks", number)
+    rng = numpy_generator("landmarks", number)
     shot, frame = draw_training_shot(number), int(rng.integers(NUM_FRAMES))
     if rng.uniform() < 0.4:
         shot = replace(shot, pose=edit_expression(shot.pose, int(rng.integers(2**31))))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lynx_core.faces.arcface import ArcFaceIRSE50
+from lynx_core.rng import numpy_generator
 
 from ..world.identity import MARK_COLOURS, MARK_PLACES, Identity, change_mark, draw_identity
-from ..world.seeds import make_generator
 from .embedder import PICTURES_EACH, CropFiles, to_input
 
 NUM_CROPS = 4000
@@ -83,6 +83,6 @@ def _measure(network: ArcFaceIRSE50, crops: CropFiles) -> tuple[Tensor, Tensor]:
 
 def find_person(index: int) -> Identity:
     """Who is on a training crop, with the mark that was drawn there."""
-    view = int(make_generator("embedder crop", index).integers(2**31))
-    mark = int(make_generator("embedder view", view).integers(2**31))
+    view = int(numpy_generator("embedder crop", index).integers(2**31))
+    mark = int(numpy_generator("embedder view", view).integers(2**31))
     return change_mark(draw_identity(index // PICTURES_EACH), mark)

@@ -18,11 +18,12 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from lynx_core.rng import numpy_generator
+
 from ..world.clip import FRAME_PX, NUM_FRAMES, Shot
 from ..world.crop import draw_crops
 from ..world.draws import draw_training_shot
 from ..world.labels import LABEL_SIZES, label_picture, stack_labels
-from ..world.seeds import make_generator
 from .picture_labels import picture_loss, split_reading
 from .pixel_signal import to_video_signal
 from .resumable import my_rank, num_ranks
@@ -93,7 +94,7 @@ def measure_noisy_loss(vae: Any, reader: nn.Linear, batch: NoisyBatch, number: i
 def _choose_frames(shots: list[Shot], sort: str, number: int) -> list[list[int]]:
     if sort == "clips":
         return [list(range(NUM_FRAMES)) for _ in shots]
-    rng = make_generator("latent frames", number, my_rank())
+    rng = numpy_generator("latent frames", number, my_rank())
     return [[int(rng.integers(NUM_FRAMES))] for _ in shots]
 
 

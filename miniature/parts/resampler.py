@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from lynx_core.formats.layouts import canonical_name
 from lynx_core.formats.saving import save_single_file
 from lynx_core.models.resampler import Resampler, ResamplerConfig
+from lynx_core.rng import numpy_generator
 
 from ..making import Making
-from ..world.seeds import make_generator
 from .embedder import EMBEDDER
 from .muon import Muon, split_weights
 from .resumable import run_steps, set_cosine_rate, take_step
@@ -61,7 +61,7 @@ def train_resampler(making: Making, config: ResamplerConfig, embeddings: Tensor)
 
 def mix_embeddings(embeddings: Tensor, number: int) -> np.ndarray:
     """What one step must give back, [BATCH, 512], each of length 1."""
-    rng = make_generator("resampler", number)
+    rng = numpy_generator("resampler", number)
     first, second = (embeddings[torch.from_numpy(rng.integers(len(embeddings), size=BATCH))] for _ in "ab")
     shares = torch.from_numpy(rng.uniform(size=(BATCH, 1))).float().round(decimals=1)
     return F.normalize(first.lerp(second, shares), dim=-1).numpy()

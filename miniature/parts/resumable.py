@@ -16,6 +16,8 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from lynx_core.durable_file import write_aside
+
 from ..making import Making
 from .drawing_ahead import draw_ahead, send_drawn
 
@@ -149,12 +151,8 @@ def _anyone_says(it: bool) -> bool:
 
 def write_beside(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file to the side, flush it, and put it in its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    write(beside)
-    with beside.open("rb+") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with write_aside(path) as (aside,):
+        write(aside)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

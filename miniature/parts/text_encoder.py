@@ -20,11 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lynx_core.models.ref_adapter import REFERENCE_PROMPT
+from lynx_core.rng import numpy_generator
+from lynx_core.spec import REFERENCE_PROMPT
 
 from ..making import Making
 from ..world.caption import list_captions
-from ..world.seeds import make_generator
 from .resumable import read_part, run_steps, set_cosine_rate, take_step, write_beside
 
 CONFIG = {"vocab_size": 448, "d_model": 4096, "d_kv": 16, "num_heads": 4, "d_ff": 64, "num_layers": 1}
@@ -120,7 +120,7 @@ class HiddenWords(NamedTuple):
 
 def hide_words(padded: np.ndarray, meanings: np.ndarray, number: int) -> HiddenWords:
     """Choose sentences [captions, L] with meanings [captions, meanings] for one step."""
-    rng = make_generator("text encoder", number)
+    rng = numpy_generator("text encoder", number)
     rows = rng.integers(len(padded), size=BATCH)
     batch = padded[rows]
     hidden = (rng.uniform(size=batch.shape) < HIDDEN_SHARE) & (batch > 1)

@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lynx_core.data.single_frames import run_single_frames_in_2d
+from lynx_core.rng import numpy_generator
 
 from ..making import Making
 from ..world.clip import FRAME_PX
 from ..world.crop import draw_crops
 from ..world.draws import draw_training_shot
-from ..world.seeds import make_generator
 from .muon import Muon, split_weights
 from .noisy_latents import build_latent_reader, draw_noisy_batch, measure_noisy_loss
 from .pixel_signal import to_video_signal
@@ -124,7 +124,7 @@ def draw_image_batch(step: int) -> np.ndarray:
     pictures = []
     for index in range(my_rank(), IMAGE_BATCH, num_ranks()):
         number = step * IMAGE_BATCH + index
-        rng = make_generator("vae", number)
+        rng = numpy_generator("vae", number)
         shot, frame = draw_training_shot(number), int(rng.integers(9))
         if rng.uniform() < 0.6:
             pictures.append(shot.draw_frame(frame))

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import skia
 
+from lynx_core.rng import numpy_generator
+
 from .identity import Colour
 from .paint import darken, fill, gradient, line
 from .scene import BACKGROUNDS
-from .seeds import make_generator
 
 Rng = np.random.Generator
 
@@ -19,7 +20,7 @@ def draw_backdrop(canvas: skia.Canvas, background: int, seed: int, size_px: int)
     """Fill the picture with a place; `seed` arranges it."""
     canvas.save()
     canvas.scale(size_px, size_px)
-    _PLACES[BACKGROUNDS[background]](canvas, make_generator("backdrop", seed))
+    _PLACES[BACKGROUNDS[background]](canvas, numpy_generator("backdrop", seed))
     canvas.restore()
 
 

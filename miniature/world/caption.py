@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from lynx_core.rng import numpy_generator
+
 from .scene import ACTIONS, BACKGROUNDS, LIGHTS
-from .seeds import make_generator
 
 SUBJECTS = ("a person", "someone")
 ACTION_WORDS: dict[str, tuple[str, ...]] = {
@@ -40,7 +41,7 @@ def is_held_out(background: int, action: int) -> bool:
 
 def write_caption(background: int, action: int, light: int, seed: int) -> str:
     """One of the ways to say it."""
-    rng = make_generator("caption", seed)
+    rng = numpy_generator("caption", seed)
     subject = SUBJECTS[rng.integers(len(SUBJECTS))]
     parts = [
         words[rng.integers(len(words))]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from lynx_core.rng import numpy_generator
+
 from .caption import is_held_out, write_caption
 from .clip import Shot
 from .identity import Identity, draw_identity
 from .scene import ACTIONS, draw_pose, draw_scene
-from .seeds import make_generator
 
 FIRST_HELD_OUT_IDENTITY = 1_000_000
 """Identities from here on are in no training of any part."""
@@ -19,7 +20,7 @@ def draw_shot(identity: Identity, seed: int, *, held_out_captions: bool = False)
         held_out_captions: draw only pairs of background and action that training never names, or only
             those that it may name.
     """
-    rng = make_generator("shot", seed)
+    rng = numpy_generator("shot", seed)
     while True:
         scene, action = draw_scene(int(rng.integers(2**31))), int(rng.integers(len(ACTIONS)))
         if is_held_out(scene.background, action) == held_out_captions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .seeds import make_generator
+from lynx_core.rng import numpy_generator
 
 Colour = tuple[int, int, int]
 
@@ -110,7 +110,7 @@ SHARES = (
 
 def draw_identity(seed: int) -> Identity:
     """Draw a person, every factor on its own."""
-    rng = make_generator("identity", seed)
+    rng = numpy_generator("identity", seed)
     shares = {name: float(rng.uniform()) for name in SHARES}
     shares["freckles"] = float(rng.uniform(0.4, 1)) if rng.uniform() < 0.3 else 0.0
     choices = {name: int(rng.integers(len(table))) for name, table in CHOICES.items()}
@@ -121,7 +121,7 @@ def draw_identity(seed: int) -> Identity:
 
 def change_mark(identity: Identity, seed: int) -> Identity:
     """The same person with another mark, drawn anew: what an embedder blind to marks must not see."""
-    rng = make_generator("mark", seed)
+    rng = numpy_generator("mark", seed)
     values = {name: getattr(identity, name) for name in (*SHARES, *CHOICES)}
     values["mark_colour"] = int(rng.integers(len(MARK_COLOURS)))
     values["mark_place"] = int(rng.integers(len(MARK_PLACES)))

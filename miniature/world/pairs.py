@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lynx_core.rng import numpy_generator
+
 from .clip import NUM_FRAMES, Shot
 from .crop import draw_crops
 from .draws import caption_of, draw_shot
 from .identity import draw_identity
 from .scene import ACTIONS, edit_expression, relight, replace_background
-from .seeds import make_generator
 
 SORTS: dict[str, str] = {
     "single": "single-scene",
@@ -59,7 +60,7 @@ class Pair:
 
     def draw_reference(self) -> np.ndarray:
         """The photo as an aligned crop, [256, 256, 3] uint8 RGB."""
-        rng = make_generator("landmark error", self.reference_seed)
+        rng = numpy_generator("landmark error", self.reference_seed)
         return draw_crops(self.reference, 0, rng.normal(0, LANDMARK_ERROR, (5, 2)))[1]
 
     def draw_target(self) -> np.ndarray:
@@ -89,8 +90,8 @@ def draw_pair(
         raise ValueError(f"there is no pair of sort '{sort}'; the sorts are {', '.join(SORTS)}")
     number = seed if identity_number is None else identity_number
     identity = draw_identity(number)
-    rng = make_generator("pair", seed)
-    elsewhere = stand_still(draw_shot(identity, int(make_generator("photo", number).integers(2**31))))
+    rng = numpy_generator("pair", seed)
+    elsewhere = stand_still(draw_shot(identity, int(numpy_generator("photo", number).integers(2**31))))
     while True:
         target = draw_shot(identity, int(rng.integers(2**31)), held_out_captions=held_out_captions)
         if target.scene.background != elsewhere.scene.background:

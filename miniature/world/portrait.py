@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import skia
 
+from lynx_core.rng import numpy_generator
+
 from .backdrop import draw_backdrop
 from .hair import draw_beard, draw_hair_behind, draw_hair_front
 from .head import EYE_Y, MOUTH_Y, NOSE_Y, Head, smooth_path
@@ -22,7 +24,6 @@ from .identity import (
 )
 from .paint import BLACK, WHITE, darken, fill, gradient, lighten, line
 from .scene import CLOTHES_COLOURS, LIGHTS, Pose, Scene
-from .seeds import make_generator
 
 MARK_SPOTS: dict[str, tuple[float, float]] = {
     "left cheek": (-0.43, 0.24),
@@ -81,7 +82,7 @@ def _draw_face(canvas: skia.Canvas, head: Head) -> None:
             *head.place_on_face(side * 0.45, 0.3), 0.16 * head.unit_px, fill(blush, 0.18, 0.08 * head.unit_px)
         )
     if head.identity.freckles:
-        rng = make_generator("freckles", round(1000 * head.identity.freckles))
+        rng = numpy_generator("freckles", round(1000 * head.identity.freckles))
         for _ in range(round(8 + 16 * head.identity.freckles)):
             x, y = rng.choice((-1, 1)) * rng.uniform(0.08, 0.55), rng.uniform(0.02, 0.36)
             canvas.drawCircle(*head.place_on_face(x, y), 0.032 * head.unit_px, fill(darken(skin, 0.42)))

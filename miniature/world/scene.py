@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from lynx_core.rng import numpy_generator
+
 from .identity import Colour
-from .seeds import make_generator
 
 BACKGROUNDS = ("beach", "forest", "desert", "city", "room", "snow", "meadow", "stage")
 ACTIONS = ("turn left", "turn right", "nod", "smile", "lean in", "stay still")
@@ -60,7 +61,7 @@ class Scene:
 
 def draw_scene(seed: int) -> Scene:
     """Draw a place with its light and clothes."""
-    rng = make_generator("scene", seed)
+    rng = numpy_generator("scene", seed)
     return Scene(
         background=int(rng.integers(len(BACKGROUNDS))),
         background_seed=int(rng.integers(NUM_ARRANGEMENTS)),
@@ -72,7 +73,7 @@ def draw_scene(seed: int) -> Scene:
 
 def draw_pose(seed: int) -> Pose:
     """Draw how the head is held when an action begins, and with which expression."""
-    rng = make_generator("pose", seed)
+    rng = numpy_generator("pose", seed)
     return Pose(
         yaw=float(rng.uniform(-0.25, 0.25)),
         pitch=float(rng.uniform(-0.1, 0.1)),
@@ -118,19 +119,19 @@ def move(pose: Pose, action: int, progress: float) -> Pose:
 
 def edit_expression(pose: Pose, seed: int) -> Pose:
     """The same pose with another expression, as a face editor makes it."""
-    rng = make_generator("expression", seed)
+    rng = numpy_generator("expression", seed)
     return replace(pose, smile=float(rng.uniform(-0.4, 1)), mouth_open=float(rng.uniform(0, 0.8)))
 
 
 def relight(scene: Scene, seed: int) -> Scene:
     """The same place under another light."""
-    rng = make_generator("relight", seed)
+    rng = numpy_generator("relight", seed)
     return replace(scene, light=int(rng.integers(len(LIGHTS))), light_side=float(rng.uniform(-1, 1)))
 
 
 def replace_background(scene: Scene, seed: int) -> Scene:
     """The same light and clothes in another place."""
-    rng = make_generator("background", seed)
+    rng = numpy_generator("background", seed)
     other = int(rng.integers(1, len(BACKGROUNDS)))
     return replace(
         scene,

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import skia
 
+from lynx_core.rng import numpy_generator
+
 from .draws import draw_training_shot
 from .identity import Colour
 from .pairs import SORTS, draw_pair
-from .seeds import make_generator
 
 PERSON_PX, COLUMNS, ROWS = 128, 8, 4
 PAIR_PX, CLIP_FRAMES = 144, (0, 2, 4, 6, 8)
@@ -32,7 +33,7 @@ _TITLES = {
 
 def draw_people(seed: int = 0) -> np.ndarray:
     """Four rows of eight people, each in a scene of their own, [H, W, 3] uint8 RGB."""
-    numbers = make_generator("sheet", seed).choice(1000, ROWS * COLUMNS, replace=False)
+    numbers = numpy_generator("sheet", seed).choice(1000, ROWS * COLUMNS, replace=False)
     people = [draw_training_shot(int(number)).draw_frame(0, PERSON_PX) for number in numbers]
     step = PERSON_PX + _GAP_PX
     sheet = np.full((ROWS * step - _GAP_PX, COLUMNS * step - _GAP_PX, 3), 255, np.uint8)

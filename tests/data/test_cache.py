@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lynx_core.data import cache as cache_module
+from lynx_core import durable_file
 from lynx_core.data.cache import TensorCache, name_entry
 from lynx_core.data.errors import DataError
-from lynx_core.data.hashing import WHOLE_FILE_BYTES, hash_file, hash_values
+from lynx_core.hashing import WHOLE_FILE_BYTES, hash_file, hash_values
 
 TENSORS = {"latents": torch.randn(16, 2, 4, 4).half(), "frames": torch.arange(3), "scale": torch.tensor(0.5)}
 
@@ -69,7 +69,7 @@ def test_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cache_module.os, "fsync", fail)
+    monkeypatch.setattr(durable_file.os, "fsync", fail)
     with pytest.raises(DataError, match="the disk is full, free some space"):
         TensorCache(tmp_path).get_or_make("latents", 1, lambda: dict(TENSORS))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

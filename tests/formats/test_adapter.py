@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lynx_core.formats.adapter import Adapter, AdapterError, open_adapter
-from lynx_core.formats.recognisers import INSTANTID_RECOGNISER, RELEASE_RECOGNISER
+from lynx_core.spec import INSTANTID_RECOGNISER, RELEASE_RECOGNISER
 
 
 def assert_same_weights(adapter: Adapter, tiny) -> None:

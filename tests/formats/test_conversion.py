@@ -14,10 +14,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from lynx_core.formats import conversion
+from lynx_core import durable_file
 from lynx_core.formats.adapter import Adapter, AdapterError, open_adapter
 from lynx_core.formats.conversion import convert_adapter
-from lynx_core.formats.recognisers import INSTANTID_RECOGNISER
+from lynx_core.spec import INSTANTID_RECOGNISER
 
 LAYOUTS = ("release", "kijai", "wan2gp", "comfy-lynx")
 
@@ -186,7 +186,7 @@ def test_disk_that_fills_up_while_writing(lite, save, tmp_path, monkeypatch):
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(conversion.os, "fsync", fill_up)
+    monkeypatch.setattr(durable_file.os, "fsync", fill_up)
     with pytest.raises(
         AdapterError, match=r"ip_layers\.safetensors \([\d,]+ bytes\) could not.*No space left"
     ):
@@ -213,7 +213,7 @@ def test_interrupted_conversion_leaves_nothing(lite, save, tmp_path, monkeypatch
     def interrupt(file):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(conversion.os, "fsync", interrupt)
+    monkeypatch.setattr(durable_file.os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         convert_adapter(adapter, "comfy-lynx", tmp_path / "out.safetensors")
     assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".*.part"))

@@ -101,7 +101,7 @@ def small_wan() -> PackedWan:
     return PackedWan(transformer)
 
 
-@pytest.mark.parametrize("variant", ["full", "id only", "ref only", "lite"])
+@pytest.mark.parametrize("variant", ["full", "id_only", "ref_only", "lite"])
 def test_velocities_are_those_of_the_trainer(small_wan: PackedWan, variant: str) -> None:
     options = {"lite_token_dim": 24, "resampler_dim": 64, "resampler_depth": 1, "resampler_heads": 1}
     configs = configure_variant(variant, small_wan.dim, 2, **options)

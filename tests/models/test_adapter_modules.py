@@ -13,11 +13,11 @@ from tiny_packs import DIM, make_adapter, make_samples, make_transformer, pack, 
 from lynx_core.formats.adapter import open_adapter
 from lynx_core.formats.conversion import convert_adapter
 from lynx_core.formats.errors import AdapterError
-from lynx_core.formats.recognisers import INSTANTID_RECOGNISER, RELEASE_RECOGNISER
 from lynx_core.models.adapter_modules import AdapterConfigs, AdapterModules, Variant, configure_variant
 from lynx_core.models.low_rank import LowRankLinear
 from lynx_core.models.packed_wan import PackedWan
 from lynx_core.models.ref_adapter import RefAdapterConfig
+from lynx_core.spec import INSTANTID_RECOGNISER, RELEASE_RECOGNISER
 
 GOLDEN = (
     Path(os.environ.get("LYNX_GOLDEN_SETS", Path(__file__).resolve().parents[3] / "shared" / "conformance"))
@@ -94,8 +94,8 @@ def test_release_sizes() -> None:
             for variant in get_args(Variant)
         }
     assert round(counts["full"] / 1e9, 2) == 4.28
-    assert round(counts["ref only"] / 1e9, 3) == 2.098
-    assert counts["id only"] == counts["full"] - counts["ref only"]
+    assert round(counts["ref_only"] / 1e9, 3) == 2.098
+    assert counts["id_only"] == counts["full"] - counts["ref_only"]
     assert 0.49e9 < counts["lite"] < 0.51e9
 
 
@@ -114,7 +114,7 @@ def test_wrong_configurations_are_refused() -> None:
 
 
 def test_unusable_weights_are_not_saved(tmp_path: Path) -> None:
-    modules = make_adapter("ref only")
+    modules = make_adapter("ref_only")
     path = tmp_path / "mine.safetensors"
     with torch.no_grad():
         modules.state_dict()["ref.1.to_k_ref.bias"][0] = 1e5
@@ -168,7 +168,7 @@ def test_resampler_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="holds no resampler"):
         source.init_resampler_from(tmp_path / "ref_layers.safetensors")
     with pytest.raises(AdapterError, match="reference only"):
-        make_adapter("ref only").init_resampler_from(tmp_path / "resampler.safetensors")
+        make_adapter("ref_only").init_resampler_from(tmp_path / "resampler.safetensors")
 
 
 def test_reference_keys_start_as_the_bases() -> None:

@@ -14,14 +14,13 @@ from torch.nn import functional as F
 
 from lynx_core.models import segment_attention
 from lynx_core.models.segment_attention import (
-    Backend,
     BackendError,
-    Requirements,
     attend_segments,
     choose_backend,
     unsupported_reason,
 )
 from lynx_core.models.segments import Segments
+from lynx_core.spec import AttentionBackend
 
 CPU = torch.device("cpu")
 # Neighbours that are equal in queries, in keys, and in both.
@@ -54,7 +53,7 @@ def with_gradients(attend: Any, tensors: tuple[Tensor, ...]) -> list[Tensor]:
     return [out, *torch.autograd.grad((out * weights).sum(), leaves)]
 
 
-def attend_with(backend: Backend) -> Any:
+def attend_with(backend: AttentionBackend) -> Any:
     return lambda query, key, value: attend_segments(query, key, value, QUERIES, KEYS, backend)
 
 
@@ -74,26 +73,17 @@ def test_loop_equals_a_dense_mask() -> None:
         torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize("backend", [name for name in get_args(Backend) if name != "loop"])
-def test_backend_equals_the_loop_on_the_gpu(backend: Backend) -> None:
+@pytest.mark.parametrize("backend", [name for name in get_args(AttentionBackend) if name != "loop"])
+def test_backend_equals_the_loop_on_the_gpu(backend: AttentionBackend) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    obstacle = unsupported_reason(backend, Requirements("cuda", torch.bfloat16, True))
+    obstacle = unsupported_reason(backend, torch.device("cuda"), torch.bfloat16)
     if obstacle:
         pytest.skip(obstacle)
     tensors = make_tensors(torch.bfloat16, "cuda")
     exact = with_gradients(attend_with("loop"), tuple(t.float() for t in tensors))
     for found, wanted in zip(with_gradients(attend_with(backend), tensors), exact, strict=True):
         assert (found.float() - wanted).norm() / wanted.norm() < 1e-2
-
-
-def test_flex_equals_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without compiling, which takes minutes on a CPU: the mask and the layout are what is ours."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    monkeypatch.setattr(segment_attention, "_flex_kernel", lambda: flex_attention)
-    tensors = make_tensors()
-    torch.testing.assert_close(attend_with("flex")(*tensors), attend_with("loop")(*tensors))
 
 
 def _varlen_stand_in(
@@ -110,7 +100,7 @@ def _varlen_stand_in(
 
 
 @pytest.mark.parametrize("backend", ["varlen", "flash"])
-def test_kernels_get_what_they_document(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_get_what_they_document(backend: AttentionBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = types.ModuleType("stand_in")
     stand_in.varlen_attn = _varlen_stand_in
     monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", stand_in)
@@ -151,10 +141,9 @@ def test_auto_is_the_loop_on_a_cpu_and_is_logged_once(caplog: pytest.LogCaptureF
             r"'varlen' cannot run here: it has kernels for CUDA only, and this is cpu. Usable here: loop",
         ),
         ("flash", r"'flash' cannot run here: it has kernels for CUDA only"),
-        ("flex", r"'flex' cannot run here: FlexAttention has no gradient on the CPU. Usable here: loop"),
         (
             "xformers",
-            r"no attention backend 'xformers'; choose auto, loop, varlen, flash, flex. Usable here: loop",
+            r"no attention backend 'xformers'; choose auto, loop, varlen, flash. Usable here: loop",
         ),
     ],
 )
@@ -163,19 +152,15 @@ def test_unusable_backend_is_refused_with_the_way_out(requested: str, reason: st
         choose_backend(CPU, torch.bfloat16, requested)
 
 
-def test_flex_may_run_on_a_cpu_without_gradients() -> None:
-    assert choose_backend(CPU, torch.float32, "flex", needs_gradient=False) == "flex"
-
-
 def test_wide_dtypes_and_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
-        unsupported_reason("varlen", Requirements("cuda", torch.float32, True))
+        unsupported_reason("varlen", torch.device("cuda"), torch.float32)
         == "it takes float16 and bfloat16, not float32"
     )
     monkeypatch.setattr(segment_attention.importlib.util, "find_spec", lambda name: None)
-    need = Requirements("cuda", torch.bfloat16, True)
-    assert "torch 2.10" in (unsupported_reason("varlen", need) or "")
-    assert "flash-attn is not installed" in (unsupported_reason("flash", need) or "")
+    need = torch.device("cuda"), torch.bfloat16
+    assert "torch 2.10" in (unsupported_reason("varlen", *need) or "")
+    assert "flash-attn is not installed" in (unsupported_reason("flash", *need) or "")
     assert choose_backend(torch.device("cuda"), torch.bfloat16) == "loop"
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lynx_core.rng import RNGKey, derive_seed, torch_generator
 from lynx_core.training import step as step_module
 from lynx_core.training.configuration import ObjectiveConfig
 from lynx_core.training.flow_matching import (
@@ -22,7 +23,6 @@ from lynx_core.training.loop import Trainer
 from lynx_core.training.pack_batch import make_batch
 from lynx_core.training.pack_loader import LoadedPack, LoadedStep
 from lynx_core.training.progress import timestep_quantile
-from lynx_core.training.randomness import RNGKey, derive_seed, make_generator
 
 KEY = RNGKey(0, "images", 0, "a")
 SHAPE = torch.Size((16, 2, 4, 4))
@@ -42,7 +42,7 @@ def test_path_and_target() -> None:
 @pytest.mark.parametrize("timesteps", ["uniform", "logit_normal", "shifted"])
 def test_timesteps_follow_their_distribution(timesteps: str) -> None:
     config = ObjectiveConfig(timesteps=timesteps, logit_mean=0.3, logit_std=0.8, shift=3.0)
-    draws = [draw_timestep(config, make_generator(0, "t", i)) for i in range(4000)]
+    draws = [draw_timestep(config, torch_generator(0, "t", i)) for i in range(4000)]
     assert all(0 < t < 1 for t in draws)
     counts = torch.histc(torch.tensor([timestep_quantile(t, config) for t in draws]), 4, 0, 1)
     assert ((counts - 1000).abs() < 110).all(), counts  # four standard deviations
@@ -148,6 +148,6 @@ def test_planted_mean_of_means_is_noticed(trainer: Trainer, monkeypatch: pytest.
 
 def test_planted_unseeded_noise_is_noticed(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = iter(range(1000))
-    monkeypatch.setattr(RNGKey, "generator", lambda key, purpose: make_generator(next(counter)))
+    monkeypatch.setattr(RNGKey, "generator", lambda key, purpose: torch_generator(next(counter)))
     with pytest.raises(AssertionError):
         _assert_invariant(trainer)

@@ -19,8 +19,8 @@ from standin_installation import CENTRED_LANDMARKS
 from video import read_video
 
 from lynx_core.formats.adapter import open_adapter
+from lynx_core.hashing import hash_weights
 from lynx_core.models.adapter_modules import AdapterModules, configure_variant
-from lynx_core.models.frozen_base import hash_weights
 from lynx_core.training import step as step_module
 from lynx_core.training.checkpoint import CheckpointError, read_checkpoint
 from lynx_core.training.configuration import TrainingConfig

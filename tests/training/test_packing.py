@@ -10,10 +10,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from lynx_core.tokens import count_tokens, latent_shape
 from lynx_core.training.packing import (
     PackingConfig,
     PackingError,
-    count_tokens,
     estimate_flops,
     fit_to_budget,
     group_by_flops,
@@ -38,13 +38,13 @@ def packs_of(plan) -> list[list[int]]:
     [(81, 640, 640, 33_600), (1, 640, 640, 1600), (81, 480, 832, 32_760), (5, 16, 16, 2)],
 )
 def test_token_counts(frames: int, height: int, width: int, tokens: int) -> None:
-    assert count_tokens(frames, height, width) == tokens
+    assert count_tokens(latent_shape(frames, height, width)) == tokens
 
 
 @pytest.mark.parametrize("wrong", [(80, 640, 640), (0, 640, 640), (81, 648, 640), (81, 640, 0)])
 def test_token_counts_refuse_what_the_vae_does_not_take(wrong: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=r"4k\+1|multiple of 16"):
-        count_tokens(*wrong)
+        latent_shape(*wrong)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])

@@ -211,14 +211,14 @@ def _save_adapter(path: Path, variant: Any, num_blocks: int = 2, **changes: Any)
     ("made", "arguments", "message"),
     [
         ("full", ["adapter.variant=lite"], 'ID layers are full ones: 2 blocks, .* = "full" or "id_only"'),
-        ("id only", ["adapter.variant=lite"], 'ID layers are full ones: .* adapter.variant = "id_only"'),
+        ("id_only", ["adapter.variant=lite"], 'ID layers are full ones: .* adapter.variant = "id_only"'),
         (
             "lite",
             ["adapter.variant=id_only"],
             'ID layers are lite ones: 1 blocks, .* adapter.variant = "lite"',
         ),
         ("lite", ["adapter.variant=full"], '"full" needs ref, and adapter.init .* has resampler, id'),
-        ("id only", ["adapter.variant=ref_only"], '"ref_only" needs ref'),
+        ("id_only", ["adapter.variant=ref_only"], '"ref_only" needs ref'),
         ("full", ["adapter.resampler_depth=3"], "adapter.resampler_depth = 3 is for a new adapter, .* has 1"),
         ("full", ["adapter.lora_rank=33"], "adapter.lora_rank is at most 32, .* got 33"),
     ],

@@ -7,10 +7,15 @@ pixels of 4 frames, and 81 frames of 640x640 are 21 * 40 * 40 = 33,600 tokens.
 
 from __future__ import annotations
 
+from typing import overload
+
+import numpy as np
+
 FRAMES_PER_LATENT = 4
 PX_PER_LATENT = 8
-PATCH_LATENTS = 2
-PX_PER_TOKEN = PX_PER_LATENT * PATCH_LATENTS
+PATCH_SIZE = (1, 2, 2)
+"""Latent frames, rows and columns of one token."""
+PX_PER_TOKEN = PX_PER_LATENT * PATCH_SIZE[1]
 
 LatentShape = tuple[int, int, int]
 """Latent frames, latent height, latent width."""
@@ -31,20 +36,26 @@ def latent_shape(num_frames: int, height_px: int, width_px: int) -> LatentShape:
     return num_latent_frames, height_px // PX_PER_LATENT, width_px // PX_PER_LATENT
 
 
-def tokens_per_frame(shape: LatentShape) -> int:
-    """Tokens of one latent frame."""
-    return (shape[1] // PATCH_LATENTS) * (shape[2] // PATCH_LATENTS)
+@overload
+def count_tokens(shape: LatentShape) -> int: ...
+@overload
+def count_tokens(shape: np.ndarray) -> np.ndarray: ...
+def count_tokens(shape: LatentShape | np.ndarray) -> int | np.ndarray:
+    """Count the tokens of latents: 33,600 for those of 81 frames of 640x640 px.
 
-
-def count_latent_tokens(shape: LatentShape) -> int:
-    """Tokens of a clip's latents."""
-    return shape[0] * tokens_per_frame(shape)
-
-
-def count_tokens(num_frames: int, height_px: int, width_px: int) -> int:
-    """Tokens of a clip; an image is a clip of one frame. 81 frames of 640x640 px are 33,600.
+    Args:
+        shape: latent frames, height and width; or [3, n] of n samples, which gives [n].
 
     Raises:
-        ValueError: as `latent_shape`.
+        ValueError: when a side is not a whole number of patches.
     """
-    return count_latent_tokens(latent_shape(num_frames, height_px, width_px))
+    tokens: int | np.ndarray = 1
+    for size, patch in zip(shape, PATCH_SIZE, strict=True):
+        if np.any(size % patch) or np.any(size < patch):
+            shown = list(shape) if isinstance(shape, tuple) else "these shapes"
+            raise ValueError(
+                f"a latent of {shown} (frames, height, width) cannot be cut into patches of {list(PATCH_SIZE)}; "
+                f"width and height in pixels must be multiples of {PX_PER_TOKEN}"
+            )
+        tokens = tokens * (size // patch)
+    return tokens

@@ -1,0 +1,79 @@
+"""Files that are whole or not there: written aside, synced to the disk, renamed.
+
+A kill, a crash or a full disk leaves what was there before. A half-written file is hidden
+(`.name.*.part`) and lies in the folder it belongs in, because a rename does not cross disks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def write_aside(*paths: Path) -> Iterator[list[Path]]:
+    """Give a hidden path beside each of `paths` to write to; renames all of them at the end, or none.
+
+    Makes the folders that are missing. When the block raises, what it wrote is removed.
+
+    Raises:
+        OSError: as the system says.
+    """
+    # Not tempfile's names, whose files only their owner may read; and a name has at most 255 bytes.
+    aside = [path.with_name(f".{path.name[:16]}.{uuid.uuid4().hex}.part") for path in paths]
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        for written in aside:
+            sync(written)
+        for written, path in zip(aside, paths, strict=True):
+            written.replace(path)
+    finally:
+        for written in aside:
+            written.unlink(missing_ok=True)
+    for folder in {path.parent for path in paths}:
+        sync(folder)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        OSError: as the system says.
+    """
+    with write_aside(path) as (aside,):
+        aside.write_bytes(content)
+
+
+def replace_durably(aside: Path, path: Path) -> None:
+    """Put a file that was written aside, or a folder whose files are synced, into its place.
+
+    Raises:
+        OSError: as the system says.
+    """
+    sync(aside)
+    aside.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's list of names, from the system's memory onto the disk.
+
+    Raises:
+        OSError: when a file cannot be synced, as on a full disk.
+    """
+    if not path.is_dir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    elif os.name == "posix":  # Windows cannot open a folder
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            # Some network drives cannot sync a folder; the files in it are safe even so.
+            with contextlib.suppress(OSError):
+                os.fsync(folder)
+        finally:
+            os.close(folder)
