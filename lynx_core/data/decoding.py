@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 
@@ -21,11 +22,9 @@ from ..faces.photo import PhotoInfo, UnknownPictureError, load_photo, probe_phot
 from ..faces.picture_file import decoder_errors, open_picture
 from ..hashing import hash_values
 from ..tokens import FRAMES_PER_LATENT, PX_PER_TOKEN, LatentShape, latent_shape
-from .animation import probe_animation, read_animation
-from .decoder_versions import photo_decoder_versions, video_decoder_versions
 from .errors import DataError, MediaError, first_line
-from .truncation import check_whole
-from .video_file import VideoInfo, probe_video, read_frames
+from .video_container import check_whole
+from .video_file import VideoInfo, probe_animation, probe_video, read_animation, read_frames
 
 DECODING_VERSION = 2
 """Goes into the names of cache entries; raised when the same settings come to give other pixels."""
@@ -279,3 +278,30 @@ def decode_photo(path: Path, at_least_px: tuple[int, int] | None = None) -> np.n
 def convert_pixels(pixels_THWC: np.ndarray) -> Tensor:
     """uint8 RGB frames as what the VAE takes: [3, T, H, W] float32, -1 to 1."""
     return torch.from_numpy(np.ascontiguousarray(pixels_THWC)).permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def video_decoder_versions() -> dict[str, str]:
+    """Name -> version of what decodes videos; FFmpeg's libraries as PyAV has them."""
+    versions = _package_versions("av")
+    try:
+        import av
+    except ImportError:
+        return versions
+    names = ("libavformat", "libavcodec", "libavfilter", "libswscale")
+    libraries = {name: ".".join(map(str, av.library_versions[name])) for name in names}
+    return {**versions, **libraries}
+
+
+def photo_decoder_versions() -> dict[str, str]:
+    """Name -> version of what decodes photos and animations, and converts their colours."""
+    return _package_versions("pillow", "pillow-heif")
+
+
+def _package_versions(*names: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found

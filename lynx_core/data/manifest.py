@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import DataError, first_line
-from .file_names import find_file
 from .manifest_row import (
     KINDS,
     OPTIONAL,
@@ -33,7 +32,7 @@ from .manifest_row import (
     parse_row,
     readable_id,
 )
-from .text_file import find_encoding
+from .text_files import find_encoding, find_file
 
 __all__ = ["KINDS", "Manifest", "Pair", "Rejection", "describe_rejections", "read_manifest"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hashing import hash_values
-from .file_names import expand_path
+from .text_files import expand_path
 
 KINDS = ("single-scene", "multi-scene", "augmented")
 """How a pair was made: both from one scene; from different scenes; one scene, edited afterwards."""

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
+from ..data.dataset import PairDataset
 from ..data.dataset_index import IndexEntry
 from ..data.encoders import AnalyzerRecogniser, Encoders, UMT5TextEncoder, WanVideoEncoder
 from ..data.manifest import read_manifest
 from ..data.progress_line import ProgressLine
 from ..data.quarantine import QUARANTINE_NAME, WARNINGS_NAME
-from ..data.source import PairDataset
 from ..faces.analyzer import FaceAnalyzer
 from ..formats.adapter import Adapter, open_adapter
 from ..hashing import hash_file, hash_files

@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ..data.file_names import expand_path, find_file
-from ..data.text_file import read_text
+from ..data.text_files import expand_path, find_file, read_text
 from .configuration import ConfigurationError, TrainingConfig
 
 

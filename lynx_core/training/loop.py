@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import torch
 
+from ..data.dataset import PairDataset
 from ..data.sample import Nulls
-from ..data.source import PairDataset
 from ..formats.adapter import open_adapter
 from ..models.adapter_modules import AdapterModules
 from ..spec import LynxError

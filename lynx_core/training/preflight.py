@@ -15,12 +15,12 @@ from typing import NoReturn, TypeVar
 import torch
 
 from ..data.cache import TensorCache
+from ..data.dataset import PairDataset
 from ..data.dataset_index import IndexEntry, build_index
 from ..data.encoders import UMT5TextEncoder
 from ..data.errors import DataError
 from ..data.manifest import read_manifest
 from ..data.progress_line import ProgressLine
-from ..data.source import PairDataset
 from ..faces.errors import FaceError
 from ..formats.errors import AdapterError
 from ..spec import LynxError

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..data.dataset import PairDataset
 from ..data.progress_line import format_duration
-from ..data.source import PairDataset
 from .configuration import ObjectiveConfig, TrainingConfig
 from .configuration_file import as_plain
 from .distributed import DistributedContext

@@ -13,8 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ..data.dataset import PairDataset
 from ..data.sample import Nulls, Sample
-from ..data.source import PairDataset
 from ..evaluation.face_similarity import measure_similarity
 from ..models.adapter_modules import AdapterConfigs
 from ..models.packed_wan import PackedInputs

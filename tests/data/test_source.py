@@ -16,13 +16,13 @@ import torch
 from small_encoders import make_small_encoders
 from small_media import write_image, write_rows, write_video
 
+from lynx_core.data.dataset import PairDataset
 from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError, MediaError
 from lynx_core.data.manifest import read_manifest
 from lynx_core.data.sample import Sample
 from lynx_core.data.sampling import plan_epoch_items
-from lynx_core.data.source import PairDataset
 from lynx_core.hashing import hash_values
 from lynx_core.training.packing import PackingConfig, plan_epoch
 

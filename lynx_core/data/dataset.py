@@ -22,11 +22,10 @@ from .dataset_index import DatasetIndex, OnCount, build_index, reject
 from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError, MediaError
-from .features import Features
 from .left_out import LeftOut, describe_left_out
 from .manifest import Manifest, Rejection
 from .quarantine import RejectionFile
-from .sample import Nulls, Sample
+from .sample import Features, Nulls, Sample
 
 
 @dataclass
