@@ -57,9 +57,9 @@ def _prepare_manifest(config: TrainingConfig, manifest: Manifest) -> PreparedDat
     import torch
 
     from ..data.prepare import prepare_dataset
-    from ..data.progress_line import ProgressLine
     from ..data.quarantine import QUARANTINE_NAME, WARNINGS_NAME
     from ..training.assembly import make_encoders, name_run_file
+    from ..training.progress import ProgressLine
 
     assert config.data.cache is not None
     use_gpu = config.run.device == "auto" and torch.cuda.is_available()

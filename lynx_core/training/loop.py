@@ -21,13 +21,21 @@ from ..data.sample import Nulls
 from ..formats.adapter import open_adapter
 from ..models.adapter_modules import AdapterModules
 from ..spec import LynxError
-from .assembly import hash_base, make_adapter, make_table, open_base
-from .checkpoint import CheckpointContents, CheckpointError, CheckpointFolder, read_checkpoint
+from .assembly import hash_base, make_adapter, make_table, open_base, write_adapter
+from .checkpoint import (
+    CheckpointContents,
+    CheckpointError,
+    CheckpointFolder,
+    RunIdentity,
+    check_identity,
+    collect_versions,
+    describe_stages,
+    read_checkpoint,
+)
 from .configuration import TrainingConfig
 from .configuration_file import as_plain
-from .curriculum import Cursors, PackStream, count_steps_left
+from .curriculum import Cursors, PackLoader, PackStream, count_steps_left
 from .distributed import AdapterForward, DistributedContext, full_tensor, shard_like
-from .export import write_adapter
 from .optimizer import (
     EMA,
     collect_state,
@@ -36,14 +44,11 @@ from .optimizer import (
     restore_state,
     trained_parameters,
 )
-from .pack_loader import PackLoader
 from .preflight import OpenedData, check_settings, look_for_more, open_data
 from .progress import Progress, print_note
 from .reference_cache import ReferenceFeatureCache
-from .resume import RunIdentity, check_identity, collect_versions, describe_stages
-from .run_lock import RunLock, RunLockError
+from .run_lock import RunLock, RunLockError, StopSignal
 from .step import StepOutcome, TrainingStep
-from .stop_signal import StopSignal
 from .validation import Validation, load_held_out
 
 ADAPTER_NAME = "adapter.safetensors"

@@ -21,7 +21,7 @@ from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.manifest import read_manifest
 from lynx_core.data.prepare import PreparedDataset, Progress, prepare_dataset
-from lynx_core.data.progress_line import ProgressLine
+from lynx_core.training.progress import ProgressLine
 
 DECODING = DecodingConfig(max_px=64 * 64, max_frames=5)
 Row = dict[str, Any]
@@ -240,7 +240,7 @@ print(prepare(folder, rows, make_small_encoders(folder / "models")))
 def test_progress_shows_from_the_first_item(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line at once, then one every few seconds, with rate and time left."""
     now = [100.0]
-    monkeypatch.setattr("lynx_core.data.progress_line.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lynx_core.training.progress.time.monotonic", lambda: now[0])
     shown = io.StringIO()
     line = ProgressLine(shown)
     for done in range(101):
