@@ -38,7 +38,8 @@ from .decoding import (
     video_decoder_versions,
 )
 from .errors import DataError, MediaError, first_line
-from .manifest import Manifest, Pair, Rejection
+from .manifest import Manifest, Pair
+from .quarantine import Rejection
 from .text_files import find_file
 from .video_file import VideoInfo
 

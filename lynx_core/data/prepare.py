@@ -18,8 +18,8 @@ from .dataset_index import IndexEntry, reject
 from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError, MediaError
-from .left_out import LeftOut
 from .manifest import Manifest
+from .quarantine import LeftOut
 
 
 @dataclass(frozen=True)

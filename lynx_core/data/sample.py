@@ -43,7 +43,7 @@ from .decoding import (
 )
 from .encoders import Encoders, FaceRecogniser, clean_caption
 from .errors import DataError, MediaError, first_line
-from .manifest import Rejection
+from .quarantine import Rejection
 
 
 @dataclass(frozen=True, eq=False)
