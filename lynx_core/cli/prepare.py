@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _prepare(config: TrainingConfig) -> int:
     from ..data.manifest import read_manifest
-    from ..training.configuration import ConfigurationError
+    from ..training.configuration_file import ConfigurationError
 
     if config.data.cache is None:
         raise ConfigurationError("data.cache is missing: the folder that is to be filled")

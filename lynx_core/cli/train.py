@@ -95,10 +95,10 @@ def show_plan(config: TrainingConfig, resume_from: int | None = None) -> int:
 
 def _show_stage(config: TrainingConfig, stream: PackStream, number: int) -> None:
     stage, plan = config.stages[number], stream.plan(number, 0)
-    epochs = stage.steps * config.optimizer.accumulation / max(len(plan), 1)
+    epochs = stage.steps * config.optimizer.gradient_accumulation_steps / max(len(plan), 1)
     print(f"stage {stage.name} ({stage.kind}): {stage.steps} steps, {epochs:.1f} epochs of {plan.report}")
     lengths = stream.table.stage_lengths(stage.kind)
     for pack in range(min(_FIRST_PACKS, len(plan))):
         members = plan.pack(pack, 0)
         shown = ", ".join(f"{stream.table.ids[index]} ({lengths[index]})" for index in members)
-        print(f"  pack {pack}: {int(lengths[members].sum())} tokens of {config.packing.budget}: {shown}")
+        print(f"  pack {pack}: {int(lengths[members].sum())} tokens of {config.packing.max_tokens}: {shown}")

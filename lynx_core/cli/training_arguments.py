@@ -36,8 +36,8 @@ def run_configured(arguments: argparse.Namespace, action: Callable[[TrainingConf
     from ..models.frozen_base import BaseModelError
     from ..models.segment_attention import BackendError
     from ..training.checkpoint import CheckpointError
-    from ..training.configuration import ConfigurationError
-    from ..training.configuration_file import read_configuration
+    from ..training.configuration import read_configuration
+    from ..training.configuration_file import ConfigurationError
     from ..training.loop import TrainingError
     from ..training.packing import PackingError
     from ..training.preflight import PreflightError

@@ -41,20 +41,22 @@ class DecodingConfig:
     max_frames: int = 81
     """Frames of a clip at most; a longer one gives its first frames. 1 makes an image of every video."""
     min_frames: int = 1
-    """Shorter clips are set aside; 5 keeps clips that have no motion out of a stage of videos."""
+    """Shorter clips are skipped; 5 keeps clips that have no motion out of a stage of videos."""
     fps: float | None = 16.0
     """Frame rate of the clips; a faster source loses frames, a slower one repeats some. None: as it is."""
 
     def __post_init__(self) -> None:
         if self.max_px < PX_PER_TOKEN**2:
-            raise DataError(f"max_px is {PX_PER_TOKEN**2} pixels or more, got {self.max_px}")
+            raise DataError(f"decoding.max_px is {PX_PER_TOKEN**2} pixels or more, got {self.max_px}")
         for name in ("max_frames", "min_frames"):
             if getattr(self, name) < 1 or getattr(self, name) % FRAMES_PER_LATENT != 1:
-                raise DataError(f"{name} is 4k+1 (1, 5, 9, ... 81), got {getattr(self, name)}")
+                raise DataError(f"decoding.{name} is 4k+1 (1, 5, 9, ... 81), got {getattr(self, name)}")
         if self.min_frames > self.max_frames:
-            raise DataError(f"min_frames {self.min_frames} is more than max_frames {self.max_frames}")
+            raise DataError(
+                f"decoding.min_frames {self.min_frames} is more than decoding.max_frames {self.max_frames}"
+            )
         if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
-            raise DataError(f"fps is above 0, got {self.fps}")
+            raise DataError(f"decoding.fps is above 0, got {self.fps}")
 
     def fingerprint(self) -> str:
         """Equal for settings and decoders that give equal pixels."""
@@ -196,7 +198,7 @@ def plan_clip(
     num_frames = 1 if pts is None else len(pts)
     if num_frames < config.min_frames:
         raise MediaError(
-            path, "too short", f"it gives {num_frames} frames, min_frames is {config.min_frames}"
+            path, "too short", f"it gives {num_frames} frames, decoding.min_frames is {config.min_frames}"
         )
     return ClipPlan(height_px, width_px, info.height_px, info.width_px, pts)
 

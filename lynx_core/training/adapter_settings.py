@@ -12,7 +12,7 @@ from ..formats.layouts import PartKind
 from ..models.id_adapter import IDAdapterConfig
 from ..models.ref_adapter import RefAdapterConfig
 from ..spec import Variant
-from .setting_checks import SettingChecks
+from .configuration_file import SettingChecks
 
 RefKeysInit = Literal["random", "base"]
 
@@ -24,11 +24,11 @@ class AdapterSettings:
     variant: Variant = "full"
     """full: ID and reference; id_only, ref_only: one of them; lite: ID in every second block."""
     init: tuple[Path, ...] = ()
-    """Files or folders of an adapter to go on from (a release, say); none starts a new one."""
+    """Files or folders of an adapter to start from, such as a release; none: a new one."""
     resampler_init: Path | None = None
-    """A resampler to start a new adapter from: InstantID's ip-adapter.bin. From scratch it hardly learns."""
+    """A resampler for a new adapter to start from: InstantID's ip-adapter.bin. From scratch it hardly learns."""
     ref_keys_init: RefKeysInit = "random"
-    """base: a new Ref-adapter looks for what is alike, with the keys of the base's own self-attention."""
+    """base: a new Ref-adapter starts with the key projections of the base's own self-attention."""
     lora_rank: int = 0
     """0 trains all weights; more trains low-rank updates of the key and value projections of `init`."""
     lora_alpha: float = 32.0
@@ -40,37 +40,30 @@ class AdapterSettings:
     """Width of the identity tokens of a new lite adapter; in the others it is the base's."""
 
     def __post_init__(self) -> None:
-        with SettingChecks() as check:
-            check.choice("adapter.ref_keys_init", self.ref_keys_init, RefKeysInit)
-            check.value(
+        with SettingChecks("adapter", self) as check:
+            check.check(
+                "ref_keys_init",
                 self.ref_keys_init == "random" or (self.has_ref and not self.init),
-                "adapter.ref_keys_init",
-                self.ref_keys_init,
                 'only "random" with adapter.init, which brings its own keys, and for variants without reference layers',
             )
-            check.value(
+            check.check(
+                "resampler_init",
                 self.resampler_init is None or self.has_id,
-                "adapter.resampler_init",
-                str(self.resampler_init),
                 f'for a variant with an ID, and "{self.variant}" has none; take it out',
             )
-            check.value(self.lora_alpha > 0, "adapter.lora_alpha", self.lora_alpha, "more than 0")
-            check.choice("adapter.variant", self.variant, Variant)
-            check.value(self.lora_rank >= 0, "adapter.lora_rank", self.lora_rank, "0 or more")
-            check.value(
-                not self.lora_rank or bool(self.init),
-                "adapter.lora_rank",
-                self.lora_rank,
-                "only for an adapter to go on from (adapter.init): low-rank updates of random weights learn nothing",
-            )
-            check.value(
+            check.check(
+                "resampler_init",
                 not (self.init and self.resampler_init),
-                "adapter.resampler_init",
-                str(self.resampler_init),
                 "for a new adapter; adapter.init brings its own resampler, unset one of the two",
             )
-            for name in ("resampler_dim", "resampler_depth", "resampler_heads", "lite_token_dim"):
-                check.value(getattr(self, name) >= 1, f"adapter.{name}", getattr(self, name), "1 or more")
+            check.above_zero("lora_alpha")
+            check.at_least(0, "lora_rank")
+            check.check(
+                "lora_rank",
+                not self.lora_rank or bool(self.init),
+                "only for a trained adapter (adapter.init): low-rank updates of random weights learn nothing",
+            )
+            check.at_least(1, "resampler_dim", "resampler_depth", "resampler_heads", "lite_token_dim")
 
     @property
     def has_id(self) -> bool:
@@ -197,7 +190,7 @@ def _compare_base(
 
 
 def describe_mix(settings: AdapterSettings, opened: Adapter) -> str | None:
-    """Say that a full variant has lite ID layers, None when it has not."""
+    """Say that a full variant has lite ID layers; None when it has not."""
     if settings.variant == "full" and opened.id and opened.id.key_norm == "weightless":
         return f"adapter.init ({opened.name}) has lite ID layers and reference layers; both are trained as they are"
     return None

@@ -24,7 +24,8 @@ from ..models.packed_wan import PackedWan
 from ..models.segment_attention import choose_backend
 from ..rng import derive_seed
 from .adapter_settings import AdapterSettings, describe_mix, find_misfits, wanted_parts
-from .configuration import BaseConfig, ConfigurationError, DataConfig, ExportDtype, TrainingConfig
+from .configuration import BaseConfig, DataConfig, ExportDtype, TrainingConfig
+from .configuration_file import ConfigurationError
 from .curriculum import SampleTable
 from .distributed import DistributedContext, ShardedBlocks, full_tensor
 from .optimizer import EMA
@@ -198,7 +199,7 @@ def make_table(source: PairDataset, config: TrainingConfig) -> SampleTable:
     table, trimmed = tabulate_items(source.items, config.packing)
     source.trim(trimmed)
     if trimmed:
-        _logger.info("%d samples are trimmed to %d tokens", len(trimmed), config.packing.budget)
+        _logger.info("%d samples are trimmed to %d tokens", len(trimmed), config.packing.max_tokens)
     return table
 
 

@@ -24,7 +24,8 @@ import numpy.typing as npt
 from ..data.errors import DataError
 from ..data.sample import Sample
 from ..rng import ORDER_OF_KIND, RNGKey, derive_seed, shuffled
-from .configuration import ConfigurationError, StageConfig, StageKind
+from .configuration import StageConfig, StageKind
+from .configuration_file import ConfigurationError
 from .packing import PackingConfig, PackPlan, plan_epoch
 
 

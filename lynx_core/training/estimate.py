@@ -22,7 +22,8 @@ from ..formats.tensor_file import open_tensor_file
 from ..models.adapter_modules import AdapterConfigs, AdapterModules
 from .assembly import configure_new_adapter
 from .checkpoint import CHECKPOINTS_FOLDER, CheckpointFolder, choose_kept
-from .configuration import ConfigurationError, RunConfig, TrainingConfig
+from .configuration import RunConfig, TrainingConfig
+from .configuration_file import ConfigurationError
 from .distributed import LOG_FOLDER
 
 _GB = 1e9
@@ -105,7 +106,7 @@ def _estimate_base(config: TrainingConfig, shape: BaseShape, world_size: int) ->
 
 
 def _estimate_activations(config: TrainingConfig, shape: BaseShape) -> float:
-    tokens = config.packing.budget
+    tokens = config.packing.max_tokens
     working = tokens * (_WORKING_HIDDEN * shape.dim + _WORKING_FF * shape.ff_dim) * 4
     if config.base.gradient_checkpointing:
         return float(working + shape.num_blocks * tokens * shape.dim * _BASE_BYTES[config.base.dtype])

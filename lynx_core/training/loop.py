@@ -157,7 +157,9 @@ class Trainer:
             context.world_size,
             config.data.kind_weights,
         )
-        self.loader = PackLoader(self.stream, self.source, config.stages, config.optimizer.accumulation)
+        self.loader = PackLoader(
+            self.stream, self.source, config.stages, config.optimizer.gradient_accumulation_steps
+        )
         self.adapter = self._build_model()
         self.validation = Validation(
             config, context, self.model, self.adapter.configs, nulls, self.ema, held_out

@@ -19,7 +19,8 @@ from ..models.frozen_base import BaseModelError, check_base_files, find_folder_f
 from ..models.segment_attention import BackendError, choose_backend
 from .adapter_settings import find_misfits
 from .assembly import DTYPES, make_analyzer
-from .configuration import ConfigurationError, DataConfig, TrainingConfig
+from .configuration import DataConfig, TrainingConfig
+from .configuration_file import ConfigurationError
 from .estimate import read_base_shape
 from .optimizer import has_muon
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .configuration import ConfigurationError, OptimizerConfig
+from .configuration import OptimizerConfig
+from .configuration_file import ConfigurationError
 from .distributed import full_tensor, shard_like
 
 NamedParameters = dict[str, nn.Parameter]

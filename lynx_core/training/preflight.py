@@ -26,14 +26,14 @@ from ..formats.errors import AdapterError
 from ..spec import TEXT_LENGTH, LynxError
 from .assembly import open_source, tabulate_items
 from .checkpoint import CheckpointFolder
-from .configuration import ConfigurationError, TrainingConfig
+from .configuration import TrainingConfig
+from .configuration_file import ConfigurationError, list_problems
 from .curriculum import PackStream, SampleTable
 from .estimate import find_room_problems, find_write_problems, read_base_shape
 from .model_checks import find_model_problems
 from .packing import PackingError
 from .progress import ProgressLine, print_note
 from .run_lock import describe_conflict, is_held
-from .setting_checks import list_problems
 
 _MANY_PAIRS = 1000
 """With more, looking through the files takes long enough to tell first what is known already."""
@@ -216,7 +216,9 @@ def find_stage_problems(
     )
     for number, stage in enumerate(config.stages):
         try:
-            _plan_stage(stream, table, number, stage.steps * config.optimizer.accumulation, world_size)
+            _plan_stage(
+                stream, table, number, stage.steps * config.optimizer.gradient_accumulation_steps, world_size
+            )
         except (ConfigurationError, DataError, PackingError) as error:
             yield f"stage {stage.name}: {error}"
 
@@ -231,7 +233,7 @@ def _plan_stage(stream: PackStream, table: SampleTable, number: int, num_packs: 
     else:
         fewest_tokens = int(lengths.sum())
     # However samples fall into packs, so many tokens need a pack for each process.
-    if fewest_tokens > (world_size - 1) * stream.packing.budget:
+    if fewest_tokens > (world_size - 1) * stream.packing.max_tokens:
         return
     planned, epoch = len(plan), 0
     while planned < num_packs:

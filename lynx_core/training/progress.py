@@ -32,9 +32,9 @@ _logger = logging.getLogger(__name__)
 
 def timestep_quantile(t: float, config: ObjectiveConfig) -> float:
     """Share of the timestep distribution below t, 0 to 1."""
-    if config.timesteps == "shifted":
+    if config.timestep_sampling == "shifted":
         return shift_timestep(t, 1 / config.shift)
-    if config.timesteps == "uniform":
+    if config.timestep_sampling == "uniform":
         return t
     if not 0 < t < 1:
         return float(t >= 1)

@@ -186,7 +186,7 @@ class TrainingStep:
             self.optimizer.step()
             if self.ema is not None:
                 self.ema.update()
-        budget = self.config.packing.budget * len(loaded.packs) * self.context.world_size
+        budget = self.config.packing.max_tokens * len(loaded.packs) * self.context.world_size
         return StepOutcome(
             loss=loss_value,
             grad_norm=grad_norm,

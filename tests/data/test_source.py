@@ -258,7 +258,7 @@ def read_epochs(folder: Path) -> list[str]:
     lines = []
     for epoch in range(3):
         items = plan_epoch_items(source.kinds, weights, seed=1, epoch=epoch)
-        config = PackingConfig(budget=40)
+        config = PackingConfig(max_tokens=40)
         plan = plan_epoch(source.lengths(), config, seed=1, epoch=epoch, world_size=1, items=items)
         for step in range(len(plan)):
             samples = source.load_pack(plan.pack(step, 0))

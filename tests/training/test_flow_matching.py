@@ -41,7 +41,7 @@ def test_path_and_target() -> None:
 
 @pytest.mark.parametrize("timesteps", ["uniform", "logit_normal", "shifted"])
 def test_timesteps_follow_their_distribution(timesteps: str) -> None:
-    config = ObjectiveConfig(timesteps=timesteps, logit_mean=0.3, logit_std=0.8, shift=3.0)
+    config = ObjectiveConfig(timestep_sampling=timesteps, logit_mean=0.3, logit_std=0.8, shift=3.0)
     draws = [draw_timestep(config, torch_generator(0, "t", i)) for i in range(4000)]
     assert all(0 < t < 1 for t in draws)
     counts = torch.histc(torch.tensor([timestep_quantile(t, config) for t in draws]), 4, 0, 1)

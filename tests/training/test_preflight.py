@@ -130,7 +130,7 @@ def test_validation_manifest_has_usable_rows(workplace: Path, refuse: Any) -> No
             "stage videos: all weights of augmented, multi-scene, single-scene are 0",
         ),
         (["data.kind_weights={single-scene=1}"], "stage images: no weight for augmented, multi-scene"),
-        (["packing.budget=8"], "are longer than the budget of 8 tokens"),
+        (["packing.max_tokens=8"], "are longer than the budget of 8 tokens"),
         (["adapter.resampler_init=none.bin"], "adapter.resampler_init: there is no file at none.bin"),
     ],
 )

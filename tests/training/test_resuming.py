@@ -15,7 +15,7 @@ from small_run import make_configuration, plain_configuration, read_result
 from lynx_core.rng import RNGKey
 from lynx_core.training import step as step_module
 from lynx_core.training.checkpoint import CheckpointError, _hash_file
-from lynx_core.training.configuration_file import parse_configuration
+from lynx_core.training.configuration import parse_configuration
 from lynx_core.training.loop import Trainer, TrainingError, open_run, train
 from lynx_core.training.optimizer import warm_up_decay
 from lynx_core.training.run_lock import StopSignal
