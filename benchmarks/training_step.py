@@ -150,7 +150,7 @@ def compare(base: PackedWan, adapter: AdapterModules, shape: Shape, samples: int
     ways = {
         "packed": [[plan.pack(step, rank) for rank in range(ranks)] for step in range(len(plan))],
         "one sample a step": deal_out([np.array([i]) for i in range(samples)], ranks),
-        "buckets": deal_out(make_buckets(shapes, lengths, config.budget), ranks),
+        "buckets": deal_out(make_buckets(shapes, lengths, config.max_tokens), ranks),
     }
     # Latent sides stay even: a token is 2 x 2 of them.
     shapes[:, 1:] = np.maximum(2, shapes[:, 1:] // shape.shrink // 2 * 2)
@@ -162,7 +162,7 @@ def compare(base: PackedWan, adapter: AdapterModules, shape: Shape, samples: int
         )
         tokens = sum(int(lengths[pack].sum()) for step in steps for pack in step) / shape.shrink**2
         rates[name] = tokens / seconds.max(axis=1).sum()
-        fill = tokens * shape.shrink**2 / (seconds.size * config.budget)
+        fill = tokens * shape.shrink**2 / (seconds.size * config.max_tokens)
         waiting = seconds.max(axis=1).sum() / seconds.mean(axis=1).sum()
         print(
             f"{name:18} {len(steps):4} steps, fill {fill:5.1%}, slowest over mean {waiting:.2f}, tokens/s of a "

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from lynx_core.models.adapter_modules import AdapterConfigs, AdapterModules
 from lynx_core.training.assembly import configure_new_adapter
-from lynx_core.training.configuration import TrainingConfig
-from lynx_core.training.configuration_file import read_configuration
+from lynx_core.training.configuration import TrainingConfig, read_configuration
 
 from .making import REPO_DIR, Making
 from .parts.base import DIM, NUM_BLOCKS

@@ -30,7 +30,7 @@ from demo_sheet import Sheet, draw_sheet  # noqa: E402
 from video import Video, read_video  # noqa: E402
 from workflow import workflow_to_prompt  # noqa: E402
 
-from lynx_core.cli.hub_files import DownloadError  # noqa: E402
+from lynx_core.cli.models_folder import ModelsFolderError  # noqa: E402
 from lynx_core.evaluation.face_similarity import FaceSimilarity, measure_similarity  # noqa: E402
 from lynx_core.faces.analyzer import FaceAnalyzer  # noqa: E402
 from lynx_core.faces.crops import FaceCrop, crop_aligned, crop_face  # noqa: E402
@@ -233,7 +233,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
     """Choose the model, make the video, draw the sheet, say where they are.
 
     Raises:
-        MissingFiles, DownloadError, FaceError, HostError, PromptError, OSError: each says what is wrong.
+        MissingFiles, ModelsFolderError, FaceError, HostError, PromptError, OSError: each says what is wrong.
     """
     model, note = choose_model(arguments.models, os.environ)
     if note:
@@ -259,7 +259,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(words)
     try:
         run_demo(arguments)
-    except (MissingFiles, DownloadError, FaceError) as error:
+    except (MissingFiles, ModelsFolderError, FaceError) as error:
         print(f"The demo cannot run: {error}", file=sys.stderr)
         return 1
     except (HostError, PromptError, requests.RequestException, TimeoutError) as error:

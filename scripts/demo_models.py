@@ -55,7 +55,7 @@ class DemoModel:
         """Where the host looks for models.
 
         Raises:
-            DownloadError: when the host's extra_model_paths.yaml cannot be read.
+            ModelsFolderError: when the host's extra_model_paths.yaml cannot be read.
         """
         return ModelFolders(self.models_dir)
 

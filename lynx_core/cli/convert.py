@@ -9,7 +9,7 @@ from typing import Any
 from ..formats.layouts import WRITABLE_LAYOUTS
 
 
-def add_parser(verbs: Any) -> argparse.ArgumentParser:
+def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "convert",
         help="write an adapter in another layout",
@@ -27,10 +27,10 @@ def add_parser(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run", action="store_true", help="only show what was recognised and would be written"
     )
-    return parser
+    parser.set_defaults(run=_run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     from ..formats.adapter import open_adapter
     from ..formats.conversion import convert_adapter, plan_conversion
 

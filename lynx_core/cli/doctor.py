@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..formats.published_files import BUNDLES, Source
-from .hub_files import DownloadLock
+from .download import DownloadLock
 from .models_folder import ModelFolders, add_models_argument, find_model_folders
 
 _REQUIRED = ("torch", "numpy", "einops", "safetensors")
@@ -33,7 +33,7 @@ _SAME_MODULE = {
 _FACES_DIR = "faces"
 
 
-def add_parser(verbs: Any) -> argparse.ArgumentParser:
+def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "doctor",
         help="check packages, model files and adapters",
@@ -42,10 +42,10 @@ def add_parser(verbs: Any) -> argparse.ArgumentParser:
         "or an adapter is damaged.",
     )
     add_models_argument(parser)
-    return parser
+    parser.set_defaults(run=_run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     healthy = _print_packages()
     folders = find_model_folders(arguments)
     healthy &= _print_model_files(folders)

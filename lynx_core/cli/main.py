@@ -1,4 +1,4 @@
-"""Entry point of `comfy-lynx`. Each verb is a module with `add_parser` and `run`."""
+"""Entry point of `comfy-lynx`. Each module adds its verbs with `add_parser`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from ..formats.errors import AdapterError
-from . import convert, doctor, download, prepare, train
-from .hub_files import DownloadError
+from . import convert, doctor, download, train
+from .models_folder import ModelsFolderError
 
-_VERBS = (download, convert, doctor, prepare, train)
+_VERBS = (download, convert, doctor, train)
 _INTERRUPTED = 130
 
 
@@ -21,11 +21,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in _VERBS:
-        verb.add_parser(verbs).set_defaults(run=verb.run)
-    parsed = parser.parse_args(arguments)
+        verb.add_parser(verbs)
+    parsed, rest = parser.parse_known_args(arguments)
+    # argparse gives positionals that follow an option back as unknown: here they are overrides, too.
+    takes_rest = hasattr(parsed, "overrides") and not any(word.startswith("-") for word in rest)
+    if rest and not takes_rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        parsed.overrides += rest
     try:
         return parsed.run(parsed)
-    except (AdapterError, DownloadError) as error:
+    except (AdapterError, download.DownloadError, ModelsFolderError) as error:
         print(f"comfy-lynx: {error}", file=sys.stderr)
     except OSError as error:
         print(f"comfy-lynx: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)

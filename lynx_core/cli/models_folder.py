@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .hub_files import DownloadError
-
 _PACK_DIR = Path(__file__).resolve().parents[2]
 
 EXTRA_PATHS_FILE = "extra_model_paths.yaml"
@@ -28,6 +26,10 @@ _LEGACY_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}
 _FACES = "faces"
 
 
+class ModelsFolderError(ValueError):
+    """A models folder or its configuration that is not there or cannot be read; the message says the way out."""
+
+
 class ModelFolders:
     """Every folder in which the host looks for models.
 
@@ -36,7 +38,7 @@ class ModelFolders:
         extra_configs: files like extra_model_paths.yaml, beside the one that the host finds itself.
 
     Raises:
-        DownloadError: when such a file cannot be read.
+        ModelsFolderError: when such a file cannot be read.
     """
 
     def __init__(self, models_dir: Path, extra_configs: Sequence[Path] = ()) -> None:
@@ -97,7 +99,7 @@ def find_model_folders(arguments: argparse.Namespace) -> ModelFolders:
     """Give the folders that the arguments of `add_models_argument` name.
 
     Raises:
-        DownloadError: when the models folder or a configuration is not there.
+        ModelsFolderError: when the models folder or a configuration is not there.
     """
     return ModelFolders(resolve_models_folder(arguments.models), arguments.extra_model_paths_config)
 
@@ -106,17 +108,19 @@ def resolve_models_folder(chosen: Path | None, pack_dir: Path = _PACK_DIR) -> Pa
     """Give the models folder: the chosen one, or ComfyUI's around custom_nodes/<this pack>.
 
     Raises:
-        DownloadError: when it is not there.
+        ModelsFolderError: when it is not there.
     """
     if chosen is None:
         if pack_dir.parent.name != "custom_nodes":
-            raise DownloadError(
+            raise ModelsFolderError(
                 f"{pack_dir} is not in a ComfyUI's custom_nodes, so its models folder is unknown; "
                 "name it with --models DIR."
             )
         chosen = pack_dir.parents[1] / "models"
     if not chosen.is_dir():
-        raise DownloadError(f"The models folder {chosen} does not exist; name ComfyUI's with --models DIR.")
+        raise ModelsFolderError(
+            f"The models folder {chosen} does not exist; name ComfyUI's with --models DIR."
+        )
     return chosen.absolute()
 
 
@@ -132,7 +136,7 @@ def _read_extra_paths(path: Path) -> Iterator[tuple[str, Path, bool]]:
     """Name of the kind, folder, whether it is the default one: each line of a configuration.
 
     Raises:
-        DownloadError: when it cannot be read.
+        ModelsFolderError: when it cannot be read.
     """
     import yaml  # type: ignore[import-untyped]
 
@@ -149,6 +153,6 @@ def _read_extra_paths(path: Path) -> Iterator[tuple[str, Path, bool]]:
                     folder = (base or path.absolute().parent) / line
                     yield _LEGACY_NAMES.get(name, name), Path(os.path.normpath(folder)), is_default
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError) as error:
-        raise DownloadError(
+        raise ModelsFolderError(
             f"{path} cannot be read as ComfyUI reads it: {str(error).splitlines()[0]}"
         ) from error

@@ -1,13 +1,18 @@
-"""`comfy-lynx train`: train an adapter, or go on with a run."""
+"""`comfy-lynx prepare` and `comfy-lynx train`: encode a dataset, train an adapter, resume a run."""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .training_arguments import add_config_arguments, run_configured
-
 if TYPE_CHECKING:
+    from ..data.manifest import Manifest
+    from ..data.prepare import PreparedDataset
     from ..training.configuration import TrainingConfig
     from ..training.curriculum import PackStream
 
@@ -15,52 +20,71 @@ _STOPPED = 130
 _FIRST_PACKS = 3
 
 
-def add_parser(verbs: Any) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(
+def add_parser(verbs: Any) -> None:
+    """Add the two verbs."""
+    prepare = verbs.add_parser(
+        "prepare",
+        help="encode a dataset for training",
+        description="Fills the cache of a training configuration: faces, captions, latents, one encoder after the "
+        "other. What is cached already stays, so a preparation that was stopped resumes. Training "
+        "does without, but then holds the encoders in memory.",
+    )
+    _add_config_arguments(prepare)
+    prepare.set_defaults(run=_run_prepare)
+    train = verbs.add_parser(
         "train",
         help="train an adapter",
-        description="Trains an adapter as a configuration says, or goes on with a run that was stopped: the same "
-        "command goes on from the newest complete checkpoint. Ctrl-C saves and leaves. Several GPUs: "
+        description="Trains an adapter as a configuration says, or resumes a run that was stopped: the same "
+        "command resumes from the newest complete checkpoint. Ctrl-C saves a checkpoint and stops. Several GPUs: "
         "torchrun --nproc-per-node 8 -m lynx_core.cli.main train CONFIG.",
     )
-    add_config_arguments(parser)
-    parser.add_argument(
+    _add_config_arguments(train)
+    train.add_argument(
         "--dry-run", action="store_true", help="only show plan, memory estimate and the first packs"
     )
-    parser.add_argument(
+    train.add_argument(
         "--accept-changes",
         action="store_true",
-        help="go on although data, base or optimiser have changed since the checkpoint",
+        help="resume although data, base or optimiser have changed since the checkpoint",
     )
-    parser.add_argument(
+    train.add_argument(
         "--resume-from",
         type=int,
         metavar="STEP",
-        help="go on from the checkpoint of this step instead of the newest; later ones are moved aside",
+        help="resume from the checkpoint of this step instead of the newest; later ones are moved aside",
     )
-    return parser
+    train.set_defaults(run=_run_train)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, as those in configs/")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="SECTION.KEY=VALUE",
+        help="values that replace the file's, such as optimizer.learning_rate=2e-5; an empty value takes the key "
+        "out. Before or after options",
+    )
+
+
+def _run_train(arguments: argparse.Namespace) -> int:
     def act(config: TrainingConfig) -> int:
         if arguments.dry_run:
-            return show_plan(config, arguments.resume_from)
+            return _show_plan(config, arguments.resume_from)
         from ..training.loop import train
 
         result = train(config, accept_changes=arguments.accept_changes, resume_from=arguments.resume_from)
         return _STOPPED if result.ended == "stopped" else 0
 
-    return run_configured(arguments, act)
+    return _run_configured(arguments, act)
 
 
-def show_plan(config: TrainingConfig, resume_from: int | None = None) -> int:
+def _show_plan(config: TrainingConfig, resume_from: int | None = None) -> int:
     """Print what a run would do, after the checks that it would make; loads no weights of base or encoders.
 
     Raises:
         PreflightError: when a run could not start, with all that is known to be wrong.
     """
-    import os
-
     import torch
 
     from ..training.assembly import make_table
@@ -81,7 +105,7 @@ def show_plan(config: TrainingConfig, resume_from: int | None = None) -> int:
     source = open_data(config, torch.device("cpu"), world_size, print, shows=True).training
     table = make_table(source, config)
     print(source.describe())
-    print(f"{len(source)} samples, {int(table.lengths.sum())} tokens, {len(source.quarantine)} set aside")
+    print(f"{len(source)} samples, {int(table.lengths.sum())} tokens, {len(source.quarantine)} skipped")
     stream = PackStream(
         table, config.stages, config.packing, config.run.seed, 0, world_size, config.data.kind_weights
     )
@@ -89,16 +113,133 @@ def show_plan(config: TrainingConfig, resume_from: int | None = None) -> int:
         _show_stage(config, stream, number)
     steps = CheckpointFolder(config.run.output, config.run.keep_last, config.run.keep_every).steps()
     start = resume_from if resume_from is not None else max(steps, default=0)
-    print(f"a run would {f'go on after step {start}' if start else 'start at step 0'} in {config.run.output}")
+    print(
+        f"a run would {f'resume after step {start}' if start else 'start at step 0'} in {config.run.output}"
+    )
     return 0
 
 
 def _show_stage(config: TrainingConfig, stream: PackStream, number: int) -> None:
     stage, plan = config.stages[number], stream.plan(number, 0)
-    epochs = stage.steps * config.optimizer.accumulation / max(len(plan), 1)
+    epochs = stage.steps * config.optimizer.gradient_accumulation_steps / max(len(plan), 1)
     print(f"stage {stage.name} ({stage.kind}): {stage.steps} steps, {epochs:.1f} epochs of {plan.report}")
     lengths = stream.table.stage_lengths(stage.kind)
     for pack in range(min(_FIRST_PACKS, len(plan))):
         members = plan.pack(pack, 0)
         shown = ", ".join(f"{stream.table.ids[index]} ({lengths[index]})" for index in members)
-        print(f"  pack {pack}: {int(lengths[members].sum())} tokens of {config.packing.budget}: {shown}")
+        print(f"  pack {pack}: {int(lengths[members].sum())} tokens of {config.packing.max_tokens}: {shown}")
+
+
+def _run_prepare(arguments: argparse.Namespace) -> int:
+    # Said first: the imports alone take seconds.
+    print(f"reading {arguments.config}", file=sys.stderr, flush=True)
+    return _run_configured(arguments, _prepare)
+
+
+def _prepare(config: TrainingConfig) -> int:
+    from ..data.manifest import read_manifest
+    from ..training.configuration_file import ConfigurationError
+
+    if config.data.cache is None:
+        raise ConfigurationError("data.cache is missing: the folder that is to be filled")
+    paths = [config.data.manifest, config.data.validation_manifest]
+    # All of them first, so that a wrong name does not show after hours of work.
+    manifests = [read_manifest(path, config.data.min_face_similarity) for path in paths if path is not None]
+    exceeded = False
+    for manifest in manifests:
+        print(manifest.summary(), flush=True)
+        report = _prepare_manifest(config, manifest)
+        print(report, flush=True)
+        if report.left_out.share > config.data.max_quarantined:
+            exceeded = True
+            excess = report.left_out.describe_excess(config.data.max_quarantined)
+            print(f"comfy-lynx: a run would stop: {excess}", file=sys.stderr)
+    return 1 if exceeded else 0
+
+
+def _prepare_manifest(config: TrainingConfig, manifest: Manifest) -> PreparedDataset:
+    import torch
+
+    from ..data.prepare import prepare_dataset
+    from ..data.quarantine import QUARANTINE_NAME, WARNINGS_NAME
+    from ..training.assembly import make_encoders, name_run_file
+    from ..training.progress import ProgressLine
+
+    assert config.data.cache is not None
+    use_gpu = config.run.device == "auto" and torch.cuda.is_available()
+    line = ProgressLine()
+    return prepare_dataset(
+        manifest,
+        config.data.cache,
+        make_encoders(config.data, torch.device("cuda" if use_gpu else "cpu")),
+        lambda progress: line.show(progress.stage, progress.done, progress.total),
+        config.decoding,
+        quarantine_path=name_run_file(config, manifest.path, QUARANTINE_NAME),
+        warnings_path=name_run_file(config, manifest.path, WARNINGS_NAME),
+    )
+
+
+def _run_configured(arguments: argparse.Namespace, action: Callable[[TrainingConfig], int]) -> int:
+    """Read the configuration and act on it; what cannot run is printed, exit code 1."""
+    _silence_import_warnings()
+    from ..data.errors import DataError
+    from ..faces.errors import FaceError
+    from ..formats.errors import AdapterError
+    from ..models.frozen_base import BaseModelError
+    from ..models.segment_attention import BackendError
+    from ..training.checkpoint import CheckpointError
+    from ..training.configuration import read_configuration
+    from ..training.configuration_file import ConfigurationError
+    from ..training.loop import TrainingError
+    from ..training.packing import PackingError
+    from ..training.preflight import PreflightError
+    from ..training.run_lock import RunLockError
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    refusals = (
+        ConfigurationError,
+        DataError,
+        FaceError,
+        AdapterError,
+        PackingError,
+        BaseModelError,
+        BackendError,
+        CheckpointError,
+        TrainingError,
+        PreflightError,
+        RunLockError,
+    )
+    try:
+        return action(read_configuration(arguments.config, arguments.overrides))
+    except refusals as error:
+        # All processes of a run meet these alike.
+        if isinstance(error, (PreflightError, RunLockError)) and os.environ.get("RANK", "0") != "0":
+            return 1
+        print(f"comfy-lynx: {error}", file=sys.stderr)
+        return 1
+
+
+_NOT_OURS = (
+    # 4-bit matrix products on the CPU; the base is 8 bits wide at least.
+    ("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward"),
+    # Checkpoints that were pickled with torchao's tensors; the base is quantised after it is read.
+    ("diffusers.quantizers.torchao.torchao_quantizer", "Unable to import `torchao` Tensor objects"),
+    # A CUDA compiler without a GPU; nothing is compiled for one.
+    ("torch.utils.cpp_extension", "No CUDA runtime is found"),
+)
+
+
+def _silence_import_warnings() -> None:
+    """Leave out warnings that libraries print when imported, about things that training never does."""
+    for logger, start in _NOT_OURS:
+        logging.getLogger(logger).addFilter(_Without(start))
+
+
+class _Without(logging.Filter):
+    def __init__(self, start: str) -> None:
+        super().__init__()
+        self.start = start
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is shown."""
+        return not str(record.msg).startswith(self.start)

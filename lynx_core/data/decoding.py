@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 
@@ -21,11 +22,9 @@ from ..faces.photo import PhotoInfo, UnknownPictureError, load_photo, probe_phot
 from ..faces.picture_file import decoder_errors, open_picture
 from ..hashing import hash_values
 from ..tokens import FRAMES_PER_LATENT, PX_PER_TOKEN, LatentShape, latent_shape
-from .animation import probe_animation, read_animation
-from .decoder_versions import photo_decoder_versions, video_decoder_versions
 from .errors import DataError, MediaError, first_line
-from .truncation import check_whole
-from .video_file import VideoInfo, probe_video, read_frames
+from .video_container import check_whole
+from .video_file import VideoInfo, probe_animation, probe_video, read_animation, read_frames
 
 DECODING_VERSION = 2
 """Goes into the names of cache entries; raised when the same settings come to give other pixels."""
@@ -42,20 +41,22 @@ class DecodingConfig:
     max_frames: int = 81
     """Frames of a clip at most; a longer one gives its first frames. 1 makes an image of every video."""
     min_frames: int = 1
-    """Shorter clips are set aside; 5 keeps clips that have no motion out of a stage of videos."""
+    """Shorter clips are skipped; 5 keeps clips that have no motion out of a stage of videos."""
     fps: float | None = 16.0
     """Frame rate of the clips; a faster source loses frames, a slower one repeats some. None: as it is."""
 
     def __post_init__(self) -> None:
         if self.max_px < PX_PER_TOKEN**2:
-            raise DataError(f"max_px is {PX_PER_TOKEN**2} pixels or more, got {self.max_px}")
+            raise DataError(f"decoding.max_px is {PX_PER_TOKEN**2} pixels or more, got {self.max_px}")
         for name in ("max_frames", "min_frames"):
             if getattr(self, name) < 1 or getattr(self, name) % FRAMES_PER_LATENT != 1:
-                raise DataError(f"{name} is 4k+1 (1, 5, 9, ... 81), got {getattr(self, name)}")
+                raise DataError(f"decoding.{name} is 4k+1 (1, 5, 9, ... 81), got {getattr(self, name)}")
         if self.min_frames > self.max_frames:
-            raise DataError(f"min_frames {self.min_frames} is more than max_frames {self.max_frames}")
+            raise DataError(
+                f"decoding.min_frames {self.min_frames} is more than decoding.max_frames {self.max_frames}"
+            )
         if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
-            raise DataError(f"fps is above 0, got {self.fps}")
+            raise DataError(f"decoding.fps is above 0, got {self.fps}")
 
     def fingerprint(self) -> str:
         """Equal for settings and decoders that give equal pixels."""
@@ -197,7 +198,7 @@ def plan_clip(
     num_frames = 1 if pts is None else len(pts)
     if num_frames < config.min_frames:
         raise MediaError(
-            path, "too short", f"it gives {num_frames} frames, min_frames is {config.min_frames}"
+            path, "too short", f"it gives {num_frames} frames, decoding.min_frames is {config.min_frames}"
         )
     return ClipPlan(height_px, width_px, info.height_px, info.width_px, pts)
 
@@ -279,3 +280,30 @@ def decode_photo(path: Path, at_least_px: tuple[int, int] | None = None) -> np.n
 def convert_pixels(pixels_THWC: np.ndarray) -> Tensor:
     """uint8 RGB frames as what the VAE takes: [3, T, H, W] float32, -1 to 1."""
     return torch.from_numpy(np.ascontiguousarray(pixels_THWC)).permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def video_decoder_versions() -> dict[str, str]:
+    """Name -> version of what decodes videos; FFmpeg's libraries as PyAV has them."""
+    versions = _package_versions("av")
+    try:
+        import av
+    except ImportError:
+        return versions
+    names = ("libavformat", "libavcodec", "libavfilter", "libswscale")
+    libraries = {name: ".".join(map(str, av.library_versions[name])) for name in names}
+    return {**versions, **libraries}
+
+
+def photo_decoder_versions() -> dict[str, str]:
+    """Name -> version of what decodes photos and animations, and converts their colours."""
+    return _package_versions("pillow", "pillow-heif")
+
+
+def _package_versions(*names: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found

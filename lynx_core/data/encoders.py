@@ -11,13 +11,14 @@ from __future__ import annotations
 import html
 import importlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..faces.analyzer import FaceAnalyzer
 from ..faces.crops import FaceCrop, crop_aligned, crop_face
@@ -26,7 +27,6 @@ from ..faces.errors import NoFaceError
 from ..hashing import hash_file, hash_files, hash_values
 from ..spec import RELEASE_RECOGNISER, TEXT_LENGTH
 from .errors import DataError, MediaError, first_line
-from .single_frames import run_single_frames_in_2d
 
 
 class VideoEncoder(Protocol):
@@ -317,3 +317,19 @@ def _load(model_class: Any, folder: Path, **options: Any) -> Any:
         raise DataError(
             f"{folder} does not open as {model_class.__name__} ({first_line(error)}); fetch the folder again"
         ) from error
+
+
+def run_single_frames_in_2d(vae: Any) -> None:
+    """Make a diffusers `AutoencoderKLWan` do so, in place; clips go through as before."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+
+    for module in vae.modules():
+        if isinstance(module, WanCausalConv3d) and module.stride == (1, 1, 1):
+            module.forward = partial(_convolve, module)  # type: ignore[method-assign]
+
+
+def _convolve(conv: Any, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
+    if x.shape[2] > 1 or cache_x is not None:
+        return type(conv).forward(conv, x, cache_x)
+    across, down = conv._padding[0], conv._padding[2]  # pairs of width, height, time, as F.pad takes them
+    return F.conv2d(x[:, :, 0], conv.weight[:, :, -1], conv.bias, padding=(down, across))[:, :, None]

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..spec import REFERENCE_PROMPT
+from .dataset import PairDataset
 from .dataset_index import IndexEntry, reject
 from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError, MediaError
-from .left_out import LeftOut
 from .manifest import Manifest
-from .source import PairDataset
+from .quarantine import LeftOut
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,50 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..durable_file import write_durably
 from .errors import DataError, first_line
-from .manifest import Rejection, describe_rejections
 
 QUARANTINE_NAME = "quarantine.jsonl"
 WARNINGS_NAME = "warnings.jsonl"
+
+
+LOW_SIMILARITY = "face similarity too low"
+FILTERED = (LOW_SIMILARITY, "too short")
+"""Reasons that the configuration asks for: data.min_face_similarity, decoding.min_frames."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A row or sample that was set aside, or something to know about one that was kept."""
+
+    id: str
+    """Of the row, or "" when it has none that can be read."""
+    line: int
+    """In the manifest, from 1."""
+    reason: str
+    """In few words, the same for all rejections of a sort."""
+    detail: str
+    """The value seen, and the way out."""
+
+
+def describe_rejections(rejections: Iterable[Rejection], word: str = "set aside") -> str:
+    """A line for each reason: how many, and the first example; empty when there are none."""
+    first: dict[str, Rejection] = {}
+    counts: Counter[str] = Counter()
+    for rejection in rejections:
+        first.setdefault(rejection.reason, rejection)
+        counts[rejection.reason] += 1
+    lines = []
+    for reason, count in counts.most_common():
+        example = first[reason]
+        name = f"line {example.line}" + (f", id {example.id}" if example.id else "")
+        lines.append(f"\n  {count} {word}: {reason}; first: {name}: {example.detail}")
+    return "".join(lines)
 
 
 class RejectionFile:
@@ -147,3 +181,56 @@ class RejectionFile:
         return DataError(
             f"{self.path} cannot be written ({first_line(error)}); free some space, or name another run.output"
         )
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The rows of a manifest that are set aside, at one moment."""
+
+    path: Path
+    """Of the manifest."""
+    num_rows: int
+    rejections: tuple[Rejection, ...]
+    warnings: tuple[Rejection, ...]
+    """What to know about pairs that are used."""
+    quarantine_path: Path | None
+    warnings_path: Path | None
+    absent_files: int
+    """Files that are gone, of pairs that the cache has seen."""
+
+    @property
+    def num_faults(self) -> int:
+        """Rows that are set aside for a fault, not by a threshold of the configuration."""
+        return sum(rejection.reason not in FILTERED for rejection in self.rejections)
+
+    @property
+    def share(self) -> float:
+        """Of the rows that the thresholds leave, those set aside for a fault, 0 to 1."""
+        wanted = self.num_rows - (len(self.rejections) - self.num_faults)
+        return self.num_faults / wanted if wanted else 0.0
+
+    def __str__(self) -> str:
+        return f"{len(self.rejections)} of {self.num_rows} rows of {self.path} set aside"
+
+    def describe_reasons(self) -> str:
+        """Lines of reasons, and where all of them are; empty when nothing is set aside."""
+        if not self.rejections:
+            return ""
+        return describe_rejections(self.rejections) + _where(self.quarantine_path)
+
+    def describe_warnings(self) -> str:
+        """Lines of warnings, and where all of them are; empty when there are none."""
+        if not self.warnings:
+            return ""
+        return describe_rejections(self.warnings, "to look at") + _where(self.warnings_path)
+
+    def describe_excess(self, limit: float) -> str:
+        """Why a run stops here."""
+        return (
+            f"{self.num_faults} of {self.num_rows} rows of {self.path} are set aside, {self.share:.0%} of those "
+            f"wanted, and data.max_quarantined allows {limit:.0%}; mend the rows, or raise it to go on without them"
+        )
+
+
+def _where(path: Path | None) -> str:
+    return f"\n  all of them: {path}" if path else ""

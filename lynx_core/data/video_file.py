@@ -1,26 +1,34 @@
-"""Video files through PyAV: what is in one, and chosen frames of it.
+"""Clips by frame: videos through PyAV, animated pictures (GIF, APNG, WebP, AVIF) through Pillow.
 
 A probe decodes the whole file once, so that the number of frames, the time of each and their wholeness
 are known exactly, not as the header or the packets claim: packets are no frames in AVI with packed
 B-frames, in files cut by copying, with edit lists or hidden frames. That takes the time of decoding
-once more, and is kept in the cache. Frames are then asked for by their timestamps, from the keyframe
+once more, and the probe is cached. Frames are then asked for by their timestamps, from the keyframe
 before the first; one that the decoder does not give back whole is an error, because a plan of packs
 rests on these numbers.
+
+FFmpeg decodes no animated WebP, and of AVIF the cover alone, so Pillow reads all four. Their timestamps
+are milliseconds from the first frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..faces.errors import FaceError
+from ..faces.picture_file import PhotoInfo, decode_picture, decoder_errors, open_picture
 from .errors import MediaError, first_line
-from .truncation import check_whole
-from .video_container import NUMBERED_FORMATS, ffmpeg_command, open_video
-from .video_frames import FrameFormat, RGBConverter, deinterlace
+from .video_container import NUMBERED_FORMATS, check_whole, ffmpeg_command, open_video
+from .video_frames import FrameFormat, RGBConverter, deinterlace, flatten_picture
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,3 +263,79 @@ def _check_frames(path: Path, first: Any, frames: Iterator[Any]) -> Iterator[Any
         if frame.is_corrupt:
             raise MediaError(path, "damaged", f"the frame at {frame.time} s is corrupt")
         yield frame
+
+
+DEFAULT_FRAME_MS = 100.0
+_SHORTEST_MS = {"GIF": 20.0}
+_OTHERS_SHORTEST_MS = 11.0
+
+
+def probe_animation(path: Path, photo: PhotoInfo) -> VideoInfo:
+    """Size, and time of every frame; all of them are decoded.
+
+    Args:
+        path: the file.
+        photo: of `probe_photo`, with more than one frame.
+
+    Raises:
+        MediaError: when a frame does not decode, or the file is cut short.
+    """
+    check_whole(path)
+    durations_ms = []
+    with _media_errors(path), open_picture(path) as picture:
+        for _ in _list_frames(picture, path):
+            decode_picture(picture, path)
+            durations_ms.append(_read_duration(picture))
+    ends = np.cumsum(durations_ms)
+    starts = ends - durations_ms
+    pts = np.round(starts).astype(np.int64)
+    return VideoInfo(photo.width_px, photo.height_px, pts, starts / 1000, float(ends[-1]) / 1000)
+
+
+def read_animation(
+    path: Path, pts: np.ndarray, width_px: int, height_px: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames by timestamp, as `read_frames` gives those of a video.
+
+    Raises:
+        MediaError: when one of the frames does not come.
+    """
+    wanted = iter(pts.tolist())
+    target = next(wanted, None)
+    start_ms = 0.0
+    with _media_errors(path), open_picture(path) as picture:
+        for _ in _list_frames(picture, path):
+            if target is None:
+                return
+            decode_picture(picture, path)
+            if round(start_ms) == target:
+                yield target, flatten_picture(path, picture, (width_px, height_px))
+                target = next(wanted, None)
+            start_ms += _read_duration(picture)
+    if target is not None:
+        raise MediaError(path, "changed", f"it has no frame at {target} ms any more")
+
+
+def _list_frames(picture: Image.Image, path: Path) -> Iterator[int]:
+    """Go to one frame after another."""
+    # A PNG may begin with a picture for viewers that show no animations; it is no frame then.
+    first = 1 if picture.info.get("default_image") else 0
+    for number in range(first, getattr(picture, "n_frames", 1)):
+        with decoder_errors(path):
+            picture.seek(number)
+        yield number
+
+
+def _read_duration(picture: Image.Image) -> float:
+    """How long viewers show the frame, in milliseconds: a delay of next to nothing means 100."""
+    duration_ms = float(picture.info.get("duration") or 0)
+    shortest_ms = _SHORTEST_MS.get(str(picture.format), _OTHERS_SHORTEST_MS)
+    return duration_ms if duration_ms >= shortest_ms else DEFAULT_FRAME_MS
+
+
+@contextmanager
+def _media_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FaceError as error:
+        raise MediaError(path, "does not decode", first_line(error)) from error

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from ..data.dataset import PairDataset
 from ..data.dataset_index import IndexEntry
 from ..data.encoders import AnalyzerRecogniser, Encoders, UMT5TextEncoder, WanVideoEncoder
 from ..data.manifest import read_manifest
-from ..data.progress_line import ProgressLine
 from ..data.quarantine import QUARANTINE_NAME, WARNINGS_NAME
-from ..data.source import PairDataset
 from ..faces.analyzer import FaceAnalyzer
 from ..formats.adapter import Adapter, open_adapter
+from ..formats.conversion import convert_adapter
 from ..hashing import hash_file, hash_files
 from ..models.adapter_modules import AdapterConfigs, AdapterModules, configure_variant
 from ..models.frozen_base import BlockOffload, load_transformer, quantise_base
 from ..models.packed_wan import PackedWan
 from ..models.segment_attention import choose_backend
 from ..rng import derive_seed
-from .adapter_checks import describe_mix, find_misfits, wanted_parts
-from .adapter_settings import AdapterSettings
-from .configuration import BaseConfig, ConfigurationError, DataConfig, TrainingConfig
+from .adapter_settings import AdapterSettings, describe_mix, find_misfits, wanted_parts
+from .configuration import BaseConfig, DataConfig, ExportDtype, TrainingConfig
+from .configuration_file import ConfigurationError
 from .curriculum import SampleTable
-from .distributed import DistributedContext, ShardedBlocks
+from .distributed import DistributedContext, ShardedBlocks, full_tensor
+from .optimizer import EMA
 from .packing import PackingConfig, fit_to_budget
+from .progress import ProgressLine
 
 _logger = logging.getLogger(__name__)
 
@@ -196,7 +199,7 @@ def make_table(source: PairDataset, config: TrainingConfig) -> SampleTable:
     table, trimmed = tabulate_items(source.items, config.packing)
     source.trim(trimmed)
     if trimmed:
-        _logger.info("%d samples are trimmed to %d tokens", len(trimmed), config.packing.budget)
+        _logger.info("%d samples are trimmed to %d tokens", len(trimmed), config.packing.max_tokens)
     return table
 
 
@@ -212,3 +215,31 @@ def tabulate_items(items: Sequence[IndexEntry], packing: PackingConfig) -> tuple
     frames = [fitted.trimmed.get(index, shape[0]) for index, shape in enumerate(shapes)]
     kinds = [item.pair.kind for item in items]
     return SampleTable.make(ids, kinds, fitted.lengths, frames), fitted.trimmed
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def write_adapter(
+    adapter: AdapterModules, path: Path, dtype: ExportDtype, ema: EMA | None, is_main: bool
+) -> None:
+    """Write the adapter, with the EMA of its weights if one is kept.
+
+    Every process must call it; the main one writes. A file that is there is replaced.
+
+    Raises:
+        AdapterError: when a weight is not finite, or the disk is full or refuses.
+    """
+    with ema.swapped_in() if ema else contextlib.nullcontext():
+        state = {name: full_tensor(tensor).cpu() for name, tensor in adapter.canonical_state().items()}
+        if is_main:
+            adapter.save(path, dtype=_DTYPES[dtype], state=state, overwrite=True)
+
+
+def convert_to_release(path: Path, folder: Path) -> list[Path]:
+    """Write an exported adapter in the layout of the release: three files in a folder.
+
+    Raises:
+        AdapterError: when that layout cannot express it, or files are there already.
+    """
+    return convert_adapter(open_adapter(path), "release", folder)

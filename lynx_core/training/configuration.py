@@ -1,32 +1,31 @@
 """What a run is told: frozen dataclasses, one a section of the TOML file, checked when they are made.
 
-A value that makes no sense is refused here, by name, before any weight is loaded. Reading the
-file is in `configuration_file.py`.
+A value that makes no sense is refused here, by name, before any weight is loaded.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..data.decoding import DecodingConfig
 from ..spec import AttentionBackend, Quantisation
 from .adapter_settings import AdapterSettings
+from .configuration_file import SettingChecks, parse_settings, read_settings
 from .packing import PackingConfig
-from .setting_checks import ConfigurationError, SettingChecks
-
-__all__ = ["ConfigurationError"]  # where the rest of the pack looks for it
 
 BaseDtype = Literal["fp32", "bf16"]
 AttentionChoice = Literal["auto", AttentionBackend]
-Timesteps = Literal["uniform", "logit_normal", "shifted"]
+TimestepSampling = Literal["uniform", "logit_normal", "shifted"]
 LossReduction = Literal["token", "sample"]
 StageKind = Literal["images", "first_frames", "videos", "mixed"]
 OptimizerKind = Literal["adamw", "adamw8bit_bitsandbytes", "adamw8bit_torchao", "muon"]
 Sharding = Literal["ddp", "fsdp2"]
 ExportDtype = Literal["fp32", "bf16", "fp16"]
+Device = Literal["auto", "cpu"]
 
 
 @dataclass(frozen=True)
@@ -46,23 +45,14 @@ class BaseConfig:
     attention: AttentionChoice = "auto"
     """Kernel of attention inside each sample; auto takes the first that runs here."""
     reference_cache_gb: float = 0.0
-    """Host memory of each process for what the base saw in references; 0 looks at them at every step."""
+    """Host memory of each process for cached features of the reference pass; 0 runs the pass at every step."""
 
     def __post_init__(self) -> None:
-        with SettingChecks() as check:
-            check.choice("base.dtype", self.dtype, BaseDtype)
-            check.choice("base.quantisation", self.quantisation, Quantisation)
-            check.choice("base.attention", self.attention, AttentionChoice)
-            check.value(
-                self.reference_cache_gb >= 0,
-                "base.reference_cache_gb",
-                self.reference_cache_gb,
-                "0 or more",
-            )
-            check.value(
+        with SettingChecks("base", self) as check:
+            check.at_least(0, "reference_cache_gb")
+            check.check(
+                "gradient_checkpointing",
                 self.gradient_checkpointing or (self.quantisation == "none" and not self.offload_blocks),
-                "base.gradient_checkpointing",
-                self.gradient_checkpointing,
                 "needed with quantisation and offloading, which otherwise keep each block's weights until its backward",
             )
 
@@ -71,14 +61,14 @@ class BaseConfig:
 class ObjectiveConfig:
     """Flow matching and its nulls."""
 
-    timesteps: Timesteps = "logit_normal"
+    timestep_sampling: TimestepSampling = "logit_normal"
     """uniform; logit_normal: sigmoid of a normal; shifted: uniform, moved by `shift` as in sampling."""
     logit_mean: float = 0.0
     logit_std: float = 1.0
     shift: float = 5.0
     """s of t -> s t / (1 + (s - 1) t) for "shifted"; Wan samples videos with 5."""
     loss_reduction: LossReduction = "token"
-    """token: every token counts the same; sample: every image or video does, whatever its length."""
+    """token: every token has the same weight; sample: every image or video has, whatever its length."""
     text_dropout: float = 0.1
     """Share of samples that see the empty prompt."""
     identity_dropout: float = 0.1
@@ -89,13 +79,9 @@ class ObjectiveConfig:
     """Share, of the others, that see the null reference only."""
 
     def __post_init__(self) -> None:
-        with SettingChecks() as check:
-            check.choice("objective.timesteps", self.timesteps, Timesteps)
-            check.choice("objective.loss_reduction", self.loss_reduction, LossReduction)
-            check.value(self.logit_std > 0, "objective.logit_std", self.logit_std, "more than 0")
-            check.value(self.shift > 0, "objective.shift", self.shift, "more than 0")
-            for name in ("text_dropout", "identity_dropout", "id_dropout", "reference_dropout"):
-                check.share(f"objective.{name}", getattr(self, name))
+        with SettingChecks("objective", self) as check:
+            check.above_zero("logit_std", "shift")
+            check.share("text_dropout", "identity_dropout", "id_dropout", "reference_dropout")
 
 
 @dataclass(frozen=True)
@@ -108,14 +94,13 @@ class StageConfig:
     steps: int
 
     def __post_init__(self) -> None:
-        with SettingChecks() as check:
-            check.choice("stages.kind", self.kind, StageKind)
-            check.value(self.steps >= 1, "stages.steps", self.steps, "1 or more")
+        with SettingChecks("stages", self) as check:
+            check.at_least(1, "steps")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The trained weights and their mean are float32 with each kind."""
+    """The trained weights and their EMA are float32 with each kind."""
 
     kind: OptimizerKind = "adamw"
     """The 8-bit kinds keep AdamW's moments in 8 bits: 2 instead of 8 bytes a weight. muon: for small models
@@ -126,28 +111,24 @@ class OptimizerConfig:
     beta2: float = 0.999
     eps: float = 1e-8
     warmup_steps: int = 0
-    """Steps over which the learning rate rises from 0 to its value."""
+    """Linear warm-up of the learning rate from 0."""
     decay_steps: int = 0
-    """Last steps of the run, over which it falls to 0."""
+    """Linear decay to 0 over this many last steps of the run."""
     max_grad_norm: float = 1.0
-    """Longer gradients are scaled down to this; 0 never does."""
-    accumulation: int = 1
-    """Packs of each process that make one step."""
+    """Gradient clipping by global norm; 0: none."""
+    gradient_accumulation_steps: int = 1
+    """Packs of each process in one optimizer step."""
     ema_decay: float = 0.0
     """Decay of the EMA of the weights, which is validated and exported; it warms up: min(decay, (1 + n) / (10 + n))
     at update n. 0 keeps none."""
 
     def __post_init__(self) -> None:
-        with SettingChecks() as check:
-            check.choice("optimizer.kind", self.kind, OptimizerKind)
-            check.value(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "more than 0")
-            check.value(self.eps > 0, "optimizer.eps", self.eps, "more than 0")
-            check.value(self.accumulation >= 1, "optimizer.accumulation", self.accumulation, "1 or more")
-            for name in ("weight_decay", "warmup_steps", "decay_steps", "max_grad_norm"):
-                check.value(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
+        with SettingChecks("optimizer", self) as check:
+            check.above_zero("learning_rate", "eps")
+            check.at_least(1, "gradient_accumulation_steps")
+            check.at_least(0, "weight_decay", "warmup_steps", "decay_steps", "max_grad_norm")
             for name in ("beta1", "beta2", "ema_decay"):
-                value = getattr(self, name)
-                check.value(0 <= value < 1, f"optimizer.{name}", value, "0 or more and below 1")
+                check.check(name, 0 <= getattr(self, name) < 1, "0 or more and below 1")
 
 
 @dataclass(frozen=True)
@@ -171,17 +152,14 @@ class RunConfig:
     """The run stops after this many steps in a row with a loss or gradient that is not finite."""
     export_dtype: ExportDtype = "bf16"
     """Of the adapter written at the end."""
-    device: str = "auto"
+    device: Device = "auto"
     """auto: the GPU if there is one; cpu."""
 
     def __post_init__(self) -> None:
-        with SettingChecks() as check:
-            check.value(0 <= self.seed < 2**63, "run.seed", self.seed, "0 or more")
-            check.choice("run.export_dtype", self.export_dtype, ExportDtype)
-            check.value(self.device in ("auto", "cpu"), "run.device", self.device, "auto or cpu")
-            for name in ("checkpoint_every", "keep_last", "log_every", "max_skipped_in_row"):
-                check.value(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "1 or more")
-            check.value(self.keep_every >= 0, "run.keep_every", self.keep_every, "0 or more")
+        with SettingChecks("run", self) as check:
+            check.check("seed", 0 <= self.seed < 2**63, "0 or more")
+            check.at_least(1, "checkpoint_every", "keep_last", "log_every", "max_skipped_in_row")
+            check.at_least(0, "keep_every")
 
 
 @dataclass(frozen=True)
@@ -203,31 +181,27 @@ class ValidationConfig:
     """Guidance of ID and reference."""
 
     def __post_init__(self) -> None:
-        with SettingChecks() as check:
-            check.value(self.every >= 0, "validation.every", self.every, "0 or more")
-            check.value(self.num_samples >= 1, "validation.num_samples", self.num_samples, "1 or more")
-            check.value(self.video_steps >= 1, "validation.video_steps", self.video_steps, "1 or more")
-            check.value(
-                0 <= self.video_samples <= self.num_samples,
-                "validation.video_samples",
-                self.video_samples,
-                "at most validation.num_samples",
+        with SettingChecks("validation", self) as check:
+            check.at_least(0, "every", "video_samples")
+            check.at_least(1, "num_samples", "video_steps")
+            check.check(
+                "video_samples", self.video_samples <= self.num_samples, "at most validation.num_samples"
             )
-            check.value(self.shift > 0, "validation.shift", self.shift, "more than 0")
+            check.above_zero("shift")
 
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """How the work of several processes is divided."""
+    """How several processes share the work."""
 
     sharding: Sharding = "ddp"
-    """ddp: each holds all trained weights; fsdp2: weights, gradients and optimiser are divided."""
+    """ddp: each process holds all trained weights; fsdp2: weights, gradients and optimiser are sharded."""
     shard_base: bool = False
-    """Divide the blocks of the frozen base as well; each block is gathered when it runs."""
+    """Shard the blocks of the frozen base as well; each block is gathered when it runs."""
 
     def __post_init__(self) -> None:
-        with SettingChecks() as check:
-            check.choice("distributed.sharding", self.sharding, Sharding)
+        with SettingChecks("distributed", self):
+            pass
 
 
 @dataclass(frozen=True)
@@ -248,15 +222,15 @@ class DataConfig:
     """Folder that holds `models/<face_model_pack>`, as ComfyUI's models/insightface; aligned crops need none."""
     face_model_pack: str = "buffalo_l"
     face_recogniser: Path | None = None
-    """The ArcFace file of the release; unset: the pack's own recogniser (antelopev2)."""
+    """The ArcFace file of the release; unset: the model pack's own recogniser (antelopev2)."""
     face_provider: str = "CPU"
     """CPU, CUDA, CoreML or DirectML."""
     faces_aligned: bool = False
     """The references are square aligned crops already; no detector runs."""
     min_face_similarity: float | None = None
-    """Pairs below it are set aside."""
+    """Pairs below it are skipped."""
     max_quarantined: float = 0.2
-    """Share of the rows that may be set aside for a fault; with more, a run stops. 1 never does."""
+    """Share of the rows that may be quarantined for a fault; with more, a run stops. 1 never does."""
     validation_manifest: Path | None = None
     """Pairs of people that are in no training pair."""
     cache: Path | None = None
@@ -265,20 +239,17 @@ class DataConfig:
     """Share of each kind of pair, any scale; unset: each pair once an epoch."""
 
     def __post_init__(self) -> None:
-        with SettingChecks() as check:
-            check.value(
+        with SettingChecks("data", self) as check:
+            check.check(
+                "face_models",
                 self.face_models is not None or (self.faces_aligned and self.face_recogniser is not None),
-                "data.face_models",
-                None,
-                "needed to find faces, and for the recogniser of a pack; only data.faces_aligned = true together "
-                "with data.face_recogniser does without",
+                "needed to find faces, and for the recogniser of a model pack; only data.faces_aligned = true "
+                "together with data.face_recogniser does without",
             )
-            check.choice("data.vae_dtype", self.vae_dtype, BaseDtype)
-            check.share("data.max_quarantined", self.max_quarantined)
+            check.share("max_quarantined")
             for kind, weight in (self.kind_weights or {}).items():
-                check.value(
-                    weight >= 0 and math.isfinite(weight), f"data.kind_weights.{kind}", weight, "0 or more"
-                )
+                is_weight = weight >= 0 and math.isfinite(weight)
+                check.check(f"kind_weights.{kind}", is_weight, "0 or more", weight)
 
 
 @dataclass(frozen=True)
@@ -298,55 +269,67 @@ class TrainingConfig:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
-        with SettingChecks() as check:
-            check.value(bool(self.stages), "stages", self.stages, "a list of at least one stage: [[stages]]")
+        with SettingChecks("", self) as check:
+            check.check("stages", bool(self.stages), "a list of at least one stage: [[stages]]")
             names = [stage.name for stage in self.stages]
-            check.value(len(set(names)) == len(names), "stages.name", names, "different for each stage")
-            check.value(
-                not self.validation.every or self.data.validation_manifest is not None,
+            check.check("stages.name", len(set(names)) == len(names), "different for each stage", names)
+            check.check(
                 "validation.every",
-                self.validation.every,
+                not self.validation.every or self.data.validation_manifest is not None,
                 "only possible with data.validation_manifest, the pairs to validate on",
+                self.validation.every,
             )
-            total = self.total_steps
-            check.value(
-                self.optimizer.decay_steps <= total,
+            check.check(
                 "optimizer.decay_steps",
+                self.optimizer.decay_steps <= self.total_steps,
+                f"at most {self.total_steps}, the steps of all stages",
                 self.optimizer.decay_steps,
-                f"at most {total}, the steps of all stages",
             )
-            check.value(
-                self.distributed.sharding == "ddp" or self.optimizer.kind == "adamw",
+            check.check(
                 "optimizer.kind",
+                self.distributed.sharding == "ddp" or self.optimizer.kind == "adamw",
+                'only "adamw" with distributed.sharding = "fsdp2", which shards its state already',
                 self.optimizer.kind,
-                'only "adamw" with distributed.sharding = "fsdp2", which divides its state already',
             )
-            check.value(
-                not (self.distributed.shard_base and self.base.quantisation != "none"),
-                "distributed.shard_base",
-                True,
-                'only possible with base.quantisation = "none"',
-            )
-            check.value(
-                not (self.distributed.shard_base and self.base.offload_blocks),
-                "distributed.shard_base",
-                True,
-                "an alternative to base.offload_blocks; unset one of the two",
-            )
-            check.value(
-                not (self.distributed.shard_base and self.base.reference_cache_gb),
-                "base.reference_cache_gb",
-                self.base.reference_cache_gb,
-                "0 with distributed.shard_base, where all processes must look at references together",
-            )
-            check.value(
-                self.adapter.ref_keys_init == "random"
-                or not (self.distributed.shard_base or self.base.quantisation != "none"),
-                "adapter.ref_keys_init",
-                self.adapter.ref_keys_init,
-                'only "random" with a quantised or divided base',
-            )
+            self._check_sharded_base(check)
+
+    def _check_sharded_base(self, check: SettingChecks) -> None:
+        is_sharded, is_quantised = self.distributed.shard_base, self.base.quantisation != "none"
+        check.check(
+            "distributed.shard_base",
+            not (is_sharded and is_quantised),
+            'only possible with base.quantisation = "none"',
+            True,
+        )
+        check.check(
+            "distributed.shard_base",
+            not (is_sharded and self.base.offload_blocks),
+            "an alternative to base.offload_blocks; unset one of the two",
+            True,
+        )
+        check.check(
+            "base.reference_cache_gb",
+            not (is_sharded and self.base.reference_cache_gb),
+            "0 with distributed.shard_base, where all processes must run the reference pass together",
+            self.base.reference_cache_gb,
+        )
+        check.check(
+            "adapter.ref_keys_init",
+            self.adapter.ref_keys_init == "random" or not (is_sharded or is_quantised),
+            'only "random" with a quantised or sharded base',
+            self.adapter.ref_keys_init,
+        )
 
     @property
     def total_steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
+
+
+def read_configuration(path: Path | str, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """Read a run's TOML file and put `section.key=value` on top, as `read_settings`."""
+    return read_settings(TrainingConfig, path, overrides)
+
+
+def parse_configuration(values: Mapping[str, Any]) -> TrainingConfig:
+    """Make a run's configuration from plain tables, as `parse_settings`."""
+    return parse_settings(TrainingConfig, values)

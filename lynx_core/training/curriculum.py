@@ -1,21 +1,31 @@
-"""The order of things: which stage comes next, and which of its packs.
+"""The curriculum: which stage comes next, which of its packs, and the prefetching loader that reads them.
 
-Each stage counts its own steps, epochs and packs, so a stage that is made longer later goes on where it
+Each stage counts its own steps, epochs and packs, so a stage that is made longer later resumes where it
 stood and repeats neither samples nor noise. The packs of a stage run epoch after epoch; each epoch's plan
-is a pure function of (seed, stage, epoch, lengths), so three numbers a stage say where a run stands.
+is a pure function of (seed, stage, epoch, lengths), so three numbers a stage are the whole state.
+
+With weighted kinds of pairs, each kind is a stream of its own: one shuffled pass over its samples after
+another. An epoch takes as many from each stream as the weights say and continues where the epoch before it
+ended, so every sample of a kind is drawn once before any is drawn again, across epochs as well.
 """
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data.sampling import plan_epoch_items
-from ..rng import RNGKey, derive_seed
-from .configuration import ConfigurationError, StageConfig, StageKind
+from ..data.errors import DataError
+from ..data.sample import Sample
+from ..rng import ORDER_OF_KIND, RNGKey, derive_seed, shuffled
+from .configuration import StageConfig, StageKind
+from .configuration_file import ConfigurationError
 from .packing import PackingConfig, PackPlan, plan_epoch
 
 
@@ -193,3 +203,153 @@ def count_repeats(samples: np.ndarray) -> np.ndarray:
     repeats = np.empty(len(samples), dtype=np.int64)
     repeats[order] = np.arange(len(samples)) - starts[np.cumsum(is_first) - 1]
     return repeats
+
+
+class PackReader(Protocol):
+    """What the loader needs of a data set; a PairDataset gives it."""
+
+    def load_pack(self, indices: Sequence[int]) -> list[Sample]: ...
+
+
+@dataclass(frozen=True)
+class LoadedPack:
+    """The samples of a pack, and the key of what chance decides for each."""
+
+    samples: tuple[Sample, ...]
+    keys: tuple[RNGKey, ...]
+
+
+@dataclass(frozen=True)
+class LoadedStep:
+    """What one process runs in one step."""
+
+    stage: StageConfig
+    packs: tuple[LoadedPack, ...]
+    cursors: Cursors
+    """Where the stages stand after this step."""
+
+
+class PackLoader:
+    """Gives the steps of one process in order, one ahead."""
+
+    def __init__(
+        self, stream: PackStream, reader: PackReader, stages: Sequence[StageConfig], accumulation: int
+    ) -> None:
+        self.stream, self.reader, self.stages = stream, reader, stages
+        self.accumulation = accumulation
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pack loader")
+        self._ahead: Future[LoadedStep] | None = None
+
+    def next_step(self) -> LoadedStep:
+        """Give the packs of the next step and begin with those of the one after it."""
+        future = self._ahead or self._thread.submit(self._load)
+        loaded = future.result()
+        is_over = find_stage(self.stream.cursors, self.stages) is None
+        self._ahead = None if is_over else self._thread.submit(self._load)
+        return loaded
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def _load(self) -> LoadedStep:
+        number = find_stage(self.stream.cursors, self.stages)
+        assert number is not None  # the loop ends with the last stage
+        packs = tuple(self._load_pack(number) for _ in range(self.accumulation))
+        self.stream.finish_step(number)
+        return LoadedStep(self.stages[number], packs, dict(self.stream.cursors))
+
+    def _load_pack(self, number: int) -> LoadedPack:
+        order = self.stream.next_pack(number)
+        samples = self.reader.load_pack(order.samples)
+        if self.stages[number].kind == "first_frames":
+            samples = [sample.keep_frames(1) for sample in samples]
+        return LoadedPack(tuple(samples), match_keys(samples, order))
+
+
+def match_keys(samples: Sequence[Sample], order: PackIndices) -> tuple[RNGKey, ...]:
+    """Give each sample its planned key; one that replaces a damaged sample gets one of its own."""
+    planned: dict[str, list[RNGKey]] = {}
+    for key in order.keys:
+        planned.setdefault(key.sample_id, []).append(key)
+    keys = []
+    for sample in samples:
+        waiting = planned.get(sample.id)
+        if waiting:
+            keys.append(waiting.pop(0))
+        else:
+            keys.append(replace(order.keys[0], sample_id=sample.id, repeat=-1 - order.index))
+    return tuple(keys)
+
+
+def plan_epoch_items(
+    kinds: Sequence[str] | np.ndarray,
+    weights: Mapping[str, float] | None,
+    *,
+    seed: int,
+    epoch: int,
+    num_items: int | None = None,
+    eligible: np.ndarray | None = None,
+) -> np.ndarray:
+    """Indices of the samples of one epoch, int64; their order means nothing, packing shuffles them.
+
+    Args:
+        kinds: of every sample.
+        weights: kind -> share of the epoch, any positive scale; 0 leaves a kind out. None takes every
+            eligible sample once.
+        seed, epoch: 0 or more.
+        num_items: how many; by default as many as there are eligible samples of the kinds with weight.
+        eligible: [samples] bool, which samples a stage uses; all when None.
+
+    Raises:
+        DataError: for kinds without a weight, weights without a kind, negative or all-zero weights,
+            and when nothing is eligible.
+    """
+    names = np.asarray(kinds)
+    usable = np.arange(len(names)) if eligible is None else np.flatnonzero(eligible)
+    if not len(usable):
+        raise DataError(f"none of the {len(names)} samples is eligible for this stage")
+    present = sorted(set(names[usable].tolist()))
+    if weights is None:
+        if num_items is None:
+            return usable
+        streams, shares = [usable], [1.0]
+    else:
+        _check_weights(weights, present, sorted(set(names.tolist())))
+        present = [kind for kind in present if weights[kind] > 0]
+        streams = [usable[names[usable] == kind] for kind in present]
+        total = sum(weights[kind] for kind in present)
+        shares = [weights[kind] / total for kind in present]
+    count = sum(len(stream) for stream in streams) if num_items is None else num_items
+    taken = []
+    for variant, (stream, share) in enumerate(zip(streams, shares, strict=True)):
+        # Rounding the running totals keeps the long-run shares exact.
+        first, end = (math.floor(number * count * share + 0.5) for number in (epoch, epoch + 1))
+        taken.append(stream[_read_stream(len(stream), first, end, seed, variant)])
+    return np.concatenate(taken)
+
+
+def _read_stream(length: int, first: int, end: int, seed: int, variant: int) -> np.ndarray:
+    """Places `first` to `end` of an endless run of shuffled passes over `length` samples."""
+    passes = range(first // length, -(-end // length))
+    orders = [shuffled(length, seed, ORDER_OF_KIND, number, variant) for number in passes]
+    if not orders:
+        return np.empty(0, dtype=np.int64)
+    offset = passes[0] * length
+    return np.concatenate(orders)[first - offset : end - offset]
+
+
+def _check_weights(weights: Mapping[str, float], present: list[str], known: list[str]) -> None:
+    for kind, weight in weights.items():
+        if kind not in known:
+            close = difflib.get_close_matches(kind, known, n=1, cutoff=0.3)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise DataError(
+                f"there is a weight for '{kind}', but the samples are of {', '.join(known)}{hint}"
+            )
+        if not (math.isfinite(weight) and weight >= 0):
+            raise DataError(f"the weight of '{kind}' is 0 or more, got {weight}")
+    missing = [kind for kind in present if kind not in weights]
+    if missing:
+        raise DataError(f"no weight for {', '.join(missing)}; give 0 to leave a kind out")
+    if not sum(weights[kind] for kind in present):
+        raise DataError(f"all weights of {', '.join(present)} are 0; nothing is left to train on")

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ..models.adapter_modules import AdapterModules
 from ..models.frozen_base import BlockOffload
 from ..models.packed_wan import PackedInputs, PackedWan
-from .configuration import ConfigurationError, DistributedConfig, RunConfig
+from .configuration import DistributedConfig, RunConfig
+from .configuration_file import ConfigurationError
 from .reference_cache import ReferenceFeatureCache
 
 if TYPE_CHECKING:

@@ -49,11 +49,11 @@ def draw_sample(shape: torch.Size, config: ObjectiveConfig, key: RNGKey) -> Samp
 
 def draw_timestep(config: ObjectiveConfig, generator: torch.Generator) -> float:
     """Draw one t in (0, 1) from the configured distribution."""
-    if config.timesteps == "logit_normal":
+    if config.timestep_sampling == "logit_normal":
         normal = torch.randn((), generator=generator, dtype=torch.float64)
         return torch.sigmoid(config.logit_mean + config.logit_std * normal).item()
     uniform = torch.rand((), generator=generator, dtype=torch.float64).item()
-    return shift_timestep(uniform, config.shift) if config.timesteps == "shifted" else uniform
+    return shift_timestep(uniform, config.shift) if config.timestep_sampling == "shifted" else uniform
 
 
 def shift_timestep(t: float, shift: float) -> float:

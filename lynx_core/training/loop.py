@@ -16,18 +16,26 @@ from typing import Any, Literal
 
 import torch
 
+from ..data.dataset import PairDataset
 from ..data.sample import Nulls
-from ..data.source import PairDataset
 from ..formats.adapter import open_adapter
 from ..models.adapter_modules import AdapterModules
 from ..spec import LynxError
-from .assembly import hash_base, make_adapter, make_table, open_base
-from .checkpoint import CheckpointContents, CheckpointError, CheckpointFolder, read_checkpoint
+from .assembly import hash_base, make_adapter, make_table, open_base, write_adapter
+from .checkpoint import (
+    CheckpointContents,
+    CheckpointError,
+    CheckpointFolder,
+    RunIdentity,
+    check_identity,
+    collect_versions,
+    describe_stages,
+    read_checkpoint,
+)
 from .configuration import TrainingConfig
 from .configuration_file import as_plain
-from .curriculum import Cursors, PackStream, count_steps_left
+from .curriculum import Cursors, PackLoader, PackStream, count_steps_left
 from .distributed import AdapterForward, DistributedContext, full_tensor, shard_like
-from .export import write_adapter
 from .optimizer import (
     EMA,
     collect_state,
@@ -36,14 +44,11 @@ from .optimizer import (
     restore_state,
     trained_parameters,
 )
-from .pack_loader import PackLoader
 from .preflight import OpenedData, check_settings, look_for_more, open_data
 from .progress import Progress, print_note
 from .reference_cache import ReferenceFeatureCache
-from .resume import RunIdentity, check_identity, collect_versions, describe_stages
-from .run_lock import RunLock, RunLockError
+from .run_lock import RunLock, RunLockError, StopSignal
 from .step import StepOutcome, TrainingStep
-from .stop_signal import StopSignal
 from .validation import Validation, load_held_out
 
 ADAPTER_NAME = "adapter.safetensors"
@@ -152,7 +157,9 @@ class Trainer:
             context.world_size,
             config.data.kind_weights,
         )
-        self.loader = PackLoader(self.stream, self.source, config.stages, config.optimizer.accumulation)
+        self.loader = PackLoader(
+            self.stream, self.source, config.stages, config.optimizer.gradient_accumulation_steps
+        )
         self.adapter = self._build_model()
         self.validation = Validation(
             config, context, self.model, self.adapter.configs, nulls, self.ema, held_out

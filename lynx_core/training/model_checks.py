@@ -17,11 +17,12 @@ from ..formats.parts import find_parts
 from ..formats.tensor_file import open_tensor_file
 from ..models.frozen_base import BaseModelError, check_base_files, find_folder_fault
 from ..models.segment_attention import BackendError, choose_backend
-from .adapter_checks import find_misfits
+from .adapter_settings import find_misfits
 from .assembly import DTYPES, make_analyzer
-from .configuration import ConfigurationError, DataConfig, TrainingConfig
+from .configuration import DataConfig, TrainingConfig
+from .configuration_file import ConfigurationError
 from .estimate import read_base_shape
-from .muon import has_muon
+from .optimizer import has_muon
 
 _OPTIMIZER_PACKAGES = {"adamw8bit_bitsandbytes": "bitsandbytes", "adamw8bit_torchao": "torchao"}
 

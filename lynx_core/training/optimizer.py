@@ -1,4 +1,4 @@
-"""AdamW over float32 weights, and their EMA.
+"""AdamW or Muon over float32 weights, their learning-rate schedule, and their EMA.
 
 The adapter's weights are float32 and autocast rounds a copy for each use, so a step of 1e-5 is never
 lost: in bf16, 84 % of weights of size 0.02 did not move in ten such steps. The 8-bit kinds store the
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .configuration import ConfigurationError, OptimizerConfig
+from .configuration import OptimizerConfig
+from .configuration_file import ConfigurationError
 from .distributed import full_tensor, shard_like
-from .muon import MuonWithAdamW, has_muon
 
 NamedParameters = dict[str, nn.Parameter]
 OptimizerState = dict[str, dict[str, Any]]
@@ -169,3 +169,46 @@ class EMA:
             kept = self.parameters[name].detach().clone()
             self.parameters[name].copy_(average)
             average.copy_(kept)
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Steps both; state, groups and numbers are those of one optimiser over all weights.
+
+    Args:
+        weights: all that is trained.
+        options: of AdamW.
+    """
+
+    def __init__(self, weights: list[nn.Parameter], options: Mapping[str, Any]) -> None:
+        super().__init__(weights, {"lr": options["lr"]})
+        matrices = [weight for weight in weights if weight.ndim == 2]
+        rest = [weight for weight in weights if weight.ndim != 2]
+        rate, decay = options["lr"], options["weight_decay"]
+        self.inner: list[torch.optim.Optimizer] = []
+        if matrices:
+            muon = torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+            self.inner.append(muon)
+        if rest:
+            self.inner.append(torch.optim.AdamW(rest, **options))
+        for optimizer in self.inner:
+            optimizer.state = self.state
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step of both; `closure` is not used."""
+        (own,) = self.param_groups
+        for optimizer in self.inner:
+            for group in optimizer.param_groups:
+                group["lr"] = own["lr"]
+            optimizer.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a state, and let both step on it."""
+        super().load_state_dict(state_dict)
+        for optimizer in self.inner:
+            optimizer.state = self.state
+
+
+def has_muon() -> bool:
+    """Whether this PyTorch is new enough, 2.9."""
+    return hasattr(torch.optim, "Muon")

@@ -1,6 +1,6 @@
 """Frame packing: which samples of any size and length share one sequence, and which rank runs it.
 
-One sample per step leaves half of a 33,600-token budget empty; first fit over 32 open packs fills
+One sample per step leaves half of a budget of 33,600 tokens empty; first fit over 32 open packs fills
 97 % and more of it (`benchmarks/packing.py`). Equal tokens are not equal time, as attention grows
 with the square of each sample's length: packs of like cost are therefore put in one step, so that
 no rank waits. The cost of a sample of S tokens is KnapFormer's, 24 S d^2 + 4 g S^2 d (arXiv
@@ -16,27 +16,14 @@ import heapq
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from ..rng import ORDER_OF_RANKS, ORDER_OF_SAMPLES, ORDER_OF_STEPS, random_bits, shuffled
 from ..spec import LynxError
 from ..tokens import LatentShape, count_tokens
-
-__all__ = [
-    "FittedLengths",
-    "Oversize",
-    "PackPlan",
-    "PackingConfig",
-    "PackingError",
-    "PackingReport",
-    "estimate_flops",
-    "fit_to_budget",
-    "group_by_flops",
-    "plan_epoch",
-    "plan_packs",
-]
+from .configuration_file import SettingChecks
 
 Oversize = Literal["refuse", "trim"]
 _NAMED_IN_ERRORS = 3
@@ -50,30 +37,22 @@ class PackingError(LynxError):
 class PackingConfig:
     """How samples are packed."""
 
-    budget: int = 33_600
-    """Tokens per step and rank; the default is 81 frames of 640x640 px, as published."""
+    max_tokens: int = 33_600
+    """Token budget of a pack, which one process runs at a time; 33,600 are 81 frames of 640x640 px, as published."""
     window: int = 32
     """Packs that are open at a time; more fill better, and mix samples from further apart."""
     oversize: Oversize = "refuse"
-    """A sample longer than the budget: "refuse" stops the run and names it; "trim" leaves out latent
-    frames from its end until it fits (the VAE is causal, so what stays is what a shorter clip gives)."""
+    """A sample longer than the budget: "refuse" stops the run and names it; "trim" drops latent frames from
+    its end until it fits (the VAE is causal, so what stays is what a shorter clip gives)."""
     model_dim: int = 5120
     """Width d of the backbone, for the estimate of cost."""
     attention_weight: float = 1.0
     """g: how much slower a FLOP of attention is than one of the linear layers."""
 
     def __post_init__(self) -> None:
-        if self.budget < 1:
-            raise PackingError(f"budget is the tokens of a step, 1 or more, got {self.budget}")
-        if self.window < 1:
-            raise PackingError(f"window is the number of open packs, 1 or more, got {self.window}")
-        if self.oversize not in get_args(Oversize):
-            raise PackingError(f"oversize is one of {', '.join(get_args(Oversize))}, got '{self.oversize}'")
-        if self.model_dim < 1 or self.attention_weight < 0:
-            raise PackingError(
-                f"model_dim is 1 or more and attention_weight 0 or more, got {self.model_dim} and "
-                f"{self.attention_weight}"
-            )
+        with SettingChecks("packing", self) as check:
+            check.at_least(1, "max_tokens", "window", "model_dim")
+            check.at_least(0, "attention_weight")
 
 
 @dataclass(frozen=True)
@@ -86,8 +65,6 @@ class PackingReport:
     num_steps: int
     fill: float
     """Tokens over budget of all scheduled packs, 0 to 1."""
-    padding: float
-    """Padding tokens over all tokens: 0 by design, a short pack is a short sequence."""
     imbalance: float
     """Estimated time lost to waiting: sum over steps of the slowest rank over that of the mean rank."""
     num_split: int
@@ -98,7 +75,7 @@ class PackingReport:
     def __str__(self) -> str:
         text = (
             f"{self.num_samples} samples in {self.num_packs} packs, {self.num_steps} steps, fill {self.fill:.1%}, "
-            f"padding {self.padding:.0%}, slowest rank {self.imbalance:.3f} of the mean"
+            f"slowest rank {self.imbalance:.3f} of the mean"
         )
         if self.num_split:
             text += f"; {self.num_split} packs split so that all ranks have the same number"
@@ -157,23 +134,23 @@ def fit_to_budget(
     sides = np.asarray(shapes, dtype=np.int64).reshape(-1, 3)
     lengths = count_tokens(sides.T)
     per_frame = lengths // sides[:, 0]
-    over = np.flatnonzero(lengths > config.budget)
-    hopeless = over if config.oversize == "refuse" else over[per_frame[over] > config.budget]
+    over = np.flatnonzero(lengths > config.max_tokens)
+    hopeless = over if config.oversize == "refuse" else over[per_frame[over] > config.max_tokens]
     if len(hopeless):
         shown = ", ".join(
             f"{names[i] if names else i} ({lengths[i]} tokens)" for i in hopeless[:_NAMED_IN_ERRORS]
         )
         more = f" and {len(hopeless) - _NAMED_IN_ERRORS} more" if len(hopeless) > _NAMED_IN_ERRORS else ""
         way = (
-            'set oversize = "trim" to shorten them, decode fewer frames or pixels, or raise the budget'
+            'set packing.oversize = "trim" to shorten them, decode fewer frames or pixels, or raise packing.max_tokens'
             if config.oversize == "refuse"
-            else "a single frame of these does not fit; decode fewer pixels, or raise the budget"
+            else "a single frame of these does not fit; decode fewer pixels, or raise packing.max_tokens"
         )
         raise PackingError(
-            f"{len(hopeless)} of {len(lengths)} samples are longer than the budget of {config.budget} tokens: "
+            f"{len(hopeless)} of {len(lengths)} samples are longer than the budget of {config.max_tokens} tokens: "
             f"{shown}{more}; {way}"
         )
-    kept = config.budget // per_frame[over]
+    kept = config.max_tokens // per_frame[over]
     lengths[over] = kept * per_frame[over]
     return FittedLengths(lengths, {int(i): int(frames) for i, frames in zip(over, kept, strict=True)})
 
@@ -266,14 +243,14 @@ def plan_epoch(
     chosen = np.arange(len(all_lengths)) if items is None else np.asarray(items, dtype=np.int64)
     _check_lengths(all_lengths[chosen], config)
     order = chosen[shuffled(len(chosen), seed, ORDER_OF_SAMPLES, epoch)]
-    pack_of = plan_packs(all_lengths[order], config.budget, config.window)
+    pack_of = plan_packs(all_lengths[order], config.max_tokens, config.window)
     samples = order[np.argsort(pack_of, kind="stable")]
     starts = np.concatenate([[0], np.cumsum(np.bincount(pack_of))])
     if len(starts) - 1 < world_size:
         raise PackingError(
             f"{len(chosen)} samples ({all_lengths[chosen].sum()} tokens) give {len(starts) - 1} packs of "
-            f"{config.budget} tokens, fewer than the {world_size} processes; start at most {len(starts) - 1} "
-            f"processes, lower the budget, or add samples"
+            f"{config.max_tokens} tokens, fewer than the {world_size} processes; start at most {len(starts) - 1} "
+            f"processes, lower packing.max_tokens, or add samples"
         )
     costs = estimate_flops(all_lengths[samples], config)
     samples, starts, num_split = _split_packs(samples, starts, costs, world_size)
@@ -287,8 +264,7 @@ def plan_epoch(
         num_samples=len(samples),
         num_packs=num_packs,
         num_steps=len(schedule),
-        fill=float(all_lengths[samples].sum() / (num_packs * config.budget)),
-        padding=0.0,
+        fill=float(all_lengths[samples].sum() / (num_packs * config.max_tokens)),
         imbalance=float(step_costs.max(1).sum() / step_costs.mean(1).sum()),
         num_split=num_split,
         num_left_over=len(left_over),
@@ -301,9 +277,9 @@ def _check_lengths(lengths: np.ndarray, config: PackingConfig) -> None:
         raise PackingError("there is no sample to pack; see the counts of the manifest and the quarantine")
     if lengths.min() < 1:
         raise PackingError(f"a sample has at least one token, got {lengths.min()}")
-    if lengths.max() > config.budget:
+    if lengths.max() > config.max_tokens:
         raise PackingError(
-            f"{int((lengths > config.budget).sum())} samples are longer than the budget of {config.budget} tokens, "
+            f"{int((lengths > config.max_tokens).sum())} samples are longer than the budget of {config.max_tokens} tokens, "
             f"the longest has {lengths.max()}; apply fit_to_budget first"
         )
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.dataset import PairDataset
 from ..data.sample import Nulls, Sample
-from ..data.source import PairDataset
 from ..evaluation.face_similarity import measure_similarity
 from ..models.adapter_modules import AdapterConfigs
 from ..models.packed_wan import PackedInputs
@@ -22,12 +26,11 @@ from ..rng import RNGKey, torch_generator
 from ..spec import null_embedding
 from .assembly import make_analyzer
 from .configuration import TrainingConfig
-from .disk_checks import VALIDATION_FOLDER
 from .distributed import DistributedContext
+from .estimate import VALIDATION_FOLDER
 from .flow_matching import TIMESTEP_SCALE, sample_losses, shift_timestep
 from .optimizer import EMA
-from .pack_batch import make_batch
-from .video_output import LatentDecoder, write_video
+from .step import make_batch
 
 NUM_DRAWS = 4
 """Timesteps at which each held-out sample is looked at."""
@@ -164,3 +167,44 @@ class Validation:
 
 def _safe_name(sample_id: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in sample_id)[:80]
+
+
+class LatentDecoder:
+    """Wan's VAE through diffusers, opened for each use, so that it takes no memory while training."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.folder = folder
+        self.device = device
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> list[np.ndarray]:
+        """Decode [16, t, h, w] in model space.
+
+        Returns:
+            A frame each, [H, W, 3] uint8 RGB.
+        """
+        from diffusers import AutoencoderKLWan
+
+        vae: Any = AutoencoderKLWan.from_pretrained(str(self.folder), local_files_only=True)
+        vae = vae.to(self.device).eval()
+        mean, std = (
+            torch.tensor(values, device=self.device).view(-1, 1, 1, 1)
+            for values in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        pixels_CTHW = vae.decode((latents.to(self.device) * std + mean)[None]).sample[0]
+        bytes_THWC = ((pixels_CTHW.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0)
+        return list(bytes_THWC.cpu().numpy())
+
+
+def write_video(frames: list[np.ndarray], path: Path, fps: float) -> None:
+    """Write frames [H, W, 3] uint8 as H.264; sides must be even."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

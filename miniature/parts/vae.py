@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lynx_core.data.single_frames import run_single_frames_in_2d
+from lynx_core.data.encoders import run_single_frames_in_2d
 from lynx_core.rng import numpy_generator
 
 from ..making import Making

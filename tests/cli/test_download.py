@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lynx_core.cli import hub_files
-from lynx_core.cli.hub_files import DownloadError, DownloadLock, fetch_files
+from lynx_core.cli import download
+from lynx_core.cli.download import DownloadError, DownloadLock, fetch_files
 from lynx_core.cli.main import main
 from lynx_core.cli.models_folder import ModelFolders
 from lynx_core.formats import published_files
@@ -49,7 +49,7 @@ def downloads(hub):
 def test_release_arrives_pinned_and_opens(published, models, capsys):
     assert run(models, "lynx_lite") == 0
     assert open_adapter(models / "lynx" / "lynx_lite").id.blocks == (0, 2)
-    lock = json.loads((models / hub_files.LOCK_FILE).read_text())
+    lock = json.loads((models / download.LOCK_FILE).read_text())
     path = models / "lynx/lynx_lite/ip_layers.safetensors"
     pin = lock["lynx/lynx_lite/ip_layers.safetensors"]
     assert pin["revision"] == "1" * 40
@@ -70,7 +70,7 @@ def test_files_put_there_by_hand_are_recognised(published, lite_release, models,
     shutil.copytree(lite_release, models / "lynx" / "lynx_lite")
     assert run(models, "lynx_lite") == 0
     assert downloads(published) == []
-    assert len(json.loads((models / hub_files.LOCK_FILE).read_text())) == 2
+    assert len(json.loads((models / download.LOCK_FILE).read_text())) == 2
 
 
 def test_later_downloads_keep_to_the_pin(published, models, capsys):
@@ -88,7 +88,7 @@ def test_later_downloads_keep_to_the_pin(published, models, capsys):
     assert "It was not fetched" in capsys.readouterr().err
     assert not (models / "lynx/lynx_lite/ip_layers.safetensors").exists()
     assert run(models, "lynx_lite", "--latest") == 0
-    assert json.loads((models / hub_files.LOCK_FILE).read_text())["lynx/lynx_lite/ip_layers.safetensors"][
+    assert json.loads((models / download.LOCK_FILE).read_text())["lynx/lynx_lite/ip_layers.safetensors"][
         "revision"
     ] == ("2" * 40)
 
@@ -257,7 +257,7 @@ def test_a_disk_that_fills_up_on_the_way_is_no_fault_of_the_network(hub, models,
     def fill(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(hub_files, "_flush", fill)
+    monkeypatch.setattr(download, "_flush", fill)
     with pytest.raises(
         DownloadError, match=r"vae/weights\.bin could not be written: No space left.*make room"
     ) as refusal:
@@ -316,8 +316,8 @@ def test_dry_run_lists_everything_and_asks_nobody(hub, models, capsys):
 
 
 def test_damaged_lock_file(models, capsys):
-    (models / hub_files.LOCK_FILE).parent.mkdir()
-    (models / hub_files.LOCK_FILE).write_text("[1")
+    (models / download.LOCK_FILE).parent.mkdir()
+    (models / download.LOCK_FILE).write_text("[1")
     assert run(models, "lynx_lite") == 1
     assert "lock.json is damaged" in capsys.readouterr().err
 

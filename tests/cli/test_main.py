@@ -13,9 +13,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lynx_core.cli import doctor
-from lynx_core.cli.hub_files import DownloadError
 from lynx_core.cli.main import main
-from lynx_core.cli.models_folder import resolve_models_folder
+from lynx_core.cli.models_folder import ModelsFolderError, resolve_models_folder
 from lynx_core.formats.adapter import open_adapter
 from lynx_core.formats.published_files import BUNDLES
 
@@ -186,7 +185,7 @@ def test_models_folder_follows_from_where_the_pack_lies(tmp_path):
     pack.mkdir(parents=True)
     (tmp_path / "ComfyUI" / "models").mkdir()
     assert resolve_models_folder(None, pack) == tmp_path / "ComfyUI" / "models"
-    with pytest.raises(DownloadError, match="--models DIR"):
+    with pytest.raises(ModelsFolderError, match="--models DIR"):
         resolve_models_folder(None, tmp_path / "elsewhere")
-    with pytest.raises(DownloadError, match=r"nowhere does not exist.*--models DIR"):
+    with pytest.raises(ModelsFolderError, match=r"nowhere does not exist.*--models DIR"):
         resolve_models_folder(tmp_path / "nowhere")

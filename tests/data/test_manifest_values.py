@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from small_media import write_image, write_rows
 
+from lynx_core.data.dataset import PairDataset
 from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.manifest import Manifest, read_manifest
-from lynx_core.data.source import PairDataset
 
 Row = dict[str, Any]
 

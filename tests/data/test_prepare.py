@@ -15,13 +15,13 @@ from PIL import Image
 from small_encoders import make_small_encoders
 from small_media import write_image, write_rows
 
-from lynx_core.data import decoder_versions
+from lynx_core.data import decoding
+from lynx_core.data.dataset import PairDataset
 from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.manifest import read_manifest
 from lynx_core.data.prepare import PreparedDataset, Progress, prepare_dataset
-from lynx_core.data.progress_line import ProgressLine
-from lynx_core.data.source import PairDataset
+from lynx_core.training.progress import ProgressLine
 
 DECODING = DecodingConfig(max_px=64 * 64, max_frames=5)
 Row = dict[str, Any]
@@ -240,7 +240,7 @@ print(prepare(folder, rows, make_small_encoders(folder / "models")))
 def test_progress_shows_from_the_first_item(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line at once, then one every few seconds, with rate and time left."""
     now = [100.0]
-    monkeypatch.setattr("lynx_core.data.progress_line.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lynx_core.training.progress.time.monotonic", lambda: now[0])
     shown = io.StringIO()
     line = ProgressLine(shown)
     for done in range(101):
@@ -274,9 +274,7 @@ def test_another_decoder_makes_the_pixels_anew(
     before = count()
     # An update of the package: its version is asked of the installed packages.
     name = {"video": "av", "photo": "pillow"}[decoder]
-    real = decoder_versions.version
-    monkeypatch.setattr(
-        decoder_versions, "version", lambda package: "99.0" if package == name else real(package)
-    )
+    real = decoding.version
+    monkeypatch.setattr(decoding, "version", lambda package: "99.0" if package == name else real(package))
     prepare(folder, rows, encoders)
     assert {sort for sort, number in count().items() if number == 2 * before[sort]} == remade

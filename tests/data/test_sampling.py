@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lynx_core.data.errors import DataError
-from lynx_core.data.sampling import plan_epoch_items
+from lynx_core.training.curriculum import plan_epoch_items
 
 KINDS = ["single-scene"] * 60 + ["multi-scene"] * 30 + ["augmented"] * 10
 EQUAL = {"single-scene": 1.0, "multi-scene": 1.0, "augmented": 1.0}

@@ -16,14 +16,14 @@ import torch
 from small_encoders import make_small_encoders
 from small_media import write_image, write_rows, write_video
 
+from lynx_core.data.dataset import PairDataset
 from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError, MediaError
 from lynx_core.data.manifest import read_manifest
 from lynx_core.data.sample import Sample
-from lynx_core.data.sampling import plan_epoch_items
-from lynx_core.data.source import PairDataset
 from lynx_core.hashing import hash_values
+from lynx_core.training.curriculum import plan_epoch_items
 from lynx_core.training.packing import PackingConfig, plan_epoch
 
 DECODING = DecodingConfig(max_px=64 * 64, max_frames=5)
@@ -258,7 +258,7 @@ def read_epochs(folder: Path) -> list[str]:
     lines = []
     for epoch in range(3):
         items = plan_epoch_items(source.kinds, weights, seed=1, epoch=epoch)
-        config = PackingConfig(budget=40)
+        config = PackingConfig(max_tokens=40)
         plan = plan_epoch(source.lengths(), config, seed=1, epoch=epoch, world_size=1, items=items)
         for step in range(len(plan)):
             samples = source.load_pack(plan.pack(step, 0))

@@ -39,7 +39,7 @@ def train_adapter(comfy: InProcessComfy, root: Path) -> Path:
     save_text_encoder(root / "models" / "text_encoder")
     values: dict[str, Any] = plain_configuration(root, root / "run")
     values["base"]["transformer"] = str(comfy.base_dir / "models" / "diffusion_models" / T2V)
-    values["packing"] |= {"budget": 40}
+    values["packing"] |= {"max_tokens": 40}
     values["optimizer"] |= {"learning_rate": 1e-2, "ema_decay": 0.0}
     for stage in values["stages"]:
         stage["steps"] = 2

@@ -141,15 +141,15 @@ def test_pyav_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_decoder_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lynx_core.data import decoder_versions
+    from lynx_core.data import decoding
 
     before = AS_IS.fingerprint()
     assert AS_IS.fingerprint() == before
     for package in ("av", "pillow", "pillow-heif"):
         with monkeypatch.context() as patch:
-            patch.setattr(decoder_versions, "version", lambda name, of=package: "0" if name == of else "1")
+            patch.setattr(decoding, "version", lambda name, of=package: "0" if name == of else "1")
             first = AS_IS.fingerprint()
-            patch.setattr(decoder_versions, "version", lambda name: "1")
+            patch.setattr(decoding, "version", lambda name: "1")
             assert AS_IS.fingerprint() != first, package
 
 

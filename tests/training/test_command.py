@@ -63,7 +63,7 @@ def test_prepare_train_and_go_on(workplace: Path, capsys: pytest.CaptureFixture[
         (["optimizer.lr=1"], "unknown key optimizer.lr; did you mean"),
         (["base.transformer=nowhere"], "there is no base model at nowhere"),
         (["data.manifest=none.jsonl"], "there is no manifest at none.jsonl"),
-        (["packing.budget=8"], "are longer than the budget of 8 tokens"),
+        (["packing.max_tokens=8"], "are longer than the budget of 8 tokens"),
         (["stages.1.kind=first_frames", "data.vae=nowhere"], "the VAE is not at nowhere"),
         (["run.trackers=['nonsense']"], "run.trackers"),
     ],

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lynx_core.training.configuration import ConfigurationError, StageConfig
+from lynx_core.training.configuration import StageConfig
+from lynx_core.training.configuration_file import ConfigurationError
 from lynx_core.training.curriculum import (
     PackStream,
     SampleTable,
@@ -20,7 +21,7 @@ from lynx_core.training.packing import PackingConfig
 STAGES = (StageConfig("images", "images", 3), StageConfig("videos", "videos", 2))
 FRAMES = np.array([1, 1, 1, 1, 3, 3, 5])
 TABLE = SampleTable.make(list("abcdefg"), ["x", "x", "y", "y", "x", "y", "y"], 4 * FRAMES, FRAMES)
-PACKING = PackingConfig(budget=20, model_dim=16)
+PACKING = PackingConfig(max_tokens=20, model_dim=16)
 
 
 def make_stream(**changes: object) -> PackStream:
@@ -78,7 +79,9 @@ def test_any_place_can_be_taken_up(weights: dict[str, float] | None) -> None:
 
 
 def test_ranks_share_an_epoch_without_overlap() -> None:
-    streams = [make_stream(packing=replace(PACKING, budget=8), rank=rank, world_size=2) for rank in (0, 1)]
+    streams = [
+        make_stream(packing=replace(PACKING, max_tokens=8), rank=rank, world_size=2) for rank in (0, 1)
+    ]
     steps = len(streams[0].plan(0, 0))
     seen = [index for stream in streams for _ in range(steps) for index in stream.next_pack(0).samples]
     assert sorted(seen) == [0, 1, 2, 3]

@@ -59,7 +59,7 @@ def test_one_process_and_two_agree(world: Path, tmp_path: Path) -> None:
     for num_processes, budget in ((1, 1000), (2, 16)):
         values = plain_configuration(world, tmp_path / str(num_processes))
         values["stages"] = [{"name": "images", "kind": "images", "steps": 1}]
-        values["packing"] = {"budget": budget, "model_dim": 32, "window": 32}
+        values["packing"] = {"max_tokens": budget, "model_dim": 32, "window": 32}
         values["data"]["manifest"] = str(world / "data" / "images.jsonl")
         assert Run(values, num_processes).join() == [0] * num_processes
         results.append(read_result(tmp_path / str(num_processes)))

@@ -12,6 +12,7 @@ from torch import Tensor
 from lynx_core.rng import RNGKey, derive_seed, torch_generator
 from lynx_core.training import step as step_module
 from lynx_core.training.configuration import ObjectiveConfig
+from lynx_core.training.curriculum import LoadedPack, LoadedStep
 from lynx_core.training.flow_matching import (
     add_noise,
     draw_sample,
@@ -20,9 +21,8 @@ from lynx_core.training.flow_matching import (
     velocity_target,
 )
 from lynx_core.training.loop import Trainer
-from lynx_core.training.pack_batch import make_batch
-from lynx_core.training.pack_loader import LoadedPack, LoadedStep
 from lynx_core.training.progress import timestep_quantile
+from lynx_core.training.step import make_batch
 
 KEY = RNGKey(0, "images", 0, "a")
 SHAPE = torch.Size((16, 2, 4, 4))
@@ -41,7 +41,7 @@ def test_path_and_target() -> None:
 
 @pytest.mark.parametrize("timesteps", ["uniform", "logit_normal", "shifted"])
 def test_timesteps_follow_their_distribution(timesteps: str) -> None:
-    config = ObjectiveConfig(timesteps=timesteps, logit_mean=0.3, logit_std=0.8, shift=3.0)
+    config = ObjectiveConfig(timestep_sampling=timesteps, logit_mean=0.3, logit_std=0.8, shift=3.0)
     draws = [draw_timestep(config, torch_generator(0, "t", i)) for i in range(4000)]
     assert all(0 < t < 1 for t in draws)
     counts = torch.histc(torch.tensor([timestep_quantile(t, config) for t in draws]), 4, 0, 1)

@@ -22,14 +22,13 @@ from lynx_core.formats.adapter import open_adapter
 from lynx_core.hashing import hash_weights
 from lynx_core.models.adapter_modules import AdapterModules, configure_variant
 from lynx_core.training import step as step_module
+from lynx_core.training.assembly import convert_to_release
 from lynx_core.training.checkpoint import CheckpointError, read_checkpoint
-from lynx_core.training.configuration import TrainingConfig
-from lynx_core.training.configuration_file import parse_configuration
+from lynx_core.training.configuration import TrainingConfig, parse_configuration
 from lynx_core.training.distributed import AdapterForward
-from lynx_core.training.export import convert_to_release
 from lynx_core.training.loop import Trainer, TrainingError, TrainingResult, open_run, train
 from lynx_core.training.preflight import PreflightError
-from lynx_core.training.stop_signal import StopSignal
+from lynx_core.training.run_lock import StopSignal
 
 
 def run_config(config: TrainingConfig) -> tuple[Trainer, TrainingResult]:

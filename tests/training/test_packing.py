@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lynx_core.tokens import count_tokens, latent_shape
+from lynx_core.training.configuration_file import ConfigurationError
 from lynx_core.training.packing import (
     PackingConfig,
     PackingError,
@@ -21,7 +22,7 @@ from lynx_core.training.packing import (
     plan_packs,
 )
 
-CONFIG = PackingConfig(budget=1000, window=8, model_dim=64)
+CONFIG = PackingConfig(max_tokens=1000, window=8, model_dim=64)
 
 
 def mixed_lengths(count: int, seed: int = 0, largest: int = 1000) -> np.ndarray:
@@ -57,8 +58,8 @@ def test_every_sample_is_placed_once_and_no_pack_is_over_the_budget(world_size: 
     assert sorted(i for pack in packs for i in pack) == list(range(count))
     assert not len(plan.left_over)
     sums = [int(lengths[pack].sum()) for pack in packs]
-    assert max(sums) <= CONFIG.budget
-    assert plan.report.fill == pytest.approx(sum(sums) / (len(packs) * CONFIG.budget))
+    assert max(sums) <= CONFIG.max_tokens
+    assert plan.report.fill == pytest.approx(sum(sums) / (len(packs) * CONFIG.max_tokens))
     assert plan.report.num_samples == count and plan.report.num_packs == len(packs)
 
 
@@ -172,7 +173,7 @@ def test_over_long_samples_are_refused_by_name() -> None:
 
 
 def test_over_long_samples_are_trimmed_to_whole_latent_frames() -> None:
-    config = PackingConfig(budget=1000, oversize="trim")
+    config = PackingConfig(max_tokens=1000, oversize="trim")
     fitted = fit_to_budget([(1, 20, 20), (21, 20, 24), (3, 20, 20)], config)
     assert fitted.lengths.tolist() == [100, 8 * 120, 300]
     assert fitted.trimmed == {1: 8}
@@ -182,10 +183,10 @@ def test_over_long_samples_are_trimmed_to_whole_latent_frames() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"budget": 0}, {"window": 0}, {"oversize": "drop"}, {"model_dim": 0}, {"attention_weight": -1.0}],
+    [{"max_tokens": 0}, {"window": 0}, {"oversize": "drop"}, {"model_dim": 0}, {"attention_weight": -1.0}],
 )
 def test_bad_configurations_are_refused(wrong: dict) -> None:
-    with pytest.raises(PackingError, match=next(iter(wrong))):
+    with pytest.raises(ConfigurationError, match=f"packing.{next(iter(wrong))} is "):
         PackingConfig(**wrong)
 
 
@@ -193,7 +194,7 @@ PRINT_PLAN = """
 import hashlib, numpy as np
 from lynx_core.training.packing import PackingConfig, plan_epoch
 lengths = (np.arange(500) * 7919) % 991 + 10
-plan = plan_epoch(lengths, PackingConfig(budget=1000, window=8), seed=5, epoch=2, world_size=3)
+plan = plan_epoch(lengths, PackingConfig(max_tokens=1000, window=8), seed=5, epoch=2, world_size=3)
 packs = [plan.pack(s, r) for s in range(len(plan)) for r in range(3)]
 print(hashlib.sha256(repr(packs).encode()).hexdigest())
 """

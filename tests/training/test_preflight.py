@@ -16,8 +16,8 @@ from small_run import MINI_CONFIG, make_configuration
 from lynx_core.cli.main import main
 from lynx_core.models.adapter_modules import AdapterModules, configure_variant
 from lynx_core.models.packed_wan import PackedWan
-from lynx_core.training import disk_checks
-from lynx_core.training.disk_checks import count_more_checkpoints
+from lynx_core.training import estimate
+from lynx_core.training.estimate import count_more_checkpoints
 
 MODES = (("--dry-run",), ())
 
@@ -130,7 +130,7 @@ def test_validation_manifest_has_usable_rows(workplace: Path, refuse: Any) -> No
             "stage videos: all weights of augmented, multi-scene, single-scene are 0",
         ),
         (["data.kind_weights={single-scene=1}"], "stage images: no weight for augmented, multi-scene"),
-        (["packing.budget=8"], "are longer than the budget of 8 tokens"),
+        (["packing.max_tokens=8"], "are longer than the budget of 8 tokens"),
         (["adapter.resampler_init=none.bin"], "adapter.resampler_init: there is no file at none.bin"),
     ],
 )
@@ -157,7 +157,7 @@ def test_output_must_be_writable(workplace: Path, refuse: Any) -> None:
 
 def test_room_is_what_the_policy_keeps(refuse: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(".")
-    monkeypatch.setattr(disk_checks.shutil, "disk_usage", lambda _: usage._replace(free=2_000_000))
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda _: usage._replace(free=2_000_000))
     message = refuse("run.keep_every=1")
     assert "run will take" in message and "8 checkpoints of" in message and "0.002 GB are free" in message
 

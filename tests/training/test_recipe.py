@@ -12,7 +12,7 @@ from small_media import write_video
 from small_run import REPO_DIR, plain_configuration
 
 from lynx_core.cli.main import main
-from lynx_core.training.configuration_file import read_configuration
+from lynx_core.training.configuration import read_configuration
 
 CONFIGS = sorted((REPO_DIR / "configs").glob("single_*.toml"))
 

@@ -15,11 +15,11 @@ from small_run import make_configuration, plain_configuration, read_result
 from lynx_core.rng import RNGKey
 from lynx_core.training import step as step_module
 from lynx_core.training.checkpoint import CheckpointError, _hash_file
-from lynx_core.training.configuration_file import parse_configuration
+from lynx_core.training.configuration import parse_configuration
 from lynx_core.training.loop import Trainer, TrainingError, open_run, train
 from lynx_core.training.optimizer import warm_up_decay
-from lynx_core.training.pack_batch import make_batch
-from lynx_core.training.stop_signal import StopSignal
+from lynx_core.training.run_lock import StopSignal
+from lynx_core.training.step import make_batch
 
 
 def stages(images: int, videos: int) -> list[dict[str, Any]]:

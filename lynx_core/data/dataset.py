@@ -22,11 +22,9 @@ from .dataset_index import DatasetIndex, OnCount, build_index, reject
 from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError, MediaError
-from .features import Features
-from .left_out import LeftOut, describe_left_out
-from .manifest import Manifest, Rejection
-from .quarantine import RejectionFile
-from .sample import Nulls, Sample
+from .manifest import Manifest, Pair, count_kinds
+from .quarantine import LeftOut, Rejection, RejectionFile
+from .sample import Features, Nulls, Sample
 
 
 @dataclass
@@ -274,3 +272,18 @@ class PairDataset:
     def _nothing_left(self, path: Path | None) -> DataError:
         named = f" of {path}" if path else ""
         return DataError(f"no usable sample is left{named}:{self.quarantine.summary()}")
+
+
+def describe_left_out(left_out: LeftOut, manifest: Manifest, pairs: Sequence[Pair]) -> str:
+    """What a manifest gives and what not, for the start of a run.
+
+    Args:
+        pairs: those with files that can be used; some may be in the quarantine.
+    """
+    lost = {(rejection.id, rejection.line) for rejection in left_out.rejections}
+    usable = [pair for pair in pairs if (pair.id, pair.line) not in lost]
+    text = f"{left_out.path}: {left_out.num_rows} rows, {len(usable)} to train on{count_kinds(usable)}, "
+    text += f"{len(left_out.rejections)} set aside{left_out.describe_reasons()}{left_out.describe_warnings()}"
+    if left_out.absent_files:
+        text += f"\n  {left_out.absent_files} files are gone; what the cache has made of them is used"
+    return text + manifest.describe_ignored()
