@@ -1,9 +1,9 @@
 """Memory that the pack takes, at the real size: `python benchmarks/memory.py`.
 
 Baked keys and values of the full adapter with its null: at most 0.48 GB. Host memory while
-baking: at most 1 GB above the base model. Adapter weights held while sampling: 0 bytes. The
+computing keys and values: at most 1 GB above the base model. Adapter weights held while sampling: 0 bytes. The
 adapter is a full-size one on the disk (8.6 GB, random), read by the pack's own code; the base
-model's features, which the reference part is baked from, are random.
+model's features, which the reference part is computed from, are random.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ MB, GB = 1e6, 1e9
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--shape", choices=SHAPES, default="14b", help="of baking (default: %(default)s)")
+    parser.add_argument(
+        "--shape", choices=SHAPES, default="14b", help="of the adapter (default: %(default)s)"
+    )
     parser.add_argument("--adapter-dir", type=Path, help="keep the adapter's files here and use them again")
     parser.add_argument("--comfyui", type=Path, default=DEFAULT_HOST, help="host (default: %(default)s)")
     return parser.parse_args()
@@ -49,7 +51,7 @@ def make_reference(adapter: Adapter, shape: Shape) -> KVCache:
     return builder.finish()
 
 
-def measure_baking(folder: Path, shape: Shape) -> None:
+def measure_precompute(folder: Path, shape: Shape) -> None:
     """Bake ID and reference, face and null, all kept; print memory and time of each."""
     before_all = read_resident()[0]
     adapter = open_adapter(folder)
@@ -63,22 +65,20 @@ def measure_baking(folder: Path, shape: Shape) -> None:
     }
     kept: dict[str, KVCache] = {}
     highest = 0
-    for name, bake in stages.items():
+    for name, compute in stages.items():
         before, start = read_resident()[0], time.perf_counter()
         with PeakMemory(CPU) as peak:
-            kept[name] = bake()
+            kept[name] = compute()
         highest = max(highest, before + peak.anonymous - before_all)
         print(
-            f"bake {name:16s} kept {kept[name].count_bytes():>11,} bytes, anonymous peak "
+            f"{name:16s} kept {kept[name].count_bytes():>11,} bytes, anonymous peak "
             f"{peak.anonymous / MB:6.1f} MB, mapped file pages {peak.files / MB:7.1f} MB, "
             f"{time.perf_counter() - start:6.1f} s",
             flush=True,
         )
     total = sum(kv_cache.count_bytes() for kv_cache in kept.values())
-    print(
-        f"baked keys and values with the null          {total:,} bytes = {total / GB:.4f} GB (at most 0.48)"
-    )
-    print(f"peak host memory while baking, all kept      {highest / GB:.3f} GB (at most 1)")
+    print(f"keys and values with the null          {total:,} bytes = {total / GB:.4f} GB (at most 0.48)")
+    print(f"peak host memory while computing, all kept      {highest / GB:.3f} GB (at most 1)")
 
 
 def sum_storages(tensors: Iterable[Tensor]) -> int:
@@ -104,21 +104,21 @@ def measure_sampling(pack: Any, folder: Path, shape: Shape) -> None:
         # `type`, because `isinstance` wakes objects that load lazily.
         alive.extend(x for x in gc.get_objects() if type(x) in adapter_types)
         tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
-        known = {t.untyped_storage().data_ptr() for t in [*base.model.parameters(), *baked_tensors()]}
+        known = {t.untyped_storage().data_ptr() for t in [*base.model.parameters(), *kv_tensors()]}
         others = [t for t in tensors if t.device == CPU and t.untyped_storage().data_ptr() not in known]
         widest = max(sum_storages([t]) for t in others)
         print(
-            f"alive in a model call: base model {sum_storages(base.model.parameters()) / MB:.1f} MB, baked keys and "
-            f"values {sum_storages(baked_tensors()) / MB:.1f} MB, everything else {sum_storages(others) / MB:.1f} MB "
+            f"alive in a model call: base model {sum_storages(base.model.parameters()) / MB:.1f} MB, precomputed keys and "
+            f"values {sum_storages(kv_tensors()) / MB:.1f} MB, everything else {sum_storages(others) / MB:.1f} MB "
             f"(largest {widest / MB:.2f} MB); the adapter's file {file_bytes / MB:.1f} MB"
         )
 
-    def baked_tensors() -> list[Tensor]:
+    def kv_tensors() -> list[Tensor]:
         conds = (*applied.positive, *applied.negative)
         injections = [
             injection for _, options in conds for injection in options["model_conds"]["lynx"].injections
         ]
-        return [tensor for injection in injections for tensor in injection.kv_cache.parameters()]
+        return [tensor for injection in injections for tensor in injection.kv.kv_cache.parameters()]
 
     file_bytes = sum(file.stat().st_size for file in folder.iterdir())
     last = base.model.diffusion_model.blocks[-1].ffn
@@ -137,7 +137,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
         folder = arguments.adapter_dir or Path(temporary) / "adapter"
         print(f"Baking: {shape}, {DTYPE}, on the CPU", flush=True)
-        measure_baking(write_adapter(folder, shape.dim, shape.num_blocks), shape)
+        measure_precompute(write_adapter(folder, shape.dim, shape.num_blocks), shape)
         small = SHAPES["tiny"]
         print(f"Sampling: {small}", flush=True)
         pack = load_host(arguments.comfyui, Path(temporary) / "host", CPU)

@@ -1,7 +1,7 @@
 """Time of a patched model's step against the same model unpatched: `python benchmarks/step_time.py`.
 
 Both run in one process, in turn, through the host's own sampling code; the adapter is a full
-one, read from files, baked and applied by the pack's own code. The ratio is what to look at:
+one, read from files, precomputed and applied by the pack's own code. The ratio is what to look at:
 at most 1.05 on a CPU, 1.02 is aimed for on a GPU.
 """
 
@@ -58,39 +58,43 @@ def measure(what: str, device: torch.device, function: Callable[[], T]) -> T:
 
 
 def apply_adapter(pack: Any, model: Any, folder: Path, device: torch.device) -> Any:
-    """Bake a random face and its null through the model and apply both (`AppliedIdentity`)."""
+    """Encode a random face and its null and apply both (`AppliedIdentity`)."""
     application, reference_pass = (
-        pack.pack_module(f"nodes.{name}") for name in ("application", "reference_pass")
+        pack.pack_module(f"nodes.host.{name}") for name in ("application", "reference_pass")
     )
     adapter = pack.pack_module("lynx_core.formats.adapter").open_adapter(folder)
     dtype = model.model.get_dtype_inference()
     embedding = torch.nn.functional.normalize(torch.randn(EMBEDDING_DIM), dim=0)
     measure(
-        "bake ID, null", device, lambda: application.get_id_kv(adapter, torch.zeros(EMBEDDING_DIM), dtype)
+        "keys and values of the ID, null",
+        device,
+        lambda: application.get_id_kv(adapter, torch.zeros(EMBEDDING_DIM), dtype),
     )
-    measure("bake ID, face", device, lambda: application.get_id_kv(adapter, embedding, dtype))
+    measure(
+        "keys and values of the ID, face", device, lambda: application.get_id_kv(adapter, embedding, dtype)
+    )
 
     null, face = torch.zeros(REFERENCE_LATENT), torch.randn(REFERENCE_LATENT)
     text = make_text(seed=9)
-    checksum = pack.pack_module("nodes.base_model").describe_base(model).checksum
+    checksum = pack.pack_module("nodes.host.base_model").describe_base(model).checksum
     measure(
-        "bake reference, null (with the model's load)",
+        "reference pass, null (with the model's load)",
         device,
         lambda: reference_pass.get_null_kv(model, adapter, text, null, checksum),
     )
     reference = measure(
-        "bake reference, face",
+        "reference pass, face",
         device,
         lambda: reference_pass.make_reference(model, adapter, text, face, null),
     )
     parts = [reference.face, reference.null]
-    print(f"baked reference keys and values, with null   {sum_bytes(parts) / MB:8.1f} MB")
+    print(f"keys and values of the reference, with null   {sum_bytes(parts) / MB:8.1f} MB")
     return application.apply_identity(
         model,
         make_text(seed=1),
         make_text(seed=2),
         adapter,
-        pack.pack_module("nodes.identity").FaceID(embedding, adapter.recogniser),
+        pack.pack_module("nodes.host.identity").FaceID(embedding, adapter.recogniser),
         reference,
         pack.pack_module("nodes.presets").PRESETS["as published"],
     )
@@ -121,14 +125,14 @@ def run_pairs(
     return found
 
 
-class TapClock:
+class HookClock:
     """Adds up the processor time inside the pack's hooks: their share of a step, hardly disturbed by noise."""
 
     def __init__(self, pack: Any) -> None:
         self.cpu_seconds = 0.0
-        tap_type = pack.pack_module("nodes.attachment").AttentionHook
+        hook_type = pack.pack_module("nodes.host.attention_hooks").AttentionHook
         for name in ("inject_query", "add_residual"):
-            setattr(tap_type, name, self.time_calls(getattr(tap_type, name)))
+            setattr(hook_type, name, self.time_calls(getattr(hook_type, name)))
 
     def time_calls(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def timed(hook: Any, x: torch.Tensor, call: Any) -> Any:
@@ -181,7 +185,7 @@ def main() -> None:
         write_adapter(folder, shape.dim, shape.num_blocks)
         base = measure("build the base model", device, lambda: build_base(shape, device, dtype))
         applied = apply_adapter(pack, base, folder, device)
-        clock = None if is_gpu else TapClock(pack)
+        clock = None if is_gpu else HookClock(pack)
         found = run_pairs(base, applied, shape, device, arguments.predictions, arguments.pairs)
         report(found, is_gpu)
         if clock:

@@ -1,1 +1,1 @@
-"""The ComfyUI face of Lynx: schemas, and a few lines each that call the library."""
+"""The nodes of ComfyUI-Lynx: `nodes_*.py` are the cards that an artist sees, `host/` is the machinery behind them."""

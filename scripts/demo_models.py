@@ -25,6 +25,8 @@ LOADERS = {
 }
 """Loader -> for each of its first widgets the place below `models`."""
 NO_FILE = "none"
+MINI_FACES = ("insightface/models/lynx_mini", "lynx/faces/lynx_mini_arcface.safetensors")
+"""What the demo itself opens of the miniature; the rest is LynxLoadMini's."""
 
 KINDS = ("diffusion_models", "text_encoders", "vae", "lynx", "insightface")
 """Kinds of models that the workflows need, by the host's names of their folders."""
@@ -59,6 +61,8 @@ class DemoModel:
 
     def list_files(self) -> list[str]:
         """What the workflow loads: files and folders, as paths below `models`."""
+        if self.is_mini:
+            return [*MINI_FACES, "example.png"]
         return [
             f"{place}{name}"
             for node in self.read_workflow()["nodes"]
@@ -70,6 +74,8 @@ class DemoModel:
 
     def find_places(self, target: str) -> list[Path]:
         """The files, and folders of files, that the host may take for a path below `models`; none is empty."""
+        if self.is_mini:
+            return [self.models_dir / target] if _is_there(self.models_dir / target) else []
         kind, _, name = target.partition("/")
         return [folder / name for folder in self.folders.list_folders(kind) if _is_there(folder / name)]
 
@@ -79,14 +85,15 @@ class DemoModel:
 
     def find_face_models(self) -> tuple[Path, str, Path]:
         """The folder that holds `models/<pack>`, the detector's pack, and the recogniser's file."""
-        analyzer = next(n for n in self.read_workflow()["nodes"] if n["type"] == "LynxLoadFaceAnalyzer")
-        pack, encoder = analyzer["widgets_values"][:2]
-        pack_dir = self.find_places(f"insightface/models/{pack}")[0]
-        return pack_dir.parents[1], pack, self.find_places(f"lynx/faces/{encoder}")[0]
+        targets = self.list_files()
+        pack_dir, recogniser = (
+            self.find_places(next(target for target in targets if target.startswith(place)))[0]
+            for place in LOADERS["LynxLoadFaceAnalyzer"]
+        )
+        return pack_dir.parents[1], pack_dir.name, recogniser
 
     def write_paths(self, path: Path) -> list[str]:
         """Write the file by which ComfyUI finds this folder; the command line arguments that name it."""
-        # The pack itself makes the miniature known.
         if self.is_mini:
             return []
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -73,7 +73,7 @@ class Bench:
         )
 
     def make_id(self, adapter: Any) -> Any:
-        return self.pack.pack_module("nodes.identity").FaceID(
+        return self.pack.pack_module("nodes.host.identity").FaceID(
             self.golden.io["in.arcface"], adapter.recogniser
         )
 
@@ -85,7 +85,7 @@ class Bench:
         face, null = (
             self.leave_model_space(self.golden.io[name]) for name in ("in.ref_latent", "in.ref_latent_uncond")
         )
-        return self.pack.pack_module("nodes.reference_pass").make_reference(
+        return self.pack.pack_module("nodes.host.reference_pass").make_reference(
             self.model, adapter, self.text["ref"], face, null
         )
 
@@ -169,7 +169,7 @@ def check_features(bench: Bench) -> Iterator[Line]:
     """What each block records in the reference pass."""
     for which, latent in (("cond", "in.ref_latent"), ("uncond", "in.ref_latent_uncond")):
         features: dict[int, Tensor] = {}
-        bench.pack.pack_module("nodes.reference_pass").record_features(
+        bench.pack.pack_module("nodes.host.reference_pass").record_features(
             bench.model,
             bench.text["ref"],
             bench.leave_model_space(bench.golden.io[latent]),
@@ -190,7 +190,7 @@ def check_full(bench: Bench) -> Iterator[Line]:
     both = bench.apply("cond", adapter, face_id, reference, 1.0, 1.0)
     both_scaled = bench.apply("cond", adapter, face_id, reference, scaled["ip_scale"], scaled["ref_scale"])
     # The null identity with the prompt: what Apply makes of the prompt when it is the negative.
-    null = bench.pack.pack_module("nodes.application").apply_identity(
+    null = bench.pack.pack_module("nodes.host.application").apply_identity(
         bench.model,
         bench.text["uncond"],
         bench.text["cond"],
@@ -240,7 +240,7 @@ def check_lite(bench: Bench) -> Iterator[Line]:
     face_id = bench.make_id(adapter)
     model, positive, negative, _ = bench.apply("cond", adapter, face_id, None, 1.0, 1.0)
     scaled = bench.apply("cond", adapter, face_id, None, golden.meta["scaled"]["ip_scale"], 1.0)
-    null = bench.pack.pack_module("nodes.application").apply_identity(
+    null = bench.pack.pack_module("nodes.host.application").apply_identity(
         bench.model, bench.text["uncond"], bench.text["cond"], adapter, face_id, None,
         bench.pack.pack_module("nodes.presets").PRESETS["as published"],
     )  # fmt: skip

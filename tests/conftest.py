@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from comfy_host import ComfyHost, HostError, copy_into
+from comfy_host import ComfyHost, HostError, copy_into, standin_packs
 from in_process import InProcessComfy, load_in_process
 from standin_installation import write_standin_installation
 
@@ -68,7 +68,7 @@ class _Servers:
         if version not in self.running:
             base_dir = self.root / version
             copy_into(self.models_dir, base_dir / "models")
-            server = ComfyHost(_find_host(version), base_dir)
+            server = ComfyHost(_find_host(version), base_dir, standin_packs())
             self.running[version] = server.__enter__()
         return self.running[version]
 
@@ -101,7 +101,7 @@ def comfy(tmp_path_factory: pytest.TempPathFactory, standin_models: Path) -> InP
     """ComfyUI of the main version and this pack, imported into this process, on the CPU."""
     base_dir = tmp_path_factory.mktemp("in_process")
     copy_into(standin_models, base_dir / "models")
-    return load_in_process(_find_host(MAIN_VERSION), base_dir)
+    return load_in_process(_find_host(MAIN_VERSION), base_dir, standin_packs())
 
 
 @pytest.fixture(scope="session")

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from . import notes
-from .graph import Graph, Json, column, row
+from .graph import Graph, Group, Json, Node, column, row
 from .node_types import NODE_TYPES
 from .parts import (
-    FaceModels,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VIOLET,
     Start,
     apply_lynx,
-    arrange,
-    build_face,
     build_prompt,
     build_video,
+    crop_face,
     empty_latent,
     encode_reference,
     guide,
 )
 
-EXAMPLE_PHOTO = "lynx_mini_example.png"
 PROMPT = "a person smiles on a beach in warm light"
-FACES = FaceModels("lynx_mini", "lynx_mini_arcface.safetensors", notes.MINI_PHOTO)
 SIDE_PX, NUM_FRAMES, FPS = 64, 9, 8.0
 
 
 def build_mini() -> Json:
     g = Graph(NODE_TYPES)
-    start = _load(g)
-    shift = g.add("ModelSamplingSD3", model=start.models[0]["MODEL"], shift=5.0)
+    mini = g.add("LynxLoadMini")
+    start = _start(g, mini)
+    shift = g.add("ModelSamplingSD3", model=mini["MODEL"], shift=5.0)
     reference = encode_reference(g, start, shift["MODEL"])
     applied = apply_lynx(g, start, shift["MODEL"], reference)
     latent = empty_latent(g, NUM_FRAMES, SIDE_PX, SIDE_PX)
@@ -44,38 +47,28 @@ def build_mini() -> Json:
         scheduler="simple",
         denoise=1.0,
     )
-    return g.to_json(
-        "lynx_mini",
-        arrange(
-            models=row(column(*start.loaders), column(shift, start.files)),
-            prompt=column(*start.texts),
-            face=start.face,
-            identity=row(reference, applied),
-            sampling=row(latent, sampled),
-            video=build_video(g, sampled["LATENT"], start.vae, FPS, "lynx_mini"),
-            help=row(
-                g.note("What this is", notes.MINI_WORLD, width=440),
-                g.note("What to try", notes.MINI_TRY, width=400),
-            ),
-        ),
+    path = row(
+        Group("1 Mini Lynx", BLUE, row(mini, shift)),
+        column(start.face, Group("3 Prompt", GREEN, row(*start.texts))),
+        Group("4 Identity", PURPLE, row(reference, applied)),
+        Group("5 Sampling", VIOLET, row(latent, sampled)),
+        build_video(g, sampled["LATENT"], mini, FPS, "lynx_mini"),
     )
+    help = row(
+        g.note("What this is", notes.MINI_WORLD, width=440), g.note("What to try", notes.MINI_TRY, width=400)
+    )
+    return g.to_json("lynx_mini", column(path, Group("Notes", GREY, help), gap=40))
 
 
-def _load(g: Graph) -> Start:
-    model = g.add("UNETLoader", unet_name="lynx_mini_wan_t2v.safetensors", weight_dtype="default")
-    clip = g.add("CLIPLoader", clip_name="lynx_mini_umt5.safetensors", type="wan", device="default")
-    vae = g.add("VAELoader", vae_name="lynx_mini_vae.safetensors")
-    parts = dict.fromkeys(("resampler", "id_layers", "ref_layers"), "none")
-    adapter = g.add("LynxLoadAdapter", adapter="lynx_mini.safetensors", **parts)
-    crop, face_id, face = build_face(g, models=FACES, photo_name=EXAMPLE_PHOTO)
+def _start(g: Graph, mini: Node) -> Start:
+    crop, face_id = crop_face(g, mini["example"], mini["face_analyzer"])
     return Start(
-        models=[model],
-        clip=clip,
-        vae=vae,
-        adapter=adapter,
-        files=g.note("Where the files are", notes.MINI_FILES),
-        texts=build_prompt(g, clip, PROMPT, negative_prompt=""),
+        models=[mini],
+        clip=mini,
+        vae=mini,
+        adapter=mini,
+        texts=build_prompt(g, mini, PROMPT, negative_prompt=""),
         crop=crop,
         face_id=face_id,
-        face=face,
+        face=Group("2 Face", ORANGE, row(crop, face_id)),
     )

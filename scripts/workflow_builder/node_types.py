@@ -66,6 +66,9 @@ NODE_TYPES: dict[str, NodeType] = {
         width=340,
         picture_height=24,
     ),
+    "LynxLoadMini": NodeType(
+        outputs="MODEL:MODEL CLIP:CLIP VAE:VAE adapter:LYNX_ADAPTER face_analyzer:LYNX_FACE_ANALYZER example:IMAGE",
+    ),
     "LynxCropFace": NodeType(
         "image:IMAGE face_analyzer:LYNX_FACE_ANALYZER?",
         "order:COMBO face_number:INT already_aligned:BOOLEAN",

@@ -104,13 +104,9 @@ TROUBLE = """- **Someone else's face**: look at the two crops in group 2. Wrong 
 - **Out of memory**: fewer frames, smaller size, a GGUF or fp8 model. Lynx itself holds at most 0.48 GB.
 - **An error message**: it says what was seen and what to do; more in the pack's README."""
 
-MINI_FILES = """**Nothing to download.** Mini Lynx comes with this pack, in `assets/mini`: a Wan, a VAE, a text encoder, face models and a Lynx adapter, all of them small and trained from nothing by this pack's own trainer.
+MINI_WORLD = """**Nothing to download.** Lynx Load Mini opens a small Wan, VAE, text encoder, face models and Lynx adapter that come with this pack. Everything after it is as with the real ones: for real people, open **lynx_full**.
 
-`example.png` is copied into ComfyUI's input folder as `lynx_mini_example.png` when it is not there.
-
-Ready for real people? The files of **lynx_full** go into the same nodes."""
-
-MINI_WORLD = """Mini Lynx has seen **drawn people only**, 64 x 64 px, 9 frames at 8 fps. It shows how Lynx works and that it works; it makes no photographs.
+Mini Lynx has seen **drawn people only**, 64 x 64 px, 9 frames at 8 fps. It makes no photographs: a real person comes out as a drawing.
 
 It knows few words. A prompt is made of
 
@@ -121,13 +117,7 @@ It knows few words. A prompt is made of
 
 The person is never in the prompt: that comes from the picture."""
 
-MINI_PHOTO = """**A drawn portrait**, such as `lynx_mini_example.png`.
-
-On a photo of a real person the face is hardly ever found, and would be drawn as a drawn person.
-
-Everything else is as with a real photo: detector, two crops, embedding, reference."""
-
-MINI_TRY = """- **Another person**: load another portrait; the prompt stays
+MINI_TRY = """- **Another person**: connect Load Image to `image` of Lynx Crop Face; the prompt stays
 - **Another scene**: change the prompt; the person stays
 - **What does which part?** `id_strength` 0 or `ref_strength` 0 in Lynx Apply. The ID part cannot see the coloured mark on the face, the reference can
 - **Nobody**: both strengths 0; the base draws whom it likes

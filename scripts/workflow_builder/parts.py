@@ -27,19 +27,6 @@ VIOLET, RED, GREY = "#6a6aa8", "#a85f6a", "#777777"
 
 
 @dataclass(frozen=True)
-class FaceModels:
-    """What finds faces and tells persons apart."""
-
-    detector_pack: str
-    encoder: str
-    advice: str
-    """The note on which photos are good."""
-
-
-PUBLISHED_FACES = FaceModels("buffalo_l", ENCODER["name"], notes.PHOTO)
-
-
-@dataclass(frozen=True)
 class Start:
     """What every workflow begins with."""
 
@@ -47,15 +34,14 @@ class Start:
     clip: Node
     vae: Node
     adapter: Node
-    files: Node
-    """The note that says which file goes where."""
-
     texts: tuple[Node, Node]
     """Prompt and negative prompt."""
 
     crop: Node
     face_id: Node
     face: Group
+    files: Node | None = None
+    """The note that says which file goes where."""
 
     @property
     def loaders(self) -> list[Node]:
@@ -99,35 +85,38 @@ def build_start(
     )
 
 
-def build_face(
-    g: Graph, with_reference: bool = True, models: FaceModels = PUBLISHED_FACES, photo_name: str = PHOTO
-) -> tuple[Node, Node, Group]:
+def build_face(g: Graph, with_reference: bool) -> tuple[Node, Node, Group]:
     """The crop, the ID, and their group."""
-    photo = g.add("LoadImage", title="Photo of the person", image=photo_name)
+    photo = g.add("LoadImage", title="Photo of the person", image=PHOTO)
     analyzer = g.add(
         "LynxLoadFaceAnalyzer",
-        models=[ENCODER] if models.encoder == ENCODER["name"] else [],
-        detector_pack=models.detector_pack,
-        encoder=models.encoder,
+        models=[ENCODER],
+        detector_pack="buffalo_l",
+        encoder=ENCODER["name"],
         provider="CPU",
     )
-    crop = g.add(
-        "LynxCropFace",
-        image=photo["IMAGE"],
-        face_analyzer=analyzer["face_analyzer"],
-        order="largest",
-        face_number=1,
-        already_aligned=False,
-    )
-    face_id = g.add("LynxEncodeID", face_analyzer=analyzer["face_analyzer"], face=crop["face"])
+    crop, face_id = crop_face(g, photo["IMAGE"], analyzer["face_analyzer"])
     seen = [g.add("PreviewImage", title="What the ID sees (112 px)", images=crop["id_crop"])]
     if with_reference:
         seen.append(
             g.add("PreviewImage", title="What the reference sees (256 px)", images=crop["reference_crop"])
         )
-    note = g.note("About the photo", models.advice, width=360)
+    note = g.note("About the photo", notes.PHOTO, width=360)
     inside = row(column(photo, analyzer), column(crop), column(face_id, row(*seen, gap=20)), note)
     return crop, face_id, Group("2 Face", ORANGE, inside)
+
+
+def crop_face(g: Graph, photo: Output, analyzer: Output) -> tuple[Node, Node]:
+    """A LynxCropFace on the photo, and a LynxEncodeID on its crop."""
+    crop = g.add(
+        "LynxCropFace",
+        image=photo,
+        face_analyzer=analyzer,
+        order="largest",
+        face_number=1,
+        already_aligned=False,
+    )
+    return crop, g.add("LynxEncodeID", face_analyzer=analyzer, face=crop["face"])
 
 
 def build_prompt(

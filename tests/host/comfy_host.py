@@ -70,6 +70,11 @@ def default_packs() -> dict[str, Path]:
     return {PACK_NAME: REPO_DIR}
 
 
+def standin_packs() -> dict[str, Path]:
+    """This repository, and what the stand-in models need: CLIPLoader opens their small text encoder."""
+    return {**default_packs(), "standin_text_encoder": REPO_DIR / "tests" / "host" / "standin_text_encoder"}
+
+
 class ComfyHost:
     """A running ComfyUI server, as a context manager.
 

@@ -36,7 +36,7 @@ class InProcessComfy:
         return self.nodes.NODE_CLASS_MAPPINGS
 
     def pack_module(self, name: str) -> ModuleType:
-        """A module of the pack as loaded by the host, such as "nodes.apply" or "lynx_core.faces"."""
+        """A module of the pack as loaded by the host, such as "nodes.nodes_apply" or "lynx_core.faces"."""
         return importlib.import_module(f"{self.pack.__name__}.{name}")
 
     def run(self, node_id: str, **inputs: Any) -> tuple[Any, ...]:

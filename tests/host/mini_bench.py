@@ -22,7 +22,6 @@ from miniature.world.identity import draw_identity
 
 ASSETS = REPO_DIR / "assets" / "mini"
 READERS = ASSETS / "readers.safetensors"
-ADAPTER = "lynx_mini.safetensors"
 NUM_PEOPLE, NUM_STEPS, GUIDANCE = 8, 8, 3.0
 FIRST_PERSON = FIRST_HELD_OUT_IDENTITY + 40_000
 FRAMES_SEEN = (0, 4, 8)
@@ -70,13 +69,8 @@ class MiniBench:
 
     def __init__(self, comfy: InProcessComfy) -> None:
         self.comfy = comfy
-        (model,) = comfy.run("UNETLoader", unet_name="lynx_mini_wan_t2v.safetensors")
+        model, self.clip, self.vae, self.adapter, self.analyzer, _ = comfy.run("LynxLoadMini")
         (self.model,) = comfy.run("ModelSamplingSD3", model=model, shift=5.0)
-        (self.clip,) = comfy.run("CLIPLoader", clip_name="lynx_mini_umt5.safetensors", type="wan")
-        (self.vae,) = comfy.run("VAELoader", vae_name="lynx_mini_vae.safetensors")
-        (self.analyzer,) = comfy.run(
-            "LynxLoadFaceAnalyzer", detector_pack="lynx_mini", encoder="lynx_mini_arcface.safetensors"
-        )
         people = [draw_identity(FIRST_PERSON + number) for number in range(NUM_PEOPLE)]
         self.portraits = [
             draw_shot(person, 7 * 10**8 + i).draw_frame(0, PHOTO_PX) for i, person in enumerate(people)
@@ -96,7 +90,7 @@ class MiniBench:
     def encode(self, text: str) -> Any:
         return self.comfy.run("CLIPTextEncode", clip=self.clip, text=text)[0]
 
-    def open_adapter(self, name: str = ADAPTER) -> Any:
+    def open_adapter(self, name: str) -> Any:
         return self.comfy.run("LynxLoadAdapter", adapter=name)[0]
 
     def look_at_faces(self, adapter: Any) -> Identities:

@@ -47,13 +47,19 @@ def set_seed(prompt: Prompt, seed: int) -> None:
 
 
 def set_photo(prompt: Prompt, image: str) -> None:
-    """Let every LoadImage take this uploaded picture.
+    """Let every LoadImage take this uploaded picture; without one, put one in front of every LynxCropFace.
 
     Raises:
-        ValueError: when there is no LoadImage.
+        ValueError: when there is neither.
     """
-    if not set_inputs(prompt, "image", image, class_type="LoadImage"):
-        raise ValueError("the workflow has no LoadImage node for the photo")
+    if set_inputs(prompt, "image", image, class_type="LoadImage"):
+        return
+    crops = [node for node in prompt.values() if node["class_type"] == "LynxCropFace"]
+    if not crops:
+        raise ValueError("the workflow has neither LoadImage nor LynxCropFace for the photo")
+    prompt["photo"] = {"class_type": "LoadImage", "inputs": {"image": image}}
+    for crop in crops:
+        crop["inputs"]["image"] = ["photo", 0]
 
 
 def set_text(prompt: Prompt, text: str, socket: str = "positive") -> None:

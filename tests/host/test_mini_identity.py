@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from in_process import InProcessComfy
-from mini_bench import ADAPTER, NUM_PEOPLE, Identities, Likeness, MiniBench
+from mini_bench import NUM_PEOPLE, Identities, Likeness, MiniBench
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -93,7 +93,7 @@ def bench(comfy: InProcessComfy) -> MiniBench:
 
 @pytest.fixture(scope="module")
 def adapter(bench: MiniBench) -> Any:
-    return bench.open_adapter()
+    return bench.adapter
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +135,8 @@ def rotate_reference_query(bench: MiniBench, monkeypatch: pytest.MonkeyPatch) ->
     """The query of the reference attention gets Wan's rotary positions."""
     from comfy.ldm.flux.math import apply_rope1
 
-    attention_tap = bench.comfy.pack_module("nodes.attachment").AttentionHook
-    attend = attention_tap.attend
+    hook_type = bench.comfy.pack_module("nodes.host.attention_hooks").AttentionHook
+    attend = hook_type.attend
     freqs = bench.model.model.diffusion_model.rope_encode(3, 8, 8, device="cpu", dtype=torch.float32)
 
     def attend_rotated(self: Any, query: Tensor, injection: Any) -> Tensor:
@@ -145,12 +145,12 @@ def rotate_reference_query(bench: MiniBench, monkeypatch: pytest.MonkeyPatch) ->
             query = apply_rope1(heads, freqs).flatten(-2).to(query)
         return attend(self, query, injection)
 
-    monkeypatch.setattr(attention_tap, "attend", attend_rotated)
+    monkeypatch.setattr(hook_type, "attend", attend_rotated)
 
 
 def leave_out_null(bench: MiniBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative stays without the null identity."""
-    node = bench.comfy.pack_module("nodes.apply")
+    node = bench.comfy.pack_module("nodes.nodes_apply")
     apply_identity = node.apply_identity
 
     def apply_without_null(model: Any, positive: Any, negative: Any, *args: Any) -> Any:
@@ -161,7 +161,7 @@ def leave_out_null(bench: MiniBench, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def use_wrong_timestep(bench: MiniBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference pass is modulated for timestep 500, not 0."""
-    module = bench.comfy.pack_module("nodes.reference_pass")
+    module = bench.comfy.pack_module("nodes.host.reference_pass")
     samplers = module.comfy.samplers
     calc_cond_batch = samplers.calc_cond_batch
 
@@ -186,21 +186,21 @@ def use_wrong_timestep(bench: MiniBench, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def leave_out_modulation(bench: MiniBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference pass records the features before scale and shift."""
-    module = bench.comfy.pack_module("nodes.reference_pass")
-    attachment = bench.comfy.pack_module("nodes.attachment")
+    module = bench.comfy.pack_module("nodes.host.reference_pass")
+    attention_hooks = bench.comfy.pack_module("nodes.host.attention_hooks")
 
     def make_recorder(on_features: Callable[[int, Tensor], None]) -> Callable[..., Any]:
         def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-            leaves = []
+            modules = []
             for i, block in enumerate(executor.class_obj.diffusion_model.blocks):
 
-                def tap_norm(x: Tensor, i: int = i, original: Any = block.norm1.forward) -> Tensor:
+                def hook_norm(x: Tensor, i: int = i, original: Any = block.norm1.forward) -> Tensor:
                     out = original(x)
                     on_features(i, out)
                     return out
 
-                leaves.append((block.norm1, tap_norm))
-            with attachment.swap_forwards(leaves):
+                modules.append((block.norm1, hook_norm))
+            with attention_hooks.swap_forwards(modules):
                 return executor(*args, **kwargs)
 
         return apply_model
@@ -214,12 +214,16 @@ REFERENCE_FAULTS = (use_wrong_timestep, leave_out_modulation)
 
 @pytest.fixture
 def no_cache(bench: MiniBench, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing baked before is found again, and nothing baked with a fault is kept."""
-    identity_kv = bench.comfy.pack_module("nodes.identity").IdentityKVCache
+    """No keys and values from before are found, and none made with a fault are kept."""
+    identity_kv = bench.comfy.pack_module("nodes.host.identity").IdentityKVCache
     monkeypatch.setattr(
-        bench.comfy.pack_module("nodes.reference_pass"), "_null_reference_kv_cache", identity_kv(most=2)
+        bench.comfy.pack_module("nodes.host.reference_pass"),
+        "_null_reference_kv_cache",
+        identity_kv(max_entries=2),
     )
-    monkeypatch.setattr(bench.comfy.pack_module("nodes.application"), "_id_kv_cache", identity_kv(most=4))
+    monkeypatch.setattr(
+        bench.comfy.pack_module("nodes.host.application"), "_id_kv_cache", identity_kv(max_entries=4)
+    )
     yield
 
 
@@ -242,7 +246,7 @@ def test_a_planted_fault_fails_the_check(
 def test_an_adapter_of_another_seed_fails_the_check(
     bench: MiniBench, identities: Identities, briefly_trained: Path
 ) -> None:
-    path = bench.comfy.base_dir / "models" / "lynx" / f"other_{ADAPTER}"
+    path = bench.comfy.base_dir / "models" / "lynx" / "other_mini.safetensors"
     shutil.copyfile(briefly_trained, path)
     try:
         adapter = bench.open_adapter(path.name)

@@ -14,6 +14,7 @@ from video import read_video
 NODE_IDS = {
     "LynxLoadAdapter",
     "LynxLoadFaceAnalyzer",
+    "LynxLoadMini",
     "LynxCropFace",
     "LynxEncodeID",
     "LynxEncodeReference",
@@ -55,6 +56,22 @@ def test_lynx_gives_a_playable_video(each_comfy_host: ComfyHost, photo: Path, tm
     assert videos[1].shape == (5, 64, 64, 3)
     assert np.abs(videos[0] - videos[1]).mean() > 1, "the identity should change the video"
     assert np.abs(videos[2] - videos[1]).mean() > 1, "the seed should change the video"
+
+
+def test_crossed_outputs_of_lynx_apply_are_said(each_comfy_host: ComfyHost, photo: Path) -> None:
+    """KSampler knows nothing of Lynx, and would give a video of anybody without a word."""
+    prompt = make_lynx_prompt(each_comfy_host.upload_image(photo), seed=5)
+    inputs = prompt["sample"]["inputs"]
+    for name in ("middle", "identity_cfg"):
+        del inputs[name]
+    prompt["sample"] = {"class_type": "KSampler", "inputs": inputs}
+    before = len(each_comfy_host.read_log())
+    each_comfy_host.queue(prompt)
+    assert "carries the" not in each_comfy_host.read_log()[before:]
+    inputs |= {"positive": ["apply", 2], "negative": ["apply", 1]}
+    each_comfy_host.queue(prompt)
+    log = each_comfy_host.read_log()[before:]
+    assert "positive carries the null identity alone" in log and "negative carries the person" in log
 
 
 def test_a_refused_prompt_names_the_node_and_the_value(comfy_host: ComfyHost) -> None:

@@ -39,7 +39,7 @@ def state(bench: WanBench) -> State:
 
 @pytest.fixture(scope="module")
 def describe(bench: WanBench) -> Callable[[Any], Any]:
-    return bench.comfy.pack_module("nodes.base_model").describe_base
+    return bench.comfy.pack_module("nodes.host.base_model").describe_base
 
 
 # --- families --------------------------------------------------------------------------------

@@ -193,7 +193,7 @@ def test_one_part_alone_samples_at_any_cfg(
 def notes(bench: WanBench, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the guiding nodes say on their faces."""
     seen: list[str] = []
-    guide = bench.comfy.pack_module("nodes.guide")
+    guide = bench.comfy.pack_module("nodes.nodes_guidance")
     monkeypatch.setattr(guide, "show_note", lambda node, *lines: seen.append("\n".join(lines)))
     return seen
 
@@ -240,11 +240,7 @@ def test_lynx_model_without_an_identity_is_said(
     ours, core = sample_both(bench, Applied(on.model, prompt, negative, negative))
     assert torch.equal(ours, core)
     (note,) = notes
-    for part in (
-        "Ordinary cfg 5",
-        "MODEL is Lynx Apply's",
-        "positive, negative and middle of one Lynx Apply",
-    ):
+    for part in ("Ordinary cfg 5", "MODEL carries Lynx", "outputs of one Lynx Apply"):
         assert part in note
 
 
@@ -262,7 +258,7 @@ def test_middle_left_open_is_made_of_negative_and_positive(
 
 def test_middle_left_open_keeps_what_came_after_lynx_apply(bench: WanBench, on: Applied) -> None:
     """As when WanVaceToVideo stands between Lynx Apply and the guider."""
-    module = bench.comfy.pack_module("nodes.triple_guidance")
+    module = bench.comfy.pack_module("nodes.host.triple_guidance")
     later = [[text, {**options, "vace_strength": [0.5]}] for text, options in on.negative]
     ((text, options),) = module.make_middle(on.positive, later)
     assert options["vace_strength"] == [0.5]
@@ -293,13 +289,14 @@ def test_wrong_wires_are_said(
 ) -> None:
     other = bench.apply(base, prompt, negative, adapter=full, id=bench.make_id(7))
     wirings = {
-        "positive carries no identity": on._replace(positive=prompt),
+        "positive carries no identity: the prompt does not show": on._replace(positive=prompt),
         "middle carries no identity": on._replace(middle=negative),
-        "negative carries no null identity": on._replace(negative=negative),
+        "negative carries no identity": on._replace(negative=negative),
         "middle carry different identities": on._replace(middle=other.middle),
-        "negative and middle carry the same": on._replace(middle=on.negative),
-        "identity_cfg has no effect": on._replace(negative=on.middle),
-        "Only negative carries": on._replace(positive=prompt, middle=None),
+        "middle carries the null identity alone: identity_cfg": on._replace(middle=on.negative),
+        "negative carries the person": on._replace(negative=on.middle),
+        "positive carries the null identity alone": on._replace(positive=on.negative, negative=on.positive),
+        "positive carries no identity": on._replace(positive=prompt, middle=None),
     }
     for part, wiring in wirings.items():
         make_guider(bench, wiring, 5.0, 2.0)

@@ -51,7 +51,7 @@ def make_guider(bench: WanBench, name: str, model: Any, on: Applied) -> Any:
             "DualCFGGuider", model=model, cond1=on.positive, cond2=on.middle, negative=on.negative, cfg_conds=3.0,
             cfg_cond2_negative=2.0, style="regular",
         )[0]  # fmt: skip
-    guider = bench.comfy.pack_module("nodes.triple_guidance").TripleGuider(model)
+    guider = bench.comfy.pack_module("nodes.host.triple_guidance").TripleGuider(model)
     guider.set_conds(on.positive, on.negative, on.middle)
     guider.set_cfg(5.0, 2.0)
     return guider
@@ -184,8 +184,8 @@ def test_one_conditioning_without(
     bench.sample(on.model, on.positive, negative)
     bench.sample(on.model, prompt, on.negative)
     first, second = list_warnings(caplog)
-    assert "negative of the sampler carries no identity" in first
-    assert "positive of the sampler carries no identity" in second
+    assert "negative carries no identity" in first
+    assert "positive carries no identity" in second
 
 
 @pytest.mark.parametrize("node", ["ConditioningConcat", "ConditioningAverage"])
@@ -205,7 +205,60 @@ def test_conditionings_that_keep_the_first_person_only(
     caplog.clear()
     bench.sample(on.model, join(other, on.positive), on.negative)
     (warning,) = list_warnings(caplog)
-    assert "positive of the sampler carries no identity" in warning
+    assert "positive carries no identity" in warning
+
+
+# --- conditionings with the wrong identity ------------------------------------------------------------
+
+MISSING = "positive carries the null identity alone: the person is missing"
+SUBTRACTED = "negative carries the person, and guidance subtracts"
+
+
+@pytest.mark.parametrize(
+    ("as_positive", "as_negative", "said"),
+    [
+        ("negative", "positive", [MISSING, SUBTRACTED]),
+        ("positive", "positive", [SUBTRACTED]),
+        ("positive", "middle", [SUBTRACTED]),
+        ("negative", "negative", [MISSING]),
+    ],
+)
+def test_crossed_outputs_of_lynx_apply(
+    bench: WanBench,
+    on: Applied,
+    caplog: pytest.LogCaptureFixture,
+    as_positive: str,
+    as_negative: str,
+    said: list[str],
+) -> None:
+    bench.sample(on.model, getattr(on, as_positive), getattr(on, as_negative))
+    (warning,) = list_warnings(caplog)
+    for sentence in (MISSING, SUBTRACTED):
+        assert (sentence in warning) == (sentence in said)
+    assert "outputs of one Lynx Apply to the inputs of the same names" in warning
+
+
+def test_a_second_lynx_apply_keeps_what_the_first_has_crossed(
+    bench: WanBench, on: Applied, full: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A person on positive and negative alike, of which the first Lynx Apply has put one on the negative."""
+    crossed = bench.apply(on.model, on.negative, on.positive, adapter=full, id=bench.make_id(7))
+    bench.sample(crossed.model, crossed.positive, crossed.negative)
+    (warning,) = list_warnings(caplog)
+    assert SUBTRACTED in warning
+
+
+def test_zeroed_text_is_no_lost_person(
+    bench: WanBench, on: Applied, caplog: pytest.LogCaptureFixture
+) -> None:
+    def zero_out(conditioning: Conditioning) -> Conditioning:
+        return bench.comfy.run("ConditioningZeroOut", conditioning=conditioning)[0]
+
+    bench.sample(on.model, on.positive, zero_out(on.negative))
+    assert list_warnings(caplog) == []
+    bench.sample(on.model, on.positive, zero_out(on.positive))
+    (warning,) = list_warnings(caplog)
+    assert SUBTRACTED in warning and "ConditioningZeroOut keeps the identity of its input" in warning
 
 
 # --- attention that another node replaces -----------------------------------------------------------

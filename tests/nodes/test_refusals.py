@@ -116,14 +116,14 @@ def test_id_of_another_embedder(bench: WanBench, apply: Any, base: Any, full: An
 
 
 def test_id_of_another_length(bench: WanBench, apply: Any, base: Any, full: Any) -> None:
-    face_id = bench.comfy.pack_module("nodes.identity").FaceID
+    face_id = bench.comfy.pack_module("nodes.host.identity").FaceID
     short = face_id(torch.ones(128), RECOGNISER)
     assert_refused(["128", "512", "lynx_full"], lambda: apply(base, adapter=full, id=short))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_id_that_is_not_finite(bench: WanBench, apply: Any, base: Any, full: Any, value: float) -> None:
-    face_id = bench.comfy.pack_module("nodes.identity").FaceID
+    face_id = bench.comfy.pack_module("nodes.host.identity").FaceID
     broken = torch.ones(512)
     broken[3] = value
     assert_refused(["LYNX_ID", "NaN"], lambda: apply(base, adapter=full, id=face_id(broken, RECOGNISER)))
@@ -249,7 +249,7 @@ def test_wrong_clip_and_wrong_vae(
 def test_missing_adapter_names_file_folder_and_command(
     bench: WanBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = bench.comfy.pack_module("nodes.model_files")
+    files = bench.comfy.pack_module("nodes.host.model_files")
     empty = bench.comfy.base_dir / "empty"
     monkeypatch.setattr(files.folder_paths, "models_dir", str(empty))
     known = files.folder_paths.folder_names_and_paths

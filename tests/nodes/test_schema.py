@@ -13,6 +13,7 @@ WEB_DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
 NODE_IDS = {
     "LynxLoadAdapter": ["LYNX_ADAPTER"],
     "LynxLoadFaceAnalyzer": ["LYNX_FACE_ANALYZER"],
+    "LynxLoadMini": ["MODEL", "CLIP", "VAE", "LYNX_ADAPTER", "LYNX_FACE_ANALYZER", "IMAGE"],
     "LynxCropFace": ["LYNX_FACE", "IMAGE", "IMAGE", "IMAGE"],
     "LynxEncodeID": ["LYNX_ID"],
     "LynxEncodeReference": ["LYNX_REFERENCE"],

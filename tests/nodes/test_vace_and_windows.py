@@ -140,8 +140,8 @@ def test_an_area_in_time_counts_frames_from_the_start_of_the_video(
 
 def test_an_area_in_time_within_a_window(bench: WanBench) -> None:
     """The host cuts the window out first, with the frame from before it in front, and then the area."""
-    module = bench.comfy.pack_module("nodes.model_call")
-    cond = bench.comfy.pack_module("nodes.identity").LynxCond(())
+    module = bench.comfy.pack_module("nodes.host.model_call")
+    cond = bench.comfy.pack_module("nodes.host.conditioning").LynxCond(())
     cut = cond.process_cond(batch_size=1, area=[2, 4, 4, 1, 0, 0])
     assert module.list_frames(cond, 5, [7, 8, 9, 0, 1]) == [7, 8, 9, 0, 1]
     assert module.list_frames(cut, 2, [7, 8, 9, 0, 1]) == [8, 9]

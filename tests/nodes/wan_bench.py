@@ -94,13 +94,13 @@ class WanBench:
 
     def make_id(self, seed: int = 0, recogniser: str = RECOGNISER) -> Any:
         embedding = seeded(512, seed=1000 + seed)
-        face_id = self.comfy.pack_module("nodes.identity").FaceID
+        face_id = self.comfy.pack_module("nodes.host.identity").FaceID
         return face_id(embedding / embedding.norm(), recogniser)
 
     def make_reference(self, model: Any, adapter: Any, seed: int = 0) -> Any:
         """Bake a reference from random 64 px latents of a face and of the null image."""
         face, null = (seeded(1, LATENT_CHANNELS, 1, 8, 8, seed=s) for s in (2000 + seed, 3000))
-        bake = self.comfy.pack_module("nodes.reference_pass").make_reference
+        bake = self.comfy.pack_module("nodes.host.reference_pass").make_reference
         return bake(model, adapter, self.make_text(50), face, null)
 
     # --- what a user does -----------------------------------------------------------------
@@ -181,7 +181,7 @@ class WanBench:
     def record_features(self, model: Any) -> dict[int, Tensor]:
         """Run the reference pass and give what each block's self-attention saw."""
         features: dict[int, Tensor] = {}
-        record = self.comfy.pack_module("nodes.reference_pass").record_features
+        record = self.comfy.pack_module("nodes.host.reference_pass").record_features
         with torch.inference_mode():
             latent = seeded(1, LATENT_CHANNELS, 1, 8, 8, seed=2000)
             record(model, self.make_text(50), latent, features.__setitem__)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from comfy_host import ComfyHost, copy_into
+from comfy_host import ComfyHost, copy_into, standin_packs
 from PIL import Image
 from standin_installation import write_photo
 from standin_models import write_standin_models
@@ -38,7 +38,7 @@ def wiring_host(
     with Image.open(write_photo(base_dir / "input" / PHOTO)) as photo:
         photo.point(lambda value: value // 2).save(base_dir / "input" / DARK_PHOTO)
     Image.new("RGB", (300, 400), (90, 120, 160)).save(base_dir / "input" / BLANK)
-    with ComfyHost(comfyui_dirs[VERSION], base_dir) as host:
+    with ComfyHost(comfyui_dirs[VERSION], base_dir, standin_packs()) as host:
         yield host
 
 

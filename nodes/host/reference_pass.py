@@ -1,7 +1,7 @@
-"""The reference pass: the frozen base looks at the face once, at timestep 0.
+"""The reference pass: runs the base model on the face crop at timestep 0 and caches each block's keys and values.
 
 It runs through the host's own guider and conditioning code, on a clean clone of the model:
-loading, dtypes, LoRAs and clean-up are the host's. What each block's self-attention sees
+loading, dtypes, LoRAs and clean-up are the host's. The input of each block's self-attention
 becomes keys and values at once, while the pass runs; the features are never collected.
 """
 
@@ -18,10 +18,10 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..lynx_core.formats.adapter import Adapter
-from ..lynx_core.models.kv_cache import KVCache, ReferenceKVBuilder
-from ..lynx_core.spec import REFERENCE_PROMPT, null_image
-from .attachment import make_recorder
+from ...lynx_core.formats.adapter import Adapter
+from ...lynx_core.models.kv_cache import KVCache, ReferenceKVBuilder
+from ...lynx_core.spec import REFERENCE_PROMPT, null_image
+from .attention_hooks import make_recorder
 from .base_model import check_adapter_fits, describe_base
 from .identity import IdentityKV, IdentityKVCache, Reference, register_kv
 
@@ -71,26 +71,26 @@ def record_features(
 
 
 def compute_reference_kv(model: Any, adapter: Adapter, conditioning: list[Any], latent: Tensor) -> KVCache:
-    """Run the reference pass and bake each block's features on the way."""
+    """Run the reference pass and compute each block's keys and values during it."""
     builder = ReferenceKVBuilder(adapter, model.model.get_dtype_inference())
     progress = comfy.utils.ProgressBar(len(model.model.diffusion_model.blocks))
 
-    def bake(block: int, features: Tensor) -> None:
+    def add_block(block: int, features: Tensor) -> None:
         builder.add_block(block, features)
         progress.update(1)
 
-    record_features(model, conditioning, latent, bake)
+    record_features(model, conditioning, latent, add_block)
     return builder.finish()
 
 
-_null_reference_kv_cache = IdentityKVCache(most=2)
+_null_reference_kv_cache = IdentityKVCache(max_entries=2)
 """Shared by every identity on the same adapter and base; Wan 2.2 has two experts."""
 
 
 def get_null_kv(
     model: Any, adapter: Adapter, conditioning: list[Any], latent: Tensor, checksum: str
 ) -> IdentityKV:
-    """Bake the null reference, or find it baked."""
+    """Compute the keys and values of the null reference, or take them from the cache."""
     inputs = hashlib.sha256()
     for tensor in (conditioning[0][0], latent):
         inputs.update(tensor.detach().cpu().float().numpy().tobytes())
@@ -104,7 +104,7 @@ def get_null_kv(
 def make_reference(
     model: Any, adapter: Adapter, conditioning: list[Any], face: Tensor, null: Tensor
 ) -> Reference:
-    """Bake a face and the null face through one base model.
+    """Encode a face and the null face with one base model.
 
     Args:
         conditioning: host CONDITIONING of the reference prompt.
@@ -115,17 +115,15 @@ def make_reference(
     """
     base = describe_base(model)
     check_adapter_fits(adapter, base)
-    null_part = get_null_kv(model, adapter, conditioning, null, base.checksum)
     return Reference(
         face=register_kv(compute_reference_kv(model, adapter, conditioning, face)),
-        null=null_part,
+        null=get_null_kv(model, adapter, conditioning, null, base.checksum),
         base=base,
-        adapter_name=adapter.name,
     )
 
 
 def encode_reference(model: Any, adapter: Adapter, clip: Any, vae: Any, crop: Tensor) -> Reference:
-    """Bake a reference crop through MODEL, CLIP and VAE.
+    """Encode a reference crop with MODEL, CLIP and VAE.
 
     Args:
         crop: [256, 256, 3] in 0..1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ import torch
 from comfy.model_base import ModelType
 from torch import Tensor, nn
 
-from ..lynx_core.formats.adapter import Adapter
-from .identity import BaseModel
+from ...lynx_core.formats.adapter import Adapter
 
 WAN_MODULES = "comfy.ldm.wan."
 """Where the host keeps its Wan models."""
@@ -46,6 +46,16 @@ SAMPLED_WEIGHTS = (
 
 RUNS, RUN_LENGTH = 4, 16
 """A weight is sampled at this many places, this many numbers each: a page of the file a place."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A Wan model, told by its content: what precomputed keys and values depend on."""
+
+    name: str
+    dim: int
+    num_blocks: int
+    checksum: str
 
 
 def describe_base(model: Any) -> BaseModel:

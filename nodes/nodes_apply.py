@@ -8,10 +8,9 @@ from comfy_api.latest import io
 
 from ..lynx_core.formats.adapter import Adapter
 from . import sockets
-from .application import apply_identity
-from .errors import raise_plainly
-from .identity import FaceID, Reference
-from .notes import show_note
+from .host.application import apply_identity
+from .host.identity import FaceID, Reference
+from .host.messages import raise_plainly, show_note
 from .presets import ALL_BLOCKS, CUSTOM, PRESETS, PartSettings, read_settings
 
 

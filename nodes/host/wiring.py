@@ -1,4 +1,4 @@
-"""Where the identity does not reach the video: wirings and nodes that leave it out, said in the log."""
+"""Where the identity does not reach the video: wirings and nodes that leave it out, said at the node and in the log."""
 
 from __future__ import annotations
 
@@ -7,38 +7,53 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
-from .identity import COND_KEY, Kind, LynxCond, carries_identity
+from torch import Tensor
+
+from .conditioning import Kind, carries_identity, carries_person, find_cond, list_people
+from .messages import warn_at_running_node
 from .model_call import RowCursor
-from .notes import warn_at_running_node
 
 KIND_NAMES: dict[Kind, str] = {"id": "ID", "ref": "reference"}
 
 
-def find_missing_identities(conds: Mapping[str, Any]) -> list[str]:
+SAME_APPLY = "Connect the outputs of one Lynx Apply to the inputs of the same names."
+
+WITHOUT_IDENTITY = {
+    "positive": "the prompt does not show the person",
+    "negative": "it should carry the null identity, which guidance subtracts",
+    "middle": "identity_cfg does not strengthen the person",
+}
+"""What it means that a conditioning carries no identity, by its name."""
+
+NULL_ALONE = {
+    "positive": "the person is missing from the video",
+    "middle": "identity_cfg does not strengthen the person",
+}
+"""What it means that a conditioning carries the null identity alone."""
+
+
+def find_wiring_faults(conds: Mapping[str, Any]) -> list[str]:
     """Say what is wrong with the conditionings of a sampling whose MODEL carries Lynx.
 
     Args:
-        conds: a guider's conditionings by name, or host CONDITIONINGs.
+        conds: host CONDITIONINGs by name, or what a guider made of them; empty ones are passed over.
 
     Returns:
         A sentence or two for each fault; none where all is well.
     """
     conds = {name: cond for name, cond in conds.items() if cond}
-    without = [name for name, cond in conds.items() if not carries_identity(cond)]
-    if not conds:
-        return []
-    if len(without) == len(conds):
-        return [
+    if not any(map(carries_identity, conds.values())):
+        nobody = (
             "MODEL carries Lynx, but no conditioning that is sampled carries an identity: the video is the base model's. "
-            "Connect positive and negative of the same Lynx Apply to the sampler. (ConditioningConcat and "
-            "ConditioningAverage keep the identity of their first input alone: put Lynx Apply after them.)"
-        ]
-    faults = []
-    if without:
-        faults.append(
-            f"{' and '.join(without)} of the sampler carries no identity, the other conditionings do. Connect all of "
-            "them from the same Lynx Apply; the negative one gets the null identity there."
+            f"{SAME_APPLY} (ConditioningConcat and ConditioningAverage keep the identity of their first input alone: put "
+            "Lynx Apply after them.)"
         )
+        return [nobody] if conds else []
+    faults = [fault for name, cond in conds.items() if (fault := find_fault(name, cond))]
+    people, others = (list_people(conds.get(name)).keys() for name in ("positive", "middle"))
+    if people and others and people != others:
+        faults.append("positive and middle carry different identities.")
+    faults = [" ".join([*faults, SAME_APPLY])] if faults else []
     changed = [name for name, cond in conds.items() if any(has_other_text(entry) for entry in cond)]
     if changed:
         faults.append(
@@ -47,6 +62,20 @@ def find_missing_identities(conds: Mapping[str, Any]) -> list[str]:
             "person is not in the video. Put Lynx Apply after them; for two persons take ConditioningCombine."
         )
     return faults
+
+
+def find_fault(name: str, cond: Any) -> str:
+    """Say what is wrong with one conditioning, known to the guider by `name`; nothing where all is well."""
+    if not carries_identity(cond):
+        return f"{name} carries no identity: {WITHOUT_IDENTITY.get(name, 'the other conditionings do')}."
+    if name in NULL_ALONE and not carries_person(cond):
+        return f"{name} carries the null identity alone: {NULL_ALONE[name]}."
+    if name == "negative" and carries_person(cond):
+        hint = ""
+        if any(is_zero(get_text(entry)) for entry in cond):
+            hint = " ConditioningZeroOut keeps the identity of its input: give it Lynx Apply's negative, or put it before Lynx Apply."
+        return f"negative carries the person, and guidance subtracts what negative shows: the likeness suffers.{hint}"
+    return ""
 
 
 def choose_computed(guider: Any) -> dict[str, Any]:
@@ -60,14 +89,26 @@ def choose_computed(guider: Any) -> dict[str, Any]:
     return conds
 
 
+def get_text(entry: Any) -> Tensor | None:
+    """Give the text embedding of one entry of a CONDITIONING, or of a guider's `conds`."""
+    return entry.get("cross_attn") if isinstance(entry, dict) else entry[0]
+
+
+def is_zero(text: Tensor | None) -> bool:
+    """Tell whether a text is what ConditioningZeroOut makes of one."""
+    return text is not None and not text.any()
+
+
 def has_other_text(entry: Any) -> bool:
     """Tell whether an entry of a conditioning has another text than the one that Lynx Apply gave an identity.
 
     Another tensor, not other numbers: ConditioningAverage of two people in one prompt gives the same numbers again.
+    ConditioningZeroOut has one input, whose identity it keeps: nothing is lost there.
     """
-    text, options = (entry.get("cross_attn"), entry) if isinstance(entry, dict) else entry
-    cond = options.get("model_conds", {}).get(COND_KEY)
-    return isinstance(cond, LynxCond) and cond.text is not None and text is not None and text is not cond.text
+    cond, text = find_cond(entry), get_text(entry)
+    if cond is None or cond.text is None or text is None or text is cond.text:
+        return False
+    return not is_zero(text)
 
 
 class SamplingLog:
@@ -83,7 +124,7 @@ class SamplingLog:
         self.said.clear()
         self.idle.clear()
         self.has_opened.clear()
-        for fault in find_missing_identities(choose_computed(guider)):
+        for fault in find_wiring_faults(choose_computed(guider)):
             self.say(fault)
 
     def count(self, kind: Kind, block: int, cursor: RowCursor) -> None:

@@ -1,12 +1,17 @@
-"""Short texts that a node shows on its face while it runs."""
+"""What the artist reads: notes on a node, warnings, and errors without paths of this machine."""
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
+
+from ...lynx_core.spec import LynxError
+from .model_files import PACK_DIR, shorten_paths
 
 WARNING_EVENT = "lynx.warning"
 """web/lynx_warnings.js shows it in a corner of the editor."""
@@ -35,11 +40,13 @@ def show_note(node: type[io.ComfyNode], *lines: str, warnings: Sequence[str] = (
 
 
 def warn_at_running_node(text: str) -> None:
-    """Log a warning and show it on whatever node is running, above what that shows already: a core sampler, too."""
-    logging.warning("Lynx: %s", text)
+    """Log a warning and show it on whatever node is running, a core sampler too, above what that shows already."""
     context = get_executing_context()
+    before = _shown.get((context.prompt_id, context.node_id), ()) if context is not None else ()
+    if text in before:
+        return
+    logging.warning("Lynx: %s", text)
     if context is not None:
-        before = _shown.get((context.prompt_id, context.node_id), ())
         _send_lines((text, *before), context.node_id)
         _send_warnings("Lynx", [text], context.node_id)
 
@@ -65,3 +72,20 @@ def _send_warnings(name: str, warnings: Sequence[str], node_id: str) -> None:
     # The id of such a node is "<subgraph's node>:<node>".
     if server is not None and warnings and ":" in node_id:
         server.send_sync(WARNING_EVENT, {"node": name, "text": "\n".join(warnings)}, server.client_id)
+
+
+def raise_plainly(execute: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn the library's own errors into ValueErrors that name files as the loaders' lists do.
+
+    The host shows an error's class with its module, which for a node pack is a path on this machine.
+    """
+
+    @functools.wraps(execute)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return execute(*args, **kwargs)
+        except LynxError as error:
+            where = f" (Run this in {PACK_DIR}, with ComfyUI's Python.)" if "lynx_core.cli" in str(error) else ""
+            raise ValueError(f"{shorten_paths(str(error))}{where}") from error
+
+    return run

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from .identity import CondInjections, Injection, LynxCond
+from .conditioning import CondInjections, Injection, LynxCond
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
 
 from . import sockets
-from .notes import show_note
-from .triple_guidance import TripleGuider, choose_guidance
+from .host.messages import show_note
+from .host.triple_guidance import TripleGuider, choose_guidance
 
 
 def define_guidance_inputs() -> list[io.Input]:

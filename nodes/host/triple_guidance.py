@@ -20,10 +20,10 @@ import node_helpers
 import torch
 from torch import Tensor
 
-from .attachment import is_attached
-from .identity import COND_KEY, IdentityKV, Injection, add_injections, carries_identity, find_injections
+from .attention_hooks import is_attached
+from .conditioning import Conditioning, carries_identity, make_middle
+from .wiring import find_wiring_faults
 
-Conditioning = list[Any]
 CondBatchFunction = Callable[[dict[str, Any]], list[Tensor]]
 
 CALC_COND_BATCH = "sampler_calc_cond_batch_function"
@@ -33,8 +33,6 @@ SAME_PROMPT = (
     "positive and negative are one prompt, so cfg does nothing. A bypassed subgraph hands its first conditioning on "
     "as all of them: bypass Lynx Apply inside of it instead."
 )
-
-SAME_APPLY = "Connect positive, negative and middle of one Lynx Apply to the inputs of the same names."
 
 
 @dataclass(frozen=True)
@@ -67,91 +65,25 @@ def choose_guidance(
     if middle is None and carries_identity(positive):
         middle = make_middle(positive, negative)
         lines.append("middle is not connected: made of negative's text and positive's identity.")
-    carriers = [cond for cond in (positive, negative, middle) if carries_identity(cond)]
-    if middle is None or not carriers:
-        lines = [f"Ordinary cfg {cfg:g}: no identity in the conditionings, identity_cfg is not used."]
-        if positive is negative:
-            lines.insert(0, SAME_PROMPT)
-        if carriers:
-            lines.insert(0, f"Only negative carries an identity. {SAME_APPLY}")
-        elif is_attached(model):
-            lines.insert(0, f"Nobody is in the conditionings, though MODEL is Lynx Apply's. {SAME_APPLY}")
-        return Guidance(None, tuple(lines))
+    conds = {"positive": positive, "negative": negative, "middle": middle}
+    is_triple = middle is not None and any(map(carries_identity, conds.values()))
+    # Without a person anywhere this may be plain Wan, which is no fault.
+    faults = (
+        find_wiring_faults(conds) if is_triple or is_attached(model) or carries_identity(negative) else []
+    )
+    if not is_triple:
+        same = [SAME_PROMPT] if positive is negative else []
+        ordinary = f"Ordinary cfg {cfg:g}: no identity in the conditionings, identity_cfg is not used."
+        return Guidance(None, (*faults, *same, ordinary))
     count = count_predictions(cfg, identity_cfg)
     lines.append(f"Triple guidance, cfg {cfg:g}, identity_cfg {identity_cfg:g}: {count} a step.")
     # Two lines of a note are seen without scrolling: what is wrong comes first.
-    return Guidance(middle, (*find_guidance_faults(positive, negative, middle), *lines))
+    return Guidance(middle, (*faults, *lines))
 
 
 def count_predictions(cfg: float, identity_cfg: float) -> str:
     count = 1 + (not math.isclose(identity_cfg, 1.0)) + (not math.isclose(cfg, identity_cfg))
     return f"{count} prediction{'s' if count > 1 else ''}"
-
-
-def make_middle(positive: Conditioning, negative: Conditioning) -> Conditioning:
-    """Give each entry of the negative the identity of the positive, as Lynx Apply does for `middle`.
-
-    Raises:
-        ValueError: when the entries of the positive carry different identities.
-    """
-    identities = {identify(entry): entry[1] for entry in positive if find_injections(entry)}
-    if len(identities) > 1:
-        raise ValueError(
-            f"positive joins {len(identities)} identities, so the middle conditioning cannot be made from it. Join "
-            "the middle outputs of the same Lynx Apply nodes in the same way, and connect them to middle."
-        )
-    ((_, source),) = identities.items()
-    injections = source["model_conds"][COND_KEY].injections
-    bare = [[text, remove_identity(options)] for text, options in negative]
-    return add_injections(bare, injections, list_kv(source, injections))
-
-
-def list_kv(options: dict[str, Any], injections: tuple[Injection, ...]) -> list[IdentityKV]:
-    """List the keys and values of `injections` with what the host knows them by."""
-    ours = {id(injection.kv_cache) for injection in injections}
-    models = options.get("additional_models", [])
-    return [IdentityKV(model.model, model) for model in models if id(model.model) in ours]
-
-
-def remove_identity(options: dict[str, Any]) -> dict[str, Any]:
-    """Copy the options of an entry of a CONDITIONING without the identity in them."""
-    model_conds = dict(options.get("model_conds", {}))
-    cond = model_conds.pop(COND_KEY, None)
-    patchers = {id(part.patcher) for part in list_kv(options, cond.injections if cond else ())}
-    models = [model for model in options.get("additional_models", []) if id(model) not in patchers]
-    return {**options, "model_conds": model_conds, "additional_models": models}
-
-
-def count_people(conditioning: Conditioning) -> int:
-    """Count the different identities that the entries of a CONDITIONING carry."""
-    return len(list_people(conditioning))
-
-
-def list_people(conditioning: Conditioning) -> set[tuple[int, ...]]:
-    """List the different identities that the entries of a CONDITIONING carry."""
-    return {identify(entry) for entry in conditioning if find_injections(entry)}
-
-
-def identify(entry: Any) -> tuple[int, ...]:
-    """Tell one identity from another: the same keys and values are the same object."""
-    return tuple(sorted({id(injection.kv_cache) for injection in find_injections(entry)}))
-
-
-def find_guidance_faults(positive: Conditioning, negative: Conditioning, middle: Conditioning) -> list[str]:
-    """Say which conditionings do not carry what triple guidance needs of them."""
-    faults = []
-    if not carries_identity(positive):
-        faults.append("positive carries no identity: the prompt will not show the person.")
-    if not carries_identity(middle):
-        faults.append("middle carries no identity: identity_cfg will not strengthen the person.")
-    if not carries_identity(negative):
-        faults.append("negative carries no null identity, which the release subtracts.")
-    people, others, nobody = (list_people(cond) for cond in (positive, middle, negative))
-    if people and others and people != others:
-        faults.append("positive and middle carry different identities.")
-    if others and others == nobody:
-        faults.append("negative and middle carry the same identity: identity_cfg has no effect.")
-    return [*faults, SAME_APPLY] if faults else []
 
 
 class TripleGuider(comfy.samplers.CFGGuider):

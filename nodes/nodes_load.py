@@ -1,4 +1,4 @@
-"""Nodes that open files: the adapter, and the models that look at faces."""
+"""Nodes that open files: the adapter, the models that look at faces, and Mini Lynx."""
 
 from __future__ import annotations
 
@@ -10,34 +10,25 @@ from comfy_api.latest import io
 from ..lynx_core.faces.analyzer import FaceAnalyzer
 from ..lynx_core.faces.detection import ONNX_PROVIDERS, PACK_FILES
 from ..lynx_core.formats.adapter import open_adapter
-from . import published_files, sockets
-from .errors import raise_plainly
-from .model_files import (
-    ENCODER,
-    NONE,
-    PACK_ENCODER,
-    find_insightface_root,
-    list_adapter_files,
-    list_adapters,
-    list_detector_packs,
-    list_encoders,
-    list_pack_files,
-    list_weight_files,
-    locate_adapter,
-    locate_encoder,
-    locate_insightface_root,
-    shorten_paths,
-    stamp_files,
-)
-from .notes import show_note
+from . import sockets
+from .host import mini_lynx, model_files
+from .host.messages import raise_plainly, show_note
+from .host.model_files import ENCODER, NONE, PACK_ENCODER
 
 
 class LynxLoadAdapter(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        published = published_files.list_adapter_parts()
-        parts = [NONE, *published_files.list_choices(list_adapter_files(), published, locate_adapter)]
-        adapters = published_files.list_choices(list_adapters(), published_files.ADAPTERS, locate_adapter)
+        published = model_files.list_adapter_parts()
+        parts = [
+            NONE,
+            *model_files.list_choices(
+                model_files.list_adapter_files(), published, model_files.locate_adapter
+            ),
+        ]
+        adapters = model_files.list_choices(
+            model_files.list_adapters(), model_files.ADAPTERS, model_files.locate_adapter
+        )
         return io.Schema(
             node_id="LynxLoadAdapter",
             display_name="Lynx Load Adapter",
@@ -58,7 +49,7 @@ class LynxLoadAdapter(io.ComfyNode):
                 io.Combo.Input(
                     "adapter",
                     options=[*adapters, NONE],
-                    default=published_files.choose_default(adapters, "lynx_full"),
+                    default=model_files.choose_default(adapters, "lynx_full"),
                     tooltip="Folder or file under models/lynx. Choose 'none' to name all parts below.",
                 ),
                 io.Combo.Input(
@@ -108,9 +99,11 @@ class LynxLoadAdapter(io.ComfyNode):
         """Open the files again once one of them is replaced."""
         choices = (adapter, resampler, id_layers, ref_layers)
         # What is linked is not known yet: any adapter may be meant.
-        names = [*list_names(*choices), *(list_adapters() if None in choices else ())]
-        places = (locate_adapter(name) for name in names)
-        return stamp_files(file for place in places if place for file in list_weight_files(place))
+        names = [*list_names(*choices), *(model_files.list_adapters() if None in choices else ())]
+        places = (model_files.locate_adapter(name) for name in names)
+        return model_files.stamp_files(
+            file for place in places if place for file in model_files.list_weight_files(place)
+        )
 
     @classmethod
     @raise_plainly
@@ -120,9 +113,9 @@ class LynxLoadAdapter(io.ComfyNode):
         if fault:
             raise ValueError(fault)
         names = list_names(*choices)
-        found = [place for place in map(locate_adapter, names) if place is not None]
+        found = [place for place in map(model_files.locate_adapter, names) if place is not None]
         opened = open_adapter(*found, name=name_adapter(names))
-        show_note(cls, *shorten_paths(opened.summary()).splitlines())
+        show_note(cls, *model_files.shorten_paths(opened.summary()).splitlines())
         return io.NodeOutput(opened)
 
 
@@ -131,13 +124,13 @@ def explain_choice(choices: Sequence[str | None]) -> str:
     names = list_names(*choices)
     if not names and None not in choices:
         return "Lynx Load Adapter: nothing is chosen. Choose an adapter, or the files of its parts."
-    absent = [name for name in names if locate_adapter(name) is None]
-    return published_files.explain_missing(published_files.find_missing_adapters(absent))
+    absent = [name for name in names if model_files.locate_adapter(name) is None]
+    return model_files.explain_missing(model_files.find_missing_adapters(absent))
 
 
 def list_names(*choices: str | None) -> list[str]:
     """List the adapters and files that are chosen, as they are called on disk."""
-    names = (published_files.strip_mark(choice) for choice in choices if choice is not None)
+    names = (model_files.strip_mark(choice) for choice in choices if choice is not None)
     return [name for name in names if name != NONE]
 
 
@@ -153,10 +146,12 @@ def name_adapter(names: list[str]) -> str:
 class LynxLoadFaceAnalyzer(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        packs = published_files.list_choices(
-            list_detector_packs(), published_files.DETECTOR_PACKS, locate_insightface_root
+        packs = model_files.list_choices(
+            model_files.list_detector_packs(), model_files.DETECTOR_PACKS, model_files.locate_insightface_root
         )
-        encoders = published_files.list_choices(list_encoders(), [ENCODER], locate_encoder)
+        encoders = model_files.list_choices(
+            model_files.list_encoders(), [ENCODER], model_files.locate_encoder
+        )
         return io.Schema(
             node_id="LynxLoadFaceAnalyzer",
             display_name="Lynx Load Face Analyzer",
@@ -168,13 +163,13 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
                 io.Combo.Input(
                     "detector_pack",
                     options=packs,
-                    default=published_files.choose_default(packs, "buffalo_l"),
+                    default=model_files.choose_default(packs, "buffalo_l"),
                     tooltip="insightface pack under models/insightface/models; only its detector is used.",
                 ),
                 io.Combo.Input(
                     "encoder",
                     options=[*encoders, PACK_ENCODER],
-                    default=published_files.choose_default(encoders, ENCODER),
+                    default=model_files.choose_default(encoders, ENCODER),
                     tooltip="Network that embeds the face, under models/lynx/faces. It must be the one the adapter was "
                     "trained on: facexlib's ArcFace for Lynx. InstantID's resampler takes antelopev2's own.",
                 ),
@@ -200,14 +195,16 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
         """Open the models again once a file of them is replaced."""
         # What is linked is not known yet: any pack or encoder may be meant.
         packs = (
-            list_detector_packs() if detector_pack is None else [published_files.strip_mark(detector_pack)]
+            model_files.list_detector_packs()
+            if detector_pack is None
+            else [model_files.strip_mark(detector_pack)]
         )
-        encoders = list_encoders() if encoder is None else [published_files.strip_mark(encoder)]
+        encoders = model_files.list_encoders() if encoder is None else [model_files.strip_mark(encoder)]
         files: list[Path] = []
         for pack in packs:
-            files += list_pack_files(find_insightface_root(pack), pack)
-        places = (locate_encoder(name) for name in encoders if name != PACK_ENCODER)
-        return stamp_files([*files, *(place for place in places if place)])
+            files += model_files.list_pack_files(model_files.find_insightface_root(pack), pack)
+        places = (model_files.locate_encoder(name) for name in encoders if name != PACK_ENCODER)
+        return model_files.stamp_files([*files, *(place for place in places if place)])
 
     @classmethod
     @raise_plainly
@@ -215,14 +212,14 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
         fault = explain_face_models(detector_pack, encoder)
         if fault:
             raise ValueError(fault)
-        pack = published_files.strip_mark(detector_pack)
-        name = published_files.strip_mark(encoder)
+        pack = model_files.strip_mark(detector_pack)
+        name = model_files.strip_mark(encoder)
         return io.NodeOutput(
             FaceAnalyzer(
-                root=find_insightface_root(pack),
+                root=model_files.find_insightface_root(pack),
                 pack=pack,
                 provider=provider,
-                encoder_path=None if name == PACK_ENCODER else locate_encoder(name),
+                encoder_path=None if name == PACK_ENCODER else model_files.locate_encoder(name),
             )
         )
 
@@ -230,20 +227,53 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
 def explain_face_models(detector_pack: str | None, encoder: str | None) -> str:
     """Say why the choices cannot be used; nothing when they can. What is linked is None, and passed over."""
     missing = []
-    pack = None if detector_pack is None else published_files.strip_mark(detector_pack)
-    root = None if pack is None else locate_insightface_root(pack)
+    pack = None if detector_pack is None else model_files.strip_mark(detector_pack)
+    root = None if pack is None else model_files.locate_insightface_root(pack)
     if pack is not None and root is None:
-        missing.append(published_files.find_missing_pack(pack))
+        missing.append(model_files.find_missing_pack(pack))
     if encoder is not None and encoder != PACK_ENCODER:
-        name = published_files.strip_mark(encoder)
-        if locate_encoder(name) is None:
-            missing.append(published_files.find_missing_encoder(name))
+        name = model_files.strip_mark(encoder)
+        if model_files.locate_encoder(name) is None:
+            missing.append(model_files.find_missing_encoder(name))
     elif encoder == PACK_ENCODER and pack is not None and root is not None:
         if pack not in PACK_FILES:
             return (
                 f"The encoder {PACK_ENCODER!r} works with these detector packs: {', '.join(PACK_FILES)}. What {pack!r} "
                 "has is not known. Choose one of these as detector_pack, or a file as encoder."
             )
-        if PACK_FILES[pack][1] not in {file.name for file in list_pack_files(root, pack)}:
-            missing.append(published_files.find_missing_pack(pack))
-    return published_files.explain_missing(missing)
+        if PACK_FILES[pack][1] not in {file.name for file in model_files.list_pack_files(root, pack)}:
+            missing.append(model_files.find_missing_pack(pack))
+    return model_files.explain_missing(missing)
+
+
+class LynxLoadMini(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LynxLoadMini",
+            display_name="Lynx Load Mini",
+            category=sockets.CATEGORY,
+            description="Loads Mini Lynx, which comes with this pack: a small model of drawn people, 64 x 64 px, that "
+            "runs on any CPU. Everything that a Lynx graph begins with, and nothing to download.",
+            search_aliases=["mini lynx", "lynx example", "lynx demo", "lynx test"],
+            inputs=[],
+            outputs=[
+                io.Model.Output(),
+                io.Clip.Output(),
+                io.Vae.Output(),
+                sockets.Adapter.Output(display_name="adapter"),
+                sockets.FaceAnalyzer.Output(display_name="face_analyzer"),
+                io.Image.Output(display_name="example", tooltip="A portrait of a drawn person."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls) -> str:
+        """Open the files again once one of them is replaced."""
+        return mini_lynx.stamp_mini()
+
+    @classmethod
+    @raise_plainly
+    def execute(cls) -> io.NodeOutput:
+        mini = mini_lynx.load_mini()
+        return io.NodeOutput(mini.model, mini.clip, mini.vae, mini.adapter, mini.face_analyzer, mini.portrait)

@@ -11,29 +11,27 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..lynx_core.formats.adapter import Adapter
-from ..lynx_core.models.kv_cache import KVCache, compute_id_kv
-from .attachment import attach
-from .base_model import check_adapter_fits, describe_base
-from .identity import (
-    BaseModel,
-    FaceID,
-    IdentityKV,
-    IdentityKVCache,
+from ...lynx_core.formats.adapter import Adapter
+from ...lynx_core.models.kv_cache import KVCache, compute_id_kv
+from ..presets import PART_NAMES, IdentitySettings, PartSettings
+from .attention_hooks import attach
+from .base_model import BaseModel, check_adapter_fits, describe_base
+from .conditioning import (
+    Conditioning,
     Injection,
     Kind,
-    Reference,
     add_injections,
+    list_people,
+    make_middle,
 )
-from .model_files import find_recogniser_choice
-from .presets import PART_NAMES, IdentitySettings, PartSettings
-from .triple_guidance import count_people, make_middle
+from .identity import FaceID, IdentityKV, IdentityKVCache, Reference
+from .model_files import explain_recogniser
 
 PRECOMPUTE_BYTES = 1 << 30
 """A resampler and one layer in float32, with room to work."""
 
-_id_kv_cache = IdentityKVCache(most=4)
-"""Changing a strength, or the second expert of Wan 2.2, bakes nothing again."""
+_id_kv_cache = IdentityKVCache(max_entries=4)
+"""A changed strength and the second expert of Wan 2.2 find the keys and values here."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +39,15 @@ class AppliedIdentity:
     """What LynxApply gives out."""
 
     model: Any
-    positive: list[Any]
-    negative: list[Any]
-    middle: list[Any]
+    positive: Conditioning
+    negative: Conditioning
+    middle: Conditioning
 
 
 def get_id_kv(adapter: Adapter, embedding: Tensor, dtype: torch.dtype) -> IdentityKV:
-    """Bake an embedding, or find it baked."""
+    """Compute the keys and values of an embedding, or take them from the cache."""
 
-    def bake() -> KVCache:
+    def compute() -> KVCache:
         progress = comfy.utils.ProgressBar(len(adapter.id.blocks) if adapter.id else 0)
 
         def on_block(_: int) -> None:
@@ -61,13 +59,13 @@ def get_id_kv(adapter: Adapter, embedding: Tensor, dtype: torch.dtype) -> Identi
         return compute_id_kv(adapter, embedding, device, dtype, on_block)
 
     digest = hashlib.sha256(embedding.float().numpy().tobytes()).hexdigest()
-    return _id_kv_cache.get_or_compute((adapter.fingerprint, digest, str(dtype)), bake)
+    return _id_kv_cache.get_or_compute((adapter.fingerprint, digest, str(dtype)), compute)
 
 
 def apply_identity(
     model: Any,
-    positive: list[Any],
-    negative: list[Any],
+    positive: Conditioning,
+    negative: Conditioning,
     adapter: Adapter,
     face_id: FaceID | None,
     reference: Reference | None,
@@ -89,55 +87,52 @@ def apply_identity(
             "Lynx has no identity to apply: connect LYNX_ID (from Lynx Encode ID), LYNX_REFERENCE (from Lynx Encode "
             "Reference), or both. To run without Lynx, bypass this node or set both strengths to 0."
         )
-    face: list[tuple[Injection, IdentityKV]] = []
-    null: list[tuple[Injection, IdentityKV]] = []
+    face: list[Injection] = []
+    null: list[Injection] = []
     if face_id is not None and settings.id.strength:
         check_recogniser(adapter, face_id)
         dtype = model.model.get_dtype_inference()
-        for injections, embedding in ((face, face_id.embedding), (null, torch.zeros_like(face_id.embedding))):
-            part = get_id_kv(adapter, embedding, dtype)
-            injections.append((make_injection("id", part, settings.id), part))
+        face_kv, null_kv = (
+            get_id_kv(adapter, embedding, dtype)
+            for embedding in (face_id.embedding, torch.zeros_like(face_id.embedding))
+        )
+        face.append(make_injection("id", face_kv, settings.id))
+        null.append(replace(face[-1], kv=null_kv, is_null=True))
     if reference is not None and settings.ref.strength:
         check_reference(reference, base)
-        for injections, part in ((face, reference.face), (null, reference.null)):
-            injection = make_injection("ref", part, settings.ref)
-            injections.append(
-                (replace(injection, base=reference.base, skip_frames=vace_reference_frames), part)
-            )
+        injection = make_injection("ref", reference.face, settings.ref)
+        face.append(replace(injection, base=reference.base, skip_frames=vace_reference_frames))
+        null.append(replace(face[-1], kv=reference.null, is_null=True))
     if not face:
         return AppliedIdentity(model, positive, negative, negative)
-    positive = add_kv(positive, face)
+    positive = add_injections(positive, face)
     return AppliedIdentity(
         model=attach(model, base),
         positive=positive,
-        negative=add_kv(negative, null),
+        negative=add_injections(negative, null),
         # With the people of the Lynx Apply nodes before this one, whose null identities the negative carries. Where
         # the positive joins several people, only this node's own can be told.
-        middle=make_middle(positive, negative) if count_people(positive) == 1 else add_kv(negative, face),
+        middle=make_middle(positive, negative)
+        if len(list_people(positive)) == 1
+        else add_injections(negative, face),
     )
 
 
-def make_injection(kind: Kind, part: IdentityKV, settings: PartSettings) -> Injection:
+def make_injection(kind: Kind, kv: IdentityKV, settings: PartSettings) -> Injection:
     return Injection(
         kind=kind,
-        kv_cache=part.kv_cache,
+        kv=kv,
         strength=settings.strength,
         start_percent=settings.start_percent,
         end_percent=settings.end_percent,
-        blocks=settings.choose_blocks(part.kv_cache.list_blocks(), PART_NAMES[kind]),
-    )
-
-
-def add_kv(conditioning: list[Any], injections: list[tuple[Injection, IdentityKV]]) -> list[Any]:
-    return add_injections(
-        conditioning, tuple(injection for injection, _ in injections), [part for _, part in injections]
+        blocks=settings.choose_blocks(kv.kv_cache.list_blocks(), PART_NAMES[kind]),
     )
 
 
 def check_reference(reference: Reference, base: BaseModel) -> None:
     if reference.base.checksum != base.checksum:
         raise ValueError(
-            f"This LYNX_REFERENCE was baked through {reference.base.name} ({reference.base.checksum}), but the MODEL "
+            f"This LYNX_REFERENCE was encoded with {reference.base.name} ({reference.base.checksum}), but the MODEL "
             f"here is {base.name} ({base.checksum}). Give each base model (each expert of Wan 2.2, too) its own "
             "Lynx Encode Reference."
         )
@@ -152,8 +147,7 @@ def check_recogniser(adapter: Adapter, face_id: FaceID) -> None:
     if face_id.recogniser != adapter.recogniser:
         raise ValueError(
             f"Adapter {adapter.name!r} was trained on face embeddings of {adapter.recogniser!r}, but this LYNX_ID comes "
-            f"from {face_id.recogniser!r}: it would give the wrong person. In Lynx Load Face Analyzer, choose "
-            f"{find_recogniser_choice(adapter.recogniser)}."
+            f"from {face_id.recogniser!r}: it would give the wrong person. {explain_recogniser(adapter.recogniser)}"
         )
     if len(face_id.embedding) != adapter.resampler.embedding_dim:
         raise ValueError(

@@ -21,8 +21,9 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor, nn
 
-from ..lynx_core.models.attention import attend_extra
-from .identity import COND_KEY, BaseModel, CondInjections, Kind
+from ...lynx_core.models.attention import attend_extra
+from .base_model import BaseModel
+from .conditioning import COND_KEY, CondInjections, Kind
 from .model_call import ActiveInjection, ModelCall, RowCursor, Segment, add_segments, list_window, start_call
 from .wiring import SamplingLog
 
@@ -123,9 +124,10 @@ class AttentionHook:
 
     def attend(self, query: Tensor, active: ActiveInjection) -> Tensor:
         injection = active.injection
-        baked = injection.kv_cache.get_block(self.block)
-        key, value = baked.key.to(query), baked.value.to(query)
-        if injection.kv_cache.norm_key:
+        kv_cache = injection.kv.kv_cache
+        block_kv = kv_cache.get_block(self.block)
+        key, value = block_kv.key.to(query), block_kv.value.to(query)
+        if kv_cache.norm_key:
             key = self.attention.norm_k(key)
         # The strength goes into the few values, not into the many results.
         value = value * injection.strength
@@ -293,7 +295,7 @@ class Attachment:
 
 
 def check_rows_fit(rows: CondInjections, base: BaseModel) -> None:
-    """Refuse keys and values that were baked through another model.
+    """Refuse keys and values that were computed with another model.
 
     Raises:
         ValueError: with both names.
@@ -302,7 +304,7 @@ def check_rows_fit(rows: CondInjections, base: BaseModel) -> None:
         for injection in cond.injections:
             if injection.base is not None and injection.base.checksum != base.checksum:
                 raise ValueError(
-                    f"The conditioning carries a Lynx reference baked through {injection.base.name}, but it is sampled with "
+                    f"The conditioning carries a Lynx reference encoded with {injection.base.name}, but it is sampled with "
                     f"{base.name}. Use MODEL and conditionings of the same Lynx Apply together."
                 )
 

@@ -1,0 +1,1 @@
+"""The machinery behind the nodes, on ComfyUI's own model, guider and memory code."""
