@@ -11,10 +11,12 @@ from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
 from ...lynx_core.spec import LynxError
-from .model_files import PACK_DIR, shorten_paths
+from .model_files import shorten_paths
 
 WARNING_EVENT = "lynx.warning"
 """web/lynx_warnings.js shows it in a corner of the editor."""
+
+WHERE_TO_RUN = " (Run python -m lynx_core.cli.main in this pack's folder, with ComfyUI's Python.)"
 
 _shown: dict[tuple[str, str], tuple[str, ...]] = {}
 """Lines that the node that is running shows, by prompt and node."""
@@ -85,7 +87,7 @@ def raise_plainly(execute: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return execute(*args, **kwargs)
         except LynxError as error:
-            where = f" (Run this in {PACK_DIR}, with ComfyUI's Python.)" if "lynx_core.cli" in str(error) else ""
-            raise ValueError(f"{shorten_paths(str(error))}{where}") from error
+            text = shorten_paths(str(error))
+            raise ValueError(text + WHERE_TO_RUN if "lynx_core.cli.main" in text else text) from error
 
     return run
