@@ -10,12 +10,13 @@ from typing import Any
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
-from ...lynx_core.faces.errors import FaceError
-from ...lynx_core.formats.errors import AdapterError
+from ...lynx_core.spec import LynxError
 from .model_files import shorten_paths
 
 WARNING_EVENT = "lynx.warning"
 """web/lynx_warnings.js shows it in a corner of the editor."""
+
+WHERE_TO_RUN = " (Run python -m lynx_core.cli.main in this pack's folder, with ComfyUI's Python.)"
 
 _shown: dict[tuple[str, str], tuple[str, ...]] = {}
 """Lines that the node that is running shows, by prompt and node."""
@@ -85,7 +86,8 @@ def raise_plainly(execute: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return execute(*args, **kwargs)
-        except (FaceError, AdapterError) as error:
-            raise ValueError(shorten_paths(str(error))) from error
+        except LynxError as error:
+            text = shorten_paths(str(error))
+            raise ValueError(text + WHERE_TO_RUN if "lynx_core.cli.main" in text else text) from error
 
     return run

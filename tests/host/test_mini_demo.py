@@ -59,7 +59,7 @@ def test_a_missing_file_of_the_real_model_is_named(tmp_path: Path) -> None:
 
 def test_a_missing_file_of_the_miniature_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("demo_models.MINI_MODELS", tmp_path)
-    with pytest.raises(MissingFiles, match="insightface/models/lynx_mini\n.*lynx_mini_arcface"):
+    with pytest.raises(MissingFiles, match=r"insightface/models/lynx_mini\n.*lynx_mini_arcface"):
         choose_model(None, {})
 
 

@@ -290,7 +290,7 @@ def test_a_replaced_adapter_is_another_fingerprint(bench: WanBench) -> None:
 def test_no_note_scans_the_model_folders(
     bench: WanBench, analyzer: Any, photo: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = bench.comfy.pack_module("nodes.nodes_load")
+    files = bench.comfy.pack_module("nodes.host.model_files")
     asked: list[str] = []
     monkeypatch.setattr(files, "list_adapter_files", lambda: asked.append("files") or [])
     monkeypatch.setattr(files, "list_adapters", lambda: asked.append("adapters") or [])
