@@ -150,9 +150,9 @@ def _prepare(config: TrainingConfig) -> int:
         print(manifest.summary(), flush=True)
         report = _prepare_manifest(config, manifest)
         print(report, flush=True)
-        if report.left_out.share > config.data.max_quarantined:
+        if report.skipped.share > config.data.max_quarantined:
             exceeded = True
-            excess = report.left_out.describe_excess(config.data.max_quarantined)
+            excess = report.skipped.describe_excess(config.data.max_quarantined)
             print(f"comfy-lynx: a run would stop: {excess}", file=sys.stderr)
     return 1 if exceeded else 0
 

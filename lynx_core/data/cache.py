@@ -1,9 +1,9 @@
-"""Tensors that are dear to make, kept as safetensors files under the hash of all they depend on.
+"""Tensors that are expensive to make, cached as safetensors files under the hash of all they depend on.
 
 The name of an entry comes from contents and settings, never from a file's name, so two sources called
 alike do not collide and a changed source or encoder finds no stale entry. An entry is written to the
 side, synced and renamed: a kill leaves either none or a whole one. Its own hash stands in its header;
-a damaged entry is told from it when read, and made anew.
+a damaged entry is recognised when it is read, and made again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CacheCounts:
     reused: int = 0
     made: int = 0
     damaged: int = 0
-    """Entries that were found damaged; each was made anew."""
+    """Entries that were found damaged; each was made again."""
     written_bytes: int = 0
 
 
@@ -50,19 +50,19 @@ class TensorCache:
         self._counting = threading.Lock()
 
     def get_or_make(
-        self, sort: str, depends_on: Any, make: Callable[[], dict[str, Tensor]]
+        self, kind: str, depends_on: Any, make: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
         """The tensors of an entry, from disk or from `make`.
 
         Args:
-            sort: as "latents"; a folder of the cache.
+            kind: such as "latents"; a folder of the cache.
             depends_on: plain values, all that the tensors depend on.
             make: makes the tensors, on the CPU.
 
         Raises:
             DataError: when the cache cannot be written, as on a full disk.
         """
-        name = name_entry(sort, depends_on)
+        name = name_entry(kind, depends_on)
         found = self.read(name)
         if found is not None:
             self._count(reused=1)
@@ -83,7 +83,7 @@ class TensorCache:
             return None
         except OSError as error:
             raise DataError(
-                f"the cache entry {path} cannot be read ({first_line(error)}); mend or empty the cache folder"
+                f"the cache entry {path} cannot be read ({first_line(error)}); repair or empty the cache folder"
             ) from error
         try:
             tensors = safetensors.torch.load(raw)
@@ -121,10 +121,10 @@ class TensorCache:
                 setattr(self.counts, name, getattr(self.counts, name) + number)
 
 
-def name_entry(sort: str, depends_on: Any) -> str:
+def name_entry(kind: str, depends_on: Any) -> str:
     """Path of an entry inside the cache."""
-    digest = hash_values([sort, depends_on])
-    return f"{sort}/{digest[:2]}/{digest}.safetensors"
+    digest = hash_values([kind, depends_on])
+    return f"{kind}/{digest[:2]}/{digest}.safetensors"
 
 
 def _read_digest(raw: bytes) -> str:

@@ -1,6 +1,6 @@
 """The samples of a run by number, with what a plan of packs and an exact resume need of them.
 
-A sample that fails when it is loaded is set aside, and its place is taken by another one. Which one
+A sample that fails to load is quarantined, and its place in the pack goes to another one. Which one
 follows from the data alone: the next in the list of its kind from the longest to the shortest, so one
 of about its length and never longer; when that list is used up, the next of all kinds; else the place
 stays empty. The plan itself never changes, so a run that is resumed meets the same samples and the
@@ -12,18 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..tokens import LatentShape, count_tokens
+from ..tokens import count_tokens
 from .cache import TensorCache
-from .dataset_index import DatasetIndex, OnCount, build_index, reject
+from .dataset_index import OnCount, build_index, reject
 from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError, MediaError
 from .manifest import Manifest, Pair, count_kinds
-from .quarantine import LeftOut, Rejection, RejectionFile
+from .quarantine import RejectionFile, SkippedRows
 from .sample import Features, Nulls, Sample
 
 
@@ -32,7 +31,7 @@ class DrawCounts:
     """What became of the places of packs, in this process."""
 
     replaced: int = 0
-    """Given to another sample, as theirs is set aside."""
+    """Given to another sample, as theirs is quarantined."""
     empty: int = 0
     """Left empty, as no other sample fits."""
 
@@ -44,21 +43,23 @@ class DrawCounts:
 
 
 class PairDataset:
-    """Samples of a manifest.
+    """Samples of a manifest, by number.
+
+    `fingerprints` are what a checkpoint keeps, to notice when the data have changed.
 
     Args:
         manifest: of `read_manifest`.
         encoders: of the backbone and the faces.
         decoding: what becomes of the files.
         cache_dir: folder of the cache; None makes every tensor each time.
-        quarantine_path: file for the samples that are set aside; None keeps them in memory.
+        quarantine_path: file for the rows and samples that are skipped; None keeps them in memory.
         warnings_path: file for what to know about samples that are used; None keeps it in memory.
-        max_quarantined: share of the rows, 0 to 1, that may be set aside.
-        retry: try again what an earlier run or preparation has set aside.
+        max_quarantined: share of the rows, 0 to 1, that may be skipped for a fault.
+        retry: try again what an earlier run or preparation has quarantined.
         on_count: called while the files are hashed and probed.
 
     Raises:
-        DataError: when no usable sample is left, or more than `max_quarantined` of the rows are set aside, with
+        DataError: when no usable sample is left, or more than `max_quarantined` of the rows are skipped, with
             the counts by reason and an example of each.
     """
 
@@ -81,51 +82,29 @@ class PairDataset:
         self.max_quarantined = max_quarantined
         self.items = dataset_index.items
         self.draws = DrawCounts()
-        self._parts = {
+        self.fingerprints: dict[str, int | str] = {
+            "num_samples": len(self.items),
             "dataset": dataset_index.fingerprint,
             "decoding": decoding.fingerprint(),
             "encoders": encoders.fingerprint(),
         }
-        self.quarantine = RejectionFile(quarantine_path, self.fingerprint)
-        self.warnings = RejectionFile(warnings_path, self.fingerprint, once_per_row=False)
+        key = "-".join(str(self.fingerprints[name])[:16] for name in ("dataset", "decoding", "encoders"))
+        self.quarantine = RejectionFile(quarantine_path, key)
+        self.warnings = RejectionFile(warnings_path, key, once_per_row=False)
         self.features = Features(encoders, cache, on_warning=self.warnings.add)
-        self._begin_quarantine(dataset_index, retry=retry)
-        self._lengths = np.array([count_tokens(shape) for shape in self.shapes()], dtype=np.int64)
+        self.quarantine.begin(dataset_index.rejections, anew=retry)
+        self.warnings.begin(dataset_index.warnings, anew=retry)
+        self._lengths = np.array(
+            [count_tokens(item.plan.latent_shape) for item in self.items], dtype=np.int64
+        )
         self._kept_frames: dict[int, int] = {}
         self._orders: dict[str | None, np.ndarray] = {}
         if not self.items:
             raise self._nothing_left(manifest.path)
         self.check_limit()
 
-    def _begin_quarantine(self, dataset_index: DatasetIndex, *, retry: bool) -> None:
-        self.quarantine.begin(dataset_index.rejections, anew=retry)
-        self.warnings.begin(dataset_index.warnings, anew=retry)
-
     def __len__(self) -> int:
         return len(self.items)
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the rows, the contents of the files, the decoding and the encoders."""
-        return "-".join(part[:16] for part in self._parts.values())
-
-    @property
-    def ids(self) -> list[str]:
-        """Of each sample."""
-        return [item.pair.id for item in self.items]
-
-    @property
-    def kinds(self) -> list[str]:
-        """Of each sample."""
-        return [item.pair.kind for item in self.items]
-
-    def shapes(self) -> list[LatentShape]:
-        """Latent frames, height and width of each sample as decoded."""
-        return [item.plan.latent_shape for item in self.items]
-
-    def lengths(self) -> np.ndarray:
-        """Tokens of each sample as loaded, [samples] int64."""
-        return self._lengths.copy()
 
     def trim(self, kept_frames: Mapping[int, int]) -> None:
         """Give the first latent frames only of some samples: number of the sample -> frames to keep."""
@@ -155,13 +134,13 @@ class PairDataset:
         return sample if frames is None else sample.keep_frames(frames)
 
     def load_pack(self, indices: Sequence[int]) -> list[Sample]:
-        """The samples of a pack, with replacements for those that are set aside.
+        """The samples of a pack, with replacements for those that are quarantined.
 
         The tokens are at most those of the plan; only a pack that would be empty takes a longer
         sample, the shortest there is.
 
         Raises:
-            DataError: when no sample of the data set can be loaded, with the counts by reason.
+            DataError: when no sample of the dataset can be loaded, with the counts by reason.
         """
         samples = []
         for index in indices:
@@ -180,21 +159,15 @@ class PairDataset:
         """What stands in for dropped conditions."""
         return self.features.load_nulls()
 
-    def set_aside(self, index: int, reason: str, detail: str) -> None:
-        """Put a sample into the quarantine for what showed later, as a loss that is not finite."""
-        pair = self.items[index].pair
-        self.quarantine.add(Rejection(pair.id, pair.line, reason, detail))
-        self.check_limit()
-
-    def left_out(self) -> LeftOut:
-        """What is set aside so far, by this and the other processes of the run.
+    def skipped_rows(self) -> SkippedRows:
+        """What has been skipped so far, by this and the other processes of the run.
 
         Raises:
             DataError: when the quarantine cannot be read.
         """
         self.quarantine.refresh()
         self.warnings.refresh()
-        return LeftOut(
+        return SkippedRows(
             path=self.manifest.path,
             num_rows=self.manifest.num_rows,
             rejections=tuple(self.quarantine.rejections),
@@ -205,41 +178,18 @@ class PairDataset:
         )
 
     def check_limit(self) -> None:
-        """Stop when more of the rows are set aside than `max_quarantined` allows.
+        """Stop when more of the rows are quarantined than `max_quarantined` allows.
 
         Raises:
             DataError: with the counts by reason, and the way out.
         """
-        left_out = self.left_out()
-        if left_out.share > self.max_quarantined:
-            raise DataError(left_out.describe_excess(self.max_quarantined) + left_out.describe_reasons())
+        skipped = self.skipped_rows()
+        if skipped.share > self.max_quarantined:
+            raise DataError(skipped.describe_excess(self.max_quarantined) + skipped.describe_reasons())
 
     def describe(self) -> str:
-        """What there is to train on and what is left out, as a run says it at its start."""
-        return describe_left_out(self.left_out(), self.manifest, [item.pair for item in self.items])
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps, to notice a change of the data; there is nothing else to keep."""
-        return {"num_samples": len(self), **self._parts}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Check that the data are those of the checkpoint.
-
-        Raises:
-            DataError: naming what has changed.
-        """
-        names = {
-            "dataset": "rows or files of the data set",
-            "decoding": "the decoding settings",
-            "encoders": "the VAE, text or face models",
-        }
-        changed = [text for name, text in names.items() if state.get(name) != self._parts[name]]
-        if changed:
-            counts = f"{state.get('num_samples')} samples then, {len(self)} now"
-            raise DataError(
-                f"the data have changed since the checkpoint: {' and '.join(changed)} ({counts}). The run cannot "
-                "go on as if it had not been stopped; restore them, or start a new run from the exported adapter"
-            )
+        """What there is to train on and what is skipped, as a run says it at its start."""
+        return describe_rows(self.skipped_rows(), self.manifest, [item.pair for item in self.items])
 
     def _load_first(self, candidates: Iterator[int]) -> Sample | None:
         for index in candidates:
@@ -274,16 +224,16 @@ class PairDataset:
         return DataError(f"no usable sample is left{named}:{self.quarantine.summary()}")
 
 
-def describe_left_out(left_out: LeftOut, manifest: Manifest, pairs: Sequence[Pair]) -> str:
+def describe_rows(skipped: SkippedRows, manifest: Manifest, pairs: Sequence[Pair]) -> str:
     """What a manifest gives and what not, for the start of a run.
 
     Args:
         pairs: those with files that can be used; some may be in the quarantine.
     """
-    lost = {(rejection.id, rejection.line) for rejection in left_out.rejections}
+    lost = {(rejection.id, rejection.line) for rejection in skipped.rejections}
     usable = [pair for pair in pairs if (pair.id, pair.line) not in lost]
-    text = f"{left_out.path}: {left_out.num_rows} rows, {len(usable)} to train on{count_kinds(usable)}, "
-    text += f"{len(left_out.rejections)} set aside{left_out.describe_reasons()}{left_out.describe_warnings()}"
-    if left_out.absent_files:
-        text += f"\n  {left_out.absent_files} files are gone; what the cache has made of them is used"
+    text = f"{skipped.path}: {skipped.num_rows} rows, {len(usable)} to train on{count_kinds(usable)}, "
+    text += f"{len(skipped.rejections)} skipped{skipped.describe_reasons()}{skipped.describe_warnings()}"
+    if skipped.absent_files:
+        text += f"\n  {skipped.absent_files} files are gone; what the cache has made of them is used"
     return text + manifest.describe_ignored()

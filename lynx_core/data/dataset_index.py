@@ -115,7 +115,7 @@ def build_index(
                 files += [seen.files] if seen.files else []
                 if on_count is not None:
                     on_count(number, len(manifest.pairs))
-        except BaseException:  # Ctrl-C above all: do not look at the rest first
+        except BaseException:  # Ctrl-C above all: do not probe the rest first
             threads.shutdown(wait=False, cancel_futures=True)
             raise
     index.keep(files)
@@ -124,7 +124,7 @@ def build_index(
 
 
 def reject(pair: Pair, error: MediaError) -> Rejection:
-    """A pair set aside for one of its files, or a warning about a file that it does without."""
+    """A pair that is skipped for one of its files, or a warning about a file that it does without."""
     detail = error.detail.removeprefix(str(error.path)).lstrip(": ")
     return Rejection(pair.id, pair.line, error.reason, f"{error.path}: {detail}")
 
@@ -242,7 +242,7 @@ class FileIndex:
     """The index of one cache.
 
     Args:
-        root: folder of the cache; None knows nothing and keeps nothing.
+        root: folder of the cache; None keeps nothing.
     """
 
     def __init__(self, root: Path | None) -> None:
@@ -303,7 +303,9 @@ class FileIndex:
         try:
             raw = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{path} cannot be read ({first_line(error)}); mend the cache folder") from error
+            raise DataError(
+                f"{path} cannot be read ({first_line(error)}); repair the cache folder"
+            ) from error
         self._ends_in_mid_line = bool(raw) and not raw.endswith(b"\n")
         for line in raw.splitlines():
             try:

@@ -2,7 +2,7 @@
 
 Each is opened when it is first used, so a run whose cache is complete never loads them: fingerprints
 come from the files on disk. Text goes through the encoder as in inference (at most 512 tokens, padding
-cut off again); latents are the mean of the VAE's posterior in model space, as ComfyUI's encode gives
+removed); latents are the mean of the VAE's posterior in model space, as ComfyUI's encode gives
 it, rounded to float16 (half the disk; relative error under 5e-4, below bfloat16 arithmetic).
 """
 
@@ -13,7 +13,7 @@ import importlib
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,80 +27,6 @@ from ..faces.errors import NoFaceError
 from ..hashing import hash_file, hash_files, hash_values
 from ..spec import RELEASE_RECOGNISER, TEXT_LENGTH
 from .errors import DataError, MediaError, first_line
-
-
-class VideoEncoder(Protocol):
-    """Pixels to latents."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for encoders that give equal latents."""
-        ...
-
-    def encode(self, pixels_CTHW: Tensor) -> Tensor:
-        """[3, T, H, W] float32, -1 to 1 -> [16, t, h, w] float16 on the CPU, model space."""
-        ...
-
-    def release(self) -> None:
-        """Free the memory; the next use opens it again."""
-        ...
-
-
-class TextEncoder(Protocol):
-    """Captions to text tokens."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for encoders that give equal tokens."""
-        ...
-
-    def encode(self, caption: str) -> Tensor:
-        """The real tokens only, [tokens, text_dim] on the CPU, at most 512."""
-        ...
-
-    def release(self) -> None:
-        """Free the memory; the next use opens it again."""
-        ...
-
-
-class FaceRecogniser(Protocol):
-    """Photos to crops, and crops to identities."""
-
-    @property
-    def crop_fingerprint(self) -> str:
-        """Equal for encoders that give equal crops."""
-        ...
-
-    @property
-    def embed_fingerprint(self) -> str:
-        """Equal for encoders that give equal embeddings of equal crops."""
-        ...
-
-    def crop(self, photo: np.ndarray, path: Path) -> FaceCrop:
-        """[H, W, 3] uint8 RGB -> ID crop [112, 112, 3] and reference crop [256, 256, 3], uint8 RGB.
-
-        Raises:
-            MediaError: when there is no face; `path` is for the message.
-        """
-        ...
-
-    def embed(self, id_crop: np.ndarray) -> Tensor:
-        """[112, 112, 3] uint8 RGB -> unit embedding [512] float32 on the CPU."""
-        ...
-
-
-@dataclass(frozen=True)
-class Encoders:
-    """All that a data set needs; `faces` is None where no adapter takes an identity or a reference."""
-
-    video: VideoEncoder
-    text: TextEncoder
-    faces: FaceRecogniser | None
-
-    def fingerprint(self) -> str:
-        """Equal for encoders that give equal samples."""
-        faces = [self.faces.crop_fingerprint, self.faces.embed_fingerprint] if self.faces else None
-        return hash_values([self.video.fingerprint, self.text.fingerprint, faces])
 
 
 class WanVideoEncoder:
@@ -122,14 +48,14 @@ class WanVideoEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Over the files and the precision."""
+        """Over the files and the precision: equal for encoders that give equal tensors."""
         return hash_values(["wan vae", str(self.dtype), _hash_folder(self.folder)])
 
     def encode(self, pixels_CTHW: Tensor) -> Tensor:
-        """As `VideoEncoder.encode`.
+        """Encode [3, T, H, W] float32, -1 to 1, as [16, t, h, w] float16 on the CPU, in model space.
 
         Raises:
-            DataError: when the files do not open.
+            DataError: when the files do not open, or memory runs out.
         """
         if self._vae is None:
             diffusers = _import("diffusers", "the VAE")
@@ -183,12 +109,12 @@ class UMT5TextEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Over the files and the precision."""
+        """Over the files and the precision: equal for encoders that give equal tensors."""
         files = [_hash_folder(self.folder), _hash_folder(self.tokenizer_folder)]
         return hash_values(["umt5", str(self.dtype), *files])
 
     def encode(self, caption: str) -> Tensor:
-        """As `TextEncoder.encode`.
+        """Encode a caption as its real tokens only, [tokens, text_dim] on the CPU, at most 512.
 
         Raises:
             DataError: when the files do not open.
@@ -207,7 +133,7 @@ class UMT5TextEncoder:
         return hidden.to("cpu", self.dtype)
 
     def count_tokens(self, caption: str) -> int:
-        """Tokens of a caption before it is cut off; opens the tokenizer only.
+        """Count the tokens of a caption before truncation; opens the tokenizer only.
 
         Raises:
             DataError: when its files do not open.
@@ -226,7 +152,7 @@ class UMT5TextEncoder:
 
 
 class AnalyzerRecogniser:
-    """The face models of the nodes: the same crops and embeddings as in inference.
+    """The nodes' face detector and recogniser: the same crops and embeddings as in inference.
 
     Args:
         analyzer: detector and recogniser.
@@ -246,17 +172,20 @@ class AnalyzerRecogniser:
 
     @cached_property
     def crop_fingerprint(self) -> str:
-        """Over the detector's files and the choice of the face."""
+        """Over the detector's files and the choice of the face: equal for equal crops."""
         return hash_values(["aligned"] if self.aligned else ["detected", self.order, self._hash_pack()])
 
     @cached_property
     def embed_fingerprint(self) -> str:
-        """Over the recogniser's file."""
+        """Over the recogniser's file: equal for equal embeddings of equal crops."""
         path = self.analyzer.encoder_path
         return hash_values([RELEASE_RECOGNISER, hash_file(path)] if path else ["pack", self._hash_pack()])
 
     def crop(self, photo: np.ndarray, path: Path) -> FaceCrop:
-        """As `FaceRecogniser.crop`.
+        """Crop [H, W, 3] uint8 RGB to an ID crop [112, 112, 3] and a reference crop [256, 256, 3], uint8 RGB.
+
+        Args:
+            path: of the photo, for messages.
 
         Raises:
             MediaError: when there is no face in the photo.
@@ -274,12 +203,26 @@ class AnalyzerRecogniser:
             raise MediaError(path, "no face", first_line(error)) from error
 
     def embed(self, id_crop: np.ndarray) -> Tensor:
-        """As `FaceRecogniser.embed`."""
+        """Embed an ID crop, [112, 112, 3] uint8 RGB -> unit [512] float32 on the CPU."""
         return self.analyzer.recogniser.embed([id_crop])[0]
 
     def _hash_pack(self) -> str:
         detector = self.analyzer.detector
         return hash_files(find_pack_folder(detector.root, detector.pack).glob("*.onnx"))
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """All encoders of a dataset."""
+
+    video: WanVideoEncoder
+    text: UMT5TextEncoder
+    faces: AnalyzerRecogniser
+
+    def fingerprint(self) -> str:
+        """Equal for encoders that give equal samples."""
+        faces = [self.faces.crop_fingerprint, self.faces.embed_fingerprint]
+        return hash_values([self.video.fingerprint, self.text.fingerprint, faces])
 
 
 def clean_caption(caption: str) -> str:

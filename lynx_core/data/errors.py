@@ -1,4 +1,4 @@
-"""What can be wrong with data: one sample, which is set aside, or the run's own files, which stop it."""
+"""What can be wrong with data: one file, whose sample is quarantined, or the run's own files, which stop it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["DataError", "MediaError", "first_line"]
 
 
 class DataError(LynxError):
-    """Data that a run cannot go on with: the message names the thing, the value seen and the way out."""
+    """Data that a run cannot use: the message names the thing, the value seen and the way out."""
 
 
 class MediaError(DataError):
-    """One file that cannot be used. The sample is set aside and counted; the run goes on."""
+    """One file that cannot be used. The sample is quarantined and counted; the run continues."""
 
     def __init__(self, path: Path | str, reason: str, detail: str) -> None:
         super().__init__(f"{path}: {reason} ({detail})")

@@ -73,11 +73,11 @@ def count_kinds(pairs: Iterable[Pair]) -> str:
 
 
 def read_manifest(path: Path | str, min_face_similarity: float | None = None) -> Manifest:
-    """Read and check a manifest row by row. Media files are not looked at.
+    """Read and check a manifest row by row. Media files are not opened.
 
     Args:
         path: a `.parquet` or `.jsonl` file.
-        min_face_similarity: pairs below it are set aside, and so are pairs without a figure.
+        min_face_similarity: pairs below it are skipped, and so are pairs without a figure.
 
     Raises:
         DataError: when the file is missing or is no such file, and when no usable row is left, with

@@ -2,7 +2,7 @@
 
 Faces come first, then captions, then latents, and each encoder is freed before the next is opened, so
 that only one of them is in memory at a time. What is in the cache already is not made again: a
-preparation that was stopped goes on where it stopped.
+preparation that was stopped resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError, MediaError
 from .manifest import Manifest
-from .quarantine import LeftOut
+from .quarantine import SkippedRows
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class PreparedDataset:
 
     num_pairs: int
     """Ready to train on."""
-    left_out: LeftOut
+    skipped: SkippedRows
     """The rows that are not, and what to know about those that are."""
     made: int
     """Cache entries."""
@@ -48,18 +48,18 @@ class PreparedDataset:
     seconds: float
 
     @property
-    def num_set_aside(self) -> int:
-        return len(self.left_out.rejections)
+    def num_skipped(self) -> int:
+        return len(self.skipped.rejections)
 
     def __str__(self) -> str:
         damaged = f", {self.damaged} damaged ones among them" if self.damaged else ""
-        gone = self.left_out.absent_files
+        gone = self.skipped.absent_files
         absent = f"\n  {gone} files are gone; what the cache has made of them is used" if gone else ""
-        warnings = f", {len(self.left_out.warnings)} warnings" if self.left_out.warnings else ""
+        warnings = f", {len(self.skipped.warnings)} warnings" if self.skipped.warnings else ""
         return (
-            f"{self.num_pairs} pairs ready, {self.num_set_aside} set aside{warnings}; {self.made} cache entries made"
+            f"{self.num_pairs} pairs ready, {self.num_skipped} skipped{warnings}; {self.made} cache entries made"
             f"{damaged}, {self.reused} reused, {self.written_bytes / 1e9:.2f} GB written in {self.seconds:.0f} s"
-            f"{self.left_out.describe_reasons()}{self.left_out.describe_warnings()}{absent}"
+            f"{self.skipped.describe_reasons()}{self.skipped.describe_warnings()}{absent}"
         )
 
 
@@ -73,7 +73,7 @@ def prepare_dataset(
     quarantine_path: Path | None = None,
     warnings_path: Path | None = None,
 ) -> PreparedDataset:
-    """Make and keep all tensors of a data set.
+    """Make and keep all tensors of a dataset.
 
     Args:
         manifest: of `read_manifest`.
@@ -81,7 +81,7 @@ def prepare_dataset(
         encoders: of the backbone and the faces.
         on_progress: called at the start of each stage and after each file or tensor.
         decoding: what becomes of the files; must be that of the training run.
-        quarantine_path: file for the pairs that are set aside, begun anew; None keeps them in memory.
+        quarantine_path: file for the pairs that are skipped, written anew; None keeps them in memory.
         warnings_path: file for what to know about the others; None keeps it in memory.
 
     Raises:
@@ -105,7 +105,7 @@ def prepare_dataset(
     counts = source.features.cache.counts
     return PreparedDataset(
         num_pairs=ready,
-        left_out=source.left_out(),
+        skipped=source.skipped_rows(),
         made=counts.made,
         reused=counts.reused,
         damaged=counts.damaged,

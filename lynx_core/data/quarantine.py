@@ -1,7 +1,7 @@
-"""What was set aside, and what to know about what was kept: a line each in a file, and counts by reason.
+"""The quarantine: rows and samples that are skipped, and warnings about others, a line each, with counts by reason.
 
-Every process appends whole lines to the one file and reads those of the others, so all of them come to
-know the same. A line holds for the data set and the encoders that it was written for: when rows, files,
+Every process appends whole lines to the one file and reads those of the others, so all of them have
+the same. A line holds for the dataset and the encoders that it was written for: when rows, files,
 settings or models change, all are tried again.
 """
 
@@ -29,19 +29,19 @@ FILTERED = (LOW_SIMILARITY, "too short")
 
 @dataclass(frozen=True)
 class Rejection:
-    """A row or sample that was set aside, or something to know about one that was kept."""
+    """A row or sample that is skipped, or a warning about one that is used."""
 
     id: str
     """Of the row, or "" when it has none that can be read."""
     line: int
     """In the manifest, from 1."""
     reason: str
-    """In few words, the same for all rejections of a sort."""
+    """In few words, the same for all rejections of one kind."""
     detail: str
     """The value seen, and the way out."""
 
 
-def describe_rejections(rejections: Iterable[Rejection], word: str = "set aside") -> str:
+def describe_rejections(rejections: Iterable[Rejection], word: str = "skipped") -> str:
     """A line for each reason: how many, and the first example; empty when there are none."""
     first: dict[str, Rejection] = {}
     counts: Counter[str] = Counter()
@@ -57,12 +57,12 @@ def describe_rejections(rejections: Iterable[Rejection], word: str = "set aside"
 
 
 class RejectionFile:
-    """Rejections of one data set, or warnings about it.
+    """Rejections of one dataset, or warnings about it.
 
     Args:
         path: the file, made with the first line; None keeps them in memory only.
-        fingerprint: of the data set and all that decides what can be used of it.
-        once_per_row: a row has one line, as in a quarantine; else one for each thing to know.
+        fingerprint: of the dataset and all that decides what can be used of it.
+        once_per_row: a row has one line, as in a quarantine; else one for each warning.
 
     Raises:
         DataError: when the file is there but cannot be read.
@@ -81,13 +81,13 @@ class RejectionFile:
         return len(self.rejections)
 
     def holds(self, sample_id: str, line: int) -> bool:
-        """Whether the sample of this id and line was set aside."""
+        """Whether the sample of this id and line is quarantined."""
         return (sample_id, line) in self._known
 
     def begin(self, rejections: Iterable[Rejection], *, anew: bool = False) -> None:
         """Take what is known from the start, and write the file with this and what it held already.
 
-        Lines of another data set go. All processes of a run write the same.
+        Lines of another dataset are dropped. All processes of a run write the same.
 
         Args:
             anew: forget what the file held.
@@ -162,7 +162,7 @@ class RejectionFile:
 
     def summary(self) -> str:
         """A line for each reason: how many, and the first example; empty when there are none."""
-        return describe_rejections(self.rejections, "set aside" if self.once_per_row else "to look at")
+        return describe_rejections(self.rejections, "skipped" if self.once_per_row else "to look at")
 
     def _remember(self, rejection: Rejection) -> bool:
         key: tuple[str | int, ...] = (rejection.id, rejection.line)
@@ -184,8 +184,8 @@ class RejectionFile:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """The rows of a manifest that are set aside, at one moment."""
+class SkippedRows:
+    """The rows of a manifest that are skipped, at one moment."""
 
     path: Path
     """Of the manifest."""
@@ -200,20 +200,20 @@ class LeftOut:
 
     @property
     def num_faults(self) -> int:
-        """Rows that are set aside for a fault, not by a threshold of the configuration."""
+        """Rows that are quarantined for a fault, not skipped by a threshold of the configuration."""
         return sum(rejection.reason not in FILTERED for rejection in self.rejections)
 
     @property
     def share(self) -> float:
-        """Of the rows that the thresholds leave, those set aside for a fault, 0 to 1."""
+        """Of the rows within the thresholds, those quarantined for a fault, 0 to 1."""
         wanted = self.num_rows - (len(self.rejections) - self.num_faults)
         return self.num_faults / wanted if wanted else 0.0
 
     def __str__(self) -> str:
-        return f"{len(self.rejections)} of {self.num_rows} rows of {self.path} set aside"
+        return f"{len(self.rejections)} of {self.num_rows} rows of {self.path} skipped"
 
     def describe_reasons(self) -> str:
-        """Lines of reasons, and where all of them are; empty when nothing is set aside."""
+        """Lines of reasons, and where all of them are; empty when nothing is skipped."""
         if not self.rejections:
             return ""
         return describe_rejections(self.rejections) + _where(self.quarantine_path)
@@ -227,8 +227,8 @@ class LeftOut:
     def describe_excess(self, limit: float) -> str:
         """Why a run stops here."""
         return (
-            f"{self.num_faults} of {self.num_rows} rows of {self.path} are set aside, {self.share:.0%} of those "
-            f"wanted, and data.max_quarantined allows {limit:.0%}; mend the rows, or raise it to go on without them"
+            f"{self.num_faults} of {self.num_rows} rows of {self.path} are quarantined, {self.share:.0%} of those "
+            f"wanted, and data.max_quarantined allows {limit:.0%}; repair the rows, or raise it to train without them"
         )
 
 

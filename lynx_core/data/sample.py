@@ -41,7 +41,7 @@ from .decoding import (
     photo_decoder_versions,
     video_decoder_versions,
 )
-from .encoders import Encoders, FaceRecogniser, clean_caption
+from .encoders import Encoders, clean_caption
 from .errors import DataError, MediaError, first_line
 from .quarantine import Rejection
 
@@ -57,9 +57,9 @@ class Sample:
     """x0 in model space, [C, T, H, W] float32."""
     text: Tensor
     """Tokens of the caption without padding, [L, D]."""
-    embedding: Tensor | None
+    embedding: Tensor
     """Unit identity embedding, [512] float32; the mean over the references."""
-    reference_latents: Tensor | None
+    reference_latents: Tensor
     """Of the first reference's 256 px crop, [C, 1, 32, 32] float32."""
 
     @property
@@ -121,7 +121,7 @@ class Features:
 
         Raises:
             MediaError: when one of its files cannot be used.
-            DataError: when an encoder or the cache fails, which is no fault of the sample.
+            DataError: when an encoder or the cache fails, which is not the sample's fault.
         """
         pair = item.pair
         return Sample(
@@ -156,19 +156,16 @@ class Features:
         made = self._load("texts", depends_on, lambda: {"tokens": self.encoders.text.encode(caption)})
         return made["tokens"]
 
-    def load_embedding(self, item: IndexEntry) -> Tensor | None:
-        """The mean unit embedding of a pair's references, [512] float32; None without face models.
+    def load_embedding(self, item: IndexEntry) -> Tensor:
+        """The mean unit embedding of a pair's references, [512] float32.
 
         Raises:
             MediaError: when none of the references can be used, or they show different people.
         """
-        faces = self.encoders.faces
-        if faces is None:
-            return None
         embeddings, lost = [], []
         for path, digest in zip(item.pair.references, item.reference_hashes, strict=True):
             try:
-                embeddings.append(self._load_photo_embedding(faces, path, digest, item))
+                embeddings.append(self._load_photo_embedding(path, digest, item))
             except MediaError as error:
                 lost.append(error)
         _check_any_left(embeddings, lost)
@@ -179,21 +176,16 @@ class Features:
         except FaceError as error:
             raise MediaError(item.pair.references[0], "references disagree", first_line(error)) from error
 
-    def load_reference(self, item: IndexEntry) -> Tensor | None:
+    def load_reference(self, item: IndexEntry) -> Tensor:
         """Latents of the crop of the first reference that has one, [16, 1, 32, 32] float32.
-
-        None without face models.
 
         Raises:
             MediaError: when none of the references can be used.
         """
-        faces = self.encoders.faces
-        if faces is None:
-            return None
         lost: list[MediaError] = []
         for path, digest in zip(item.pair.references, item.reference_hashes, strict=True):
             try:
-                return self._load_photo_latents(faces, path, digest)
+                return self._load_photo_latents(path, digest)
             except MediaError as error:
                 lost.append(error)
         _check_any_left([], lost)
@@ -217,40 +209,38 @@ class Features:
             grey_reference=made["latents"].float(),
         )
 
-    def _load_photo_latents(self, faces: FaceRecogniser, path: Path, digest: str) -> Tensor:
+    def _load_photo_latents(self, path: Path, digest: str) -> Tensor:
         def make() -> dict[str, Tensor]:
-            crop = self._load_crops(faces, path, digest)["reference_crop"]
+            crop = self._load_crops(path, digest)["reference_crop"]
             latents = self.encoders.video.encode(convert_pixels(crop.numpy()[None]))
             return {"latents": _check_finite(latents, path)}
 
-        depends_on = [*self._describe_crop(faces, digest), self.encoders.video.fingerprint]
+        depends_on = [*self._describe_crop(digest), self.encoders.video.fingerprint]
         return self._load("references", depends_on, make)["latents"].float()
 
-    def _load_photo_embedding(
-        self, faces: FaceRecogniser, path: Path, digest: str, item: IndexEntry
-    ) -> Tensor:
+    def _load_photo_embedding(self, path: Path, digest: str, item: IndexEntry) -> Tensor:
         def make() -> dict[str, Tensor]:
-            crops = self._load_crops(faces, path, digest)
-            embedding = _check_finite(faces.embed(crops["id_crop"].numpy()), path)
+            crops = self._load_crops(path, digest)
+            embedding = _check_finite(self.encoders.faces.embed(crops["id_crop"].numpy()), path)
             return {"embedding": embedding, "warnings": crops["warnings"]}
 
-        depends_on = [*self._describe_crop(faces, digest), faces.embed_fingerprint]
+        depends_on = [*self._describe_crop(digest), self.encoders.faces.embed_fingerprint]
         made = self._load("embeddings", depends_on, make)
         for reason, detail in _unpack_json(made["warnings"]):
             self.on_warning(reject(item.pair, MediaError(path, reason, detail)))
         return made["embedding"]
 
-    def _load_crops(self, faces: FaceRecogniser, path: Path, digest: str) -> dict[str, Tensor]:
+    def _load_crops(self, path: Path, digest: str) -> dict[str, Tensor]:
         def make() -> dict[str, Tensor]:
             _check_there(path)
             photo = decode_photo(path)
             try:
-                crop = faces.crop(photo, path)
+                crop = self.encoders.faces.crop(photo, path)
             except MediaError as error:
                 if error.reason != NO_FACE:
                     raise
                 _check_unchanged(path, digest)
-                # Kept as well: else the detector would look at the photo anew in every epoch.
+                # Cached as well: else the detector would run on the photo again in every epoch.
                 return {NO_FACE: _pack_json(error.detail)}
             _check_unchanged(path, digest)
             return {
@@ -262,7 +252,7 @@ class Features:
         if digest in self._unusable:
             raise self._unusable[digest].at(path)
         try:
-            crops = self._load("crops", self._describe_crop(faces, digest), make)
+            crops = self._load("crops", self._describe_crop(digest), make)
         except MediaError as error:
             self._unusable[digest] = error
             raise
@@ -270,11 +260,11 @@ class Features:
             raise MediaError(path, NO_FACE, _unpack_json(crops[NO_FACE]))
         return crops
 
-    def _describe_crop(self, faces: FaceRecogniser, digest: str) -> list[object]:
-        return [digest, faces.crop_fingerprint, self.photo_decoders, CROPS_VERSION]
+    def _describe_crop(self, digest: str) -> list[object]:
+        return [digest, self.encoders.faces.crop_fingerprint, self.photo_decoders, CROPS_VERSION]
 
-    def _load(self, sort: str, depends_on: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        return self.cache.get_or_make(sort, [DECODING_VERSION, depends_on], make)
+    def _load(self, kind: str, depends_on: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        return self.cache.get_or_make(kind, [DECODING_VERSION, depends_on], make)
 
 
 def _describe_plan(plan: ClipPlan) -> list[object]:

@@ -101,7 +101,7 @@ def _open_container(path: Path, file: BinaryIO) -> Any:
 
 
 def ffmpeg_command(path: Path, options: str, suffix: str = ".mp4") -> str:
-    """A command line that makes a usable file of one that is set aside."""
+    """A command line that makes a usable file of one that is refused."""
     out = path.with_name(f"{path.stem}_converted{suffix}")
     return f"ffmpeg -i {shlex.quote(str(path))} {options} {shlex.quote(str(out))}"
 

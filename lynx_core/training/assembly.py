@@ -144,7 +144,7 @@ def open_source(
         shows: show on standard error how far the look at the files has come.
 
     Raises:
-        DataError: when no usable sample is left, more are set aside than `data.max_quarantined` allows, or an
+        DataError: when no usable sample is left, more are quarantined than `data.max_quarantined` allows, or an
             encoder is not there.
     """
     data = config.data

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder. It is written under a hidden name, each file synced; then a manifest of
 sizes and hashes, synced; then the folder is renamed. What bears its final name was complete, and the
-manifest shows when it is no longer. The newest complete one is loaded, others are named and passed.
+manifest shows when it is no longer. The newest complete one is loaded; damaged ones are named and skipped.
 
     checkpoints/step-00001000/
         weights.safetensors   trained weights, float32, by parameter name
@@ -17,48 +17,43 @@ multiple of `keep_every`. So a run of steps without a finite loss cannot push ou
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-import os
-import platform
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ..durable_file import sync
 from ..formats.safetensors_file import tensor_info, write_safetensors
+from ..hashing import hash_every_byte
 from ..spec import LynxError
 from .configuration import StageConfig, TrainingConfig
 from .configuration_file import as_plain
-from .curriculum import Cursor, Cursors
+from .curriculum import Cursor
 from .optimizer import OptimizerState
 
 CHECKPOINTS_FOLDER = "checkpoints"
-STATE_FORMAT = 2
-_OLDEST_FORMAT = 1
-"""Had the place of one stage only; `resume.py` takes it up."""
+STATE_FORMAT = 3
 
 _WEIGHTS, _EMA, _OPTIMIZER, _STATE = "weights.safetensors", "ema.safetensors", "optimizer.pt", "state.json"
 _COMPLETE = "complete.json"
 _NAME = re.compile(r"step-(\d{8,})")
-_CHUNK_BYTES = 1 << 22
 
 
 class CheckpointError(LynxError):
-    """A checkpoint that cannot be written or taken up; says what was seen and the way out."""
+    """A checkpoint that cannot be written or resumed from; says what was seen and the way out."""
 
 
 @dataclass(frozen=True)
 class CheckpointContents:
-    """Everything a run needs to go on."""
+    """Everything a run needs to resume."""
 
     state: Mapping[str, Any]
     """Plain values, among them `step`."""
@@ -106,7 +101,7 @@ class CheckpointFolder:
                 final.replace(self.root / f".{final.name}.old")
             aside.replace(final)
             self._damaged.discard(step)
-            _sync_folder(self.root)
+            sync(self.root)
             self._remove_old()
             self.clean()
         except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
@@ -115,7 +110,7 @@ class CheckpointFolder:
             older = f"the checkpoint of step {kept[-1]} is untouched" if kept else "there is no older one"
             raise CheckpointError(
                 f"the checkpoint of step {step} could not be written to {self.root}: "
-                f"{getattr(error, 'strerror', None) or error}; {older}. Make room and run the same command again, it goes on from there"
+                f"{getattr(error, 'strerror', None) or error}; {older}. Make room and run the same command again; it resumes from there"
             ) from error
         return final
 
@@ -141,8 +136,8 @@ class CheckpointFolder:
             f"there is no checkpoint of step {step} to resume from in {self.root}, {problem}; steps there: {others}"
         )
 
-    def set_newer_aside(self, step: int) -> Path | None:
-        """Move the checkpoints after a step into a folder beside them, so that they count no longer.
+    def move_newer_aside(self, step: int) -> Path | None:
+        """Move the checkpoints after a step into a folder beside them, where none is resumed from or removed.
 
         Returns:
             The folder, or None when there are none.
@@ -160,7 +155,7 @@ class CheckpointFolder:
             # The newest first: what a kill leaves in place is then older than what has gone.
             for number in reversed(newer):
                 self.path_of(number).replace(folder / self.path_of(number).name)
-            _sync_folder(self.root)
+            sync(self.root)
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoints after step {step} could not be moved to {folder}: {error.strerror}; move them "
@@ -169,13 +164,13 @@ class CheckpointFolder:
         return folder
 
     def find_newest(self, note: Callable[[str], None]) -> Path | None:
-        """Give the newest complete checkpoint; each damaged one that is passed over is noted."""
+        """Give the newest complete checkpoint; each damaged one that is skipped is noted."""
         for step in reversed(self.steps()):
             problem = find_damage(self.path_of(step))
             if problem is None:
                 return self.path_of(step)
             self._damaged.add(step)
-            note(f"checkpoint {self.path_of(step)} is passed over: {problem}")
+            note(f"checkpoint {self.path_of(step)} is skipped: {problem}")
         return None
 
     def _remove_old(self) -> None:
@@ -219,7 +214,7 @@ def find_damage(path: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != entry["bytes"]:
             return f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}"
-        if _hash_file(file) != entry["sha256"]:
+        if hash_every_byte(file) != entry["sha256"]:
             return f"{name} has another content than was written"
     return None
 
@@ -231,10 +226,10 @@ def read_state(path: Path) -> dict[str, Any]:
         CheckpointError: when it is of another format.
     """
     state = json.loads((path / _STATE).read_text())
-    if state.get("format") not in range(_OLDEST_FORMAT, STATE_FORMAT + 1):
+    if state.get("format") != STATE_FORMAT:
         raise CheckpointError(
-            f"{path} has format {state.get('format')!r}, this version reads {_OLDEST_FORMAT} to {STATE_FORMAT}; go "
-            "on with the version that wrote it"
+            f"{path} has format {state.get('format')!r}, this version reads {STATE_FORMAT}; finish the run with the "
+            "version that wrote it, or start a new one from its exported adapter (adapter.init)"
         )
     return state
 
@@ -244,9 +239,9 @@ def read_checkpoint(path: Path) -> CheckpointContents:
     ema = path / _EMA
     return CheckpointContents(
         state=read_state(path),
-        weights=_read_tensors(path / _WEIGHTS),
+        weights=load_file(path / _WEIGHTS),
         optimizer=_read_optimizer(path / _OPTIMIZER),
-        ema=_read_tensors(ema) if ema.is_file() else None,
+        ema=load_file(ema) if ema.is_file() else None,
     )
 
 
@@ -259,11 +254,11 @@ def _write_files(folder: Path, contents: CheckpointContents) -> None:
     (folder / _STATE).write_text(json.dumps({"format": STATE_FORMAT, **contents.state}, indent=1))
     files = sorted(folder.iterdir())
     for file in files:
-        _sync_file(file)
-    listed = {file.name: {"bytes": file.stat().st_size, "sha256": _hash_file(file)} for file in files}
+        sync(file)
+    listed = {file.name: {"bytes": file.stat().st_size, "sha256": hash_every_byte(file)} for file in files}
     (folder / _COMPLETE).write_text(json.dumps({"files": listed}, indent=1))
-    _sync_file(folder / _COMPLETE)
-    _sync_folder(folder)
+    sync(folder / _COMPLETE)
+    sync(folder)
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -272,40 +267,11 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         write_safetensors(raw, infos, tensors.__getitem__, {})
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
 def _read_optimizer(path: Path) -> OptimizerState:
     # torchao's 8-bit tensors are safe to load once torchao.optim is imported, as its optimiser has done.
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name != "posix":  # Windows cannot open a folder
-        return
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-_PACKAGES = ("comfyui-lynx", "torch", "diffusers", "accelerate", "torchao", "bitsandbytes")
 _HARMLESS = ("run", "validation")
 """Sections that change nothing about what is learned (but for run.seed)."""
 
@@ -315,19 +281,19 @@ _MOVING = ("packing", "data.kind_weights", "run.seed")
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What decides which samples come when, and what they mean."""
+    """What decides which samples come when, and what they are."""
 
     data: Mapping[str, Any]
-    """Of PairDataset.state_dict."""
+    """`PairDataset.fingerprints`."""
     base: str
     """Fingerprint of the base's files."""
     world_size: int
-    frozen_adapter: str = ""
+    frozen_adapter: str
     """Fingerprint of the adapter that low-rank updates are added to: it is in no checkpoint."""
 
 
 @dataclass(frozen=True)
-class Takeover:
+class ResumePlan:
     """What of a checkpoint still holds."""
 
     cursors: dict[str, Cursor]
@@ -336,13 +302,13 @@ class Takeover:
     """Whether the optimiser is the one whose moments were saved."""
 
 
-def check_identity(
+def plan_resume(
     state: Mapping[str, Any],
     now: RunIdentity,
     config: TrainingConfig,
     accept_changes: bool,
     note: Callable[[str], None],
-) -> Takeover:
+) -> ResumePlan:
     """Compare a checkpoint's state with the run.
 
     Raises:
@@ -357,7 +323,7 @@ def check_identity(
     ]
     if then["base"] != now.base:
         changes.append("the base's files")
-    if then.get("frozen_adapter", now.frozen_adapter) != now.frozen_adapter:
+    if then["frozen_adapter"] != now.frozen_adapter:
         changes.append("the files of adapter.init, which the low-rank updates are added to")
     kind_then, kind_now = state["config"]["optimizer"]["kind"], config.optimizer.kind
     keeps_moments = kind_then == kind_now
@@ -377,7 +343,7 @@ def check_identity(
         note(f"changed since the checkpoint: {key}")
     moved = any(key.startswith(_MOVING) for key in changed_keys)
     is_exact = not changes and then["world_size"] == now.world_size and not moved
-    return Takeover(_take_cursors(state, config.stages, is_exact), keeps_moments)
+    return ResumePlan(_resume_cursors(state, config.stages, is_exact), keeps_moments)
 
 
 def _refuse_changes(step: int, changes: Sequence[str], kinds: tuple[str, str], accept_changes: bool) -> None:
@@ -390,19 +356,16 @@ def _refuse_changes(step: int, changes: Sequence[str], kinds: tuple[str, str], a
         *([f"moments of {now} from zero, as those of {then} mean nothing to it"] if then != now else []),
     ]
     raise CheckpointError(
-        f"since the checkpoint of step {step} there have changed: {'; '.join(named)}. Restore them to go on "
-        f"exactly, or go on with them by --accept-changes, which starts {' and '.join(effects)}"
+        f"since the checkpoint of step {step} there changed: {'; '.join(named)}. Restore them to resume "
+        f"exactly, or resume with them by --accept-changes, which starts {' and '.join(effects)}"
     )
 
 
-def _take_cursors(
+def _resume_cursors(
     state: Mapping[str, Any], stages: Sequence[StageConfig], is_exact: bool
 ) -> dict[str, Cursor]:
     """Where each stage stands; in a new epoch where its old plan means nothing now."""
-    if "cursors" in state:
-        cursors = {name: Cursor(**values) for name, values in state["cursors"].items()}
-    else:
-        cursors = _read_single_cursor(state)
+    cursors = {name: Cursor(**values) for name, values in state["cursors"].items()}
     kinds_then = {stage["name"]: stage["kind"] for stage in state["config"]["stages"]}
     kinds_now = {stage.name: stage.kind for stage in stages}
     for name, cursor in cursors.items():
@@ -412,32 +375,9 @@ def _take_cursors(
     return cursors
 
 
-def _read_single_cursor(state: Mapping[str, Any]) -> dict[str, Cursor]:
-    """The places in a checkpoint of format 1, which kept that of its last stage only."""
-    last, steps_left = state["cursor"]["stage"], state["step"]
-    accumulation = state["config"]["optimizer"]["accumulation"]
-    cursors = {}
-    for number, stage in enumerate(state["config"]["stages"]):
-        steps = min(steps_left, stage["steps"])
-        steps_left -= steps
-        if number == last:
-            cursors[stage["name"]] = Cursor(steps, state["cursor"]["epoch"], state["cursor"]["index"])
-        elif steps:
-            # Every epoch has a pack at least, so an epoch of this number was never begun.
-            cursors[stage["name"]] = Cursor(steps, steps * accumulation)
-    return cursors
-
-
-def describe_stages(cursors: Cursors, stages: Sequence[StageConfig]) -> str:
-    """Steps done of each stage, as "images 4 of 8, videos 2 of 4"."""
-    return ", ".join(
-        f"{stage.name} {cursors.get(stage.name, Cursor()).steps} of {stage.steps}" for stage in stages
-    )
-
-
 _DATA_NAMES = {
     "num_samples": "the number of samples",
-    "dataset": "rows or files of the data set",
+    "dataset": "rows or files of the dataset",
     "decoding": "the decoding settings",
     "encoders": "the VAE, text or face models",
 }
@@ -453,14 +393,3 @@ def _changed_keys(then: Any, now: Any, path: str = "") -> list[str]:
         return found
     is_harmless = path.split(".")[0] in _HARMLESS and path != "run.seed"
     return [] if then == now or is_harmless else [path]
-
-
-def collect_versions() -> dict[str, str]:
-    """Versions of what computes."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions

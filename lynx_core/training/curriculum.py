@@ -61,6 +61,13 @@ def count_steps_left(cursors: Cursors, stages: Sequence[StageConfig]) -> int:
     return sum(max(stage.steps - cursors.get(stage.name, Cursor()).steps, 0) for stage in stages)
 
 
+def describe_stages(cursors: Cursors, stages: Sequence[StageConfig]) -> str:
+    """Steps done of each stage, as "images 4 of 8, videos 2 of 4"."""
+    return ", ".join(
+        f"{stage.name} {cursors.get(stage.name, Cursor()).steps} of {stage.steps}" for stage in stages
+    )
+
+
 def select_samples(kind: StageKind, latent_frames: np.ndarray) -> np.ndarray:
     """Which samples a stage uses, [samples] bool: images have one latent frame, videos more."""
     if kind in ("mixed", "first_frames"):
@@ -206,7 +213,7 @@ def count_repeats(samples: np.ndarray) -> np.ndarray:
 
 
 class PackReader(Protocol):
-    """What the loader needs of a data set; a PairDataset gives it."""
+    """What the loader needs of a dataset; a PairDataset gives it."""
 
     def load_pack(self, indices: Sequence[int]) -> list[Sample]: ...
 

@@ -1,4 +1,4 @@
-"""The training loop: build, take up the newest checkpoint, run step after step, export.
+"""The training loop: build, resume from the newest checkpoint, run step after step, export.
 
 What a run depends on is the configuration, the files it names and the number of its steps; the state is
 weights, optimiser, EMA, and three numbers a stage for the place in the data. So a run that is killed
@@ -27,15 +27,14 @@ from .checkpoint import (
     CheckpointError,
     CheckpointFolder,
     RunIdentity,
-    check_identity,
-    collect_versions,
-    describe_stages,
+    plan_resume,
     read_checkpoint,
 )
 from .configuration import TrainingConfig
 from .configuration_file import as_plain
-from .curriculum import Cursors, PackLoader, PackStream, count_steps_left
+from .curriculum import Cursors, PackLoader, PackStream, count_steps_left, describe_stages
 from .distributed import AdapterForward, DistributedContext, full_tensor, shard_like
+from .model_checks import collect_versions
 from .optimizer import (
     EMA,
     collect_state,
@@ -55,7 +54,7 @@ ADAPTER_NAME = "adapter.safetensors"
 
 
 class TrainingError(LynxError):
-    """A run that cannot go on; says what was seen and the way out."""
+    """A run that cannot continue; says what was seen and the way out."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +70,18 @@ class TrainingResult:
 def train(
     config: TrainingConfig, *, accept_changes: bool = False, resume_from: int | None = None
 ) -> TrainingResult:
-    """Run or go on with a run.
+    """Start a run, or resume it.
 
     Args:
-        accept_changes: go on although data, base or optimiser have changed since the checkpoint.
-        resume_from: step of the checkpoint to go on from; the newest complete one when None.
+        accept_changes: resume although data, base or optimiser have changed since the checkpoint.
+        resume_from: step of the checkpoint to resume from; the newest complete one when None.
 
     Raises:
         PreflightError: when it cannot start, with all that is known to be wrong.
         RunLockError: when another run writes to the same folder.
         ConfigurationError, DataError, BaseModelError, AdapterError: when it cannot start for what only showed
             while the models were opened.
-        CheckpointError: when a checkpoint cannot be written or taken up.
+        CheckpointError: when a checkpoint cannot be written or resumed from.
         TrainingError: when too many steps in a row had to be skipped.
     """
     with open_run(config, resume_from) as trainer:
@@ -194,20 +193,20 @@ class Trainer:
 
     @functools.cached_property
     def identity(self) -> RunIdentity:
-        """What must be the same for a run to go on exactly."""
+        """What must be the same for a run to resume exactly."""
         settings = self.config.adapter
         return RunIdentity(
-            data=self.source.state_dict(),
+            data=self.source.fingerprints,
             base=hash_base(self.config.base.transformer),
             world_size=self.context.world_size,
             frozen_adapter=open_adapter(*settings.init).fingerprint if settings.lora_rank else "",
         )
 
     def resume(self, accept_changes: bool, from_step: int | None = None) -> None:
-        """Take up a checkpoint: that of a step, or the newest complete one, if there is one.
+        """Resume from a checkpoint: that of a step, or the newest complete one, if there is one.
 
         Raises:
-            CheckpointError: when it belongs to another data set, base or adapter, or is not there.
+            CheckpointError: when it belongs to another dataset, base or adapter, or is not there.
         """
         note = self.progress.note
         path = self.checkpoints.find_newest(note) if from_step is None else self.checkpoints.find(from_step)
@@ -215,18 +214,18 @@ class Trainer:
             return
         contents = read_checkpoint(path)
         state = contents.state
-        takeover = check_identity(state, self.identity, self.config, accept_changes, note)
-        self._restore_weights(contents, path, takeover.keeps_moments)
+        plan = plan_resume(state, self.identity, self.config, accept_changes, note)
+        self._restore_weights(contents, path, plan.keeps_moments)
         self.completed_steps = state["step"]
         self.skipped_total, self.skipped_in_row = state["skipped_total"], state["skipped_in_row"]
-        self.cursors = self.stream.cursors = takeover.cursors
+        self.cursors = self.stream.cursors = plan.cursors
         self.total_steps = self.completed_steps + count_steps_left(self.cursors, self.config.stages)
         note(
-            f"going on from {path} after step {self.completed_steps} of {self.total_steps} "
+            f"resuming from {path} after step {self.completed_steps} of {self.total_steps} "
             f"({describe_stages(self.cursors, self.config.stages)})"
         )
         if from_step is not None and self.context.is_main:
-            aside = self.checkpoints.set_newer_aside(from_step)
+            aside = self.checkpoints.move_newer_aside(from_step)
             if aside is not None:
                 note(
                     f"the checkpoints after step {from_step} are in {aside} now; delete it when it is not needed"
@@ -259,10 +258,7 @@ class Trainer:
             self.ema.restore(contents.weights, 0)
             self.progress.note("the checkpoint has no EMA: it starts from the weights of this step")
         else:
-            state = contents.state
-            # A checkpoint of format 1 did not count; each step that was not skipped was an update.
-            moved = state["step"] - state["skipped_total"]
-            self.ema.restore(contents.ema, state.get("ema_updates", moved))
+            self.ema.restore(contents.ema, contents.state["ema_updates"])
 
     def run(self, signal: StopSignal) -> TrainingResult:
         """Run all steps that are left.
@@ -288,12 +284,12 @@ class Trainer:
             if self._is_due(self.config.validation.every):
                 self._validate()
             if outcome.is_stop_wanted and not is_last:
-                self.progress.show_left_out()
+                self.progress.show_skipped()
                 self.progress.note(
-                    f"stopped after step {self.completed_steps}; the same command goes on from there"
+                    f"stopped after step {self.completed_steps}; the same command resumes from there"
                 )
                 return TrainingResult("stopped", self.completed_steps, None)
-        self.progress.show_left_out()
+        self.progress.show_skipped()
         return TrainingResult("finished", self.completed_steps, self._export())
 
     def _is_due(self, every: int) -> bool:
@@ -314,7 +310,7 @@ class Trainer:
         if self.skipped_in_row >= self.config.run.max_skipped_in_row:
             raise TrainingError(
                 f"{self.skipped_in_row} steps in a row had no finite loss or gradient, the last was step "
-                f"{self.completed_steps}; go on from an earlier checkpoint by --resume-from STEP (there are: "
+                f"{self.completed_steps}; resume from an earlier checkpoint by --resume-from STEP (there are: "
                 f"{', '.join(map(str, self.checkpoints.steps())) or 'none'}) with a lower optimizer.learning_rate, or "
                 "look at the samples named above"
             )
@@ -367,7 +363,7 @@ class Trainer:
         return path
 
     def close(self) -> None:
-        """Let go of threads and the terminal."""
+        """Close the loader's thread and the progress bar."""
         self.loader.close()
         self.progress.close()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from .configuration_file import ConfigurationError
 from .estimate import read_base_shape
 from .optimizer import has_muon
 
+_COMPUTING_PACKAGES = ("comfyui-lynx", "torch", "diffusers", "accelerate", "torchao", "bitsandbytes")
 _OPTIMIZER_PACKAGES = {"adamw8bit_bitsandbytes": "bitsandbytes", "adamw8bit_torchao": "torchao"}
 
 
@@ -160,3 +163,14 @@ def _ask(check: Callable[..., object], *arguments: object) -> list[str]:
         shown = ", ".join(str(value) for value in arguments if isinstance(value, (Path, os.PathLike)))
         return [f"{shown} cannot be read ({error}); download it again"]
     return []
+
+
+def collect_versions() -> dict[str, str]:
+    """Versions of what computes."""
+    versions = {"python": platform.python_version()}
+    for package in _COMPUTING_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

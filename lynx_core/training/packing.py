@@ -230,7 +230,7 @@ def plan_epoch(
     the epoch decides which.
 
     Args:
-        lengths: tokens of every sample of the data set.
+        lengths: tokens of every sample of the dataset.
         config: budget and window.
         seed, epoch: 0 or more; give the order of the samples.
         world_size: number of ranks.

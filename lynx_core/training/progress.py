@@ -1,7 +1,7 @@
 """What a run shows: a line of figures, and the same figures to the trackers.
 
 The loss is also shown by quarter of the timestep distribution: at little noise it is several times
-that at much noise, so the mean alone mostly tells which timesteps chance had drawn.
+that at much noise, so the mean alone mostly tells which timesteps were drawn.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Progress:
     """Gathers outcomes and shows them every `run.log_every` steps; all processes must call it alike.
 
     Args:
-        source: the samples, of which each line says what is left out.
+        source: the samples, of which each line says what is skipped.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Progress:
         self._total_steps = total_steps
         if self.config.run.trackers:
             flat = _flatten(as_plain(self.config))
-            # What a killed run had drawn beyond its checkpoint is drawn anew.
+            # Drops what a killed run had logged beyond its checkpoint.
             options = {"tensorboard": {"purge_step": step + 1}} if step else {}
             self.context.accelerator.init_trackers("lynx", flat, init_kwargs=options)
         if self.context.is_main and sys.stderr.isatty():
@@ -157,30 +157,30 @@ class Progress:
         self.note(
             f"step {step}/{self._total_steps} {stage}: loss {figures['loss']:.4f} (by timestep {shown}), "
             f"grad {outcome.grad_norm:.3g}, {figures['tokens_per_second']:.0f} tokens/s, fill {figures['fill']:.0%}, "
-            f"{figures['memory_gb']:.1f} GB, {format_duration(left)} left{self._left_out()}"
+            f"{figures['memory_gb']:.1f} GB, {format_duration(left)} left{self._describe_skipped()}"
         )
         self._window = _Window(time.monotonic())
 
-    def show_left_out(self) -> None:
+    def show_skipped(self) -> None:
         """Say what of the data the run did without, at its end."""
         if self.source is None:
             return
-        text = self._left_out()
-        left_out = self.source.left_out()
+        text = self._describe_skipped()
+        skipped = self.source.skipped_rows()
         if text:
-            self.note(f"left out{text.removeprefix(',')}{left_out.describe_reasons()}")
-        if left_out.warnings:
-            self.note(f"used, but{left_out.describe_warnings()}")
+            self.note(f"skipped:{text.removeprefix(',')}{skipped.describe_reasons()}")
+        if skipped.warnings:
+            self.note(f"used, but{skipped.describe_warnings()}")
 
-    def _left_out(self) -> str:
-        """The end of a line: rows set aside, and what became of their places; empty when all are used."""
+    def _describe_skipped(self) -> str:
+        """The end of a line: rows skipped, and what became of their places; empty when all are used."""
         if self.source is None:
             return ""
         draws = self.source.draws
         own = torch.tensor([draws.replaced, draws.empty], dtype=torch.float64, device=self.context.device)
         replaced, empty = (int(count) for count in self.context.all_reduce_sum(own).tolist())
-        left_out = self.source.left_out()
-        text = f", {left_out}" if left_out.rejections else ""
+        skipped = self.source.skipped_rows()
+        text = f", {skipped}" if skipped.rejections else ""
         if replaced or empty:
             text += f" ({replaced} draws given to other samples, {empty} left empty)"
         return text

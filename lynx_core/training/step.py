@@ -26,7 +26,6 @@ from .curriculum import LoadedPack, LoadedStep
 from .distributed import DistributedContext
 from .flow_matching import (
     TIMESTEP_SCALE,
-    SampleDraw,
     add_noise,
     compute_loss_weight,
     draw_sample,
@@ -63,7 +62,7 @@ def make_batch(
     parts: AdapterConfigs,
     device: torch.device,
 ) -> PackBatch:
-    """Draw what chance decides for each sample, and put the pack together.
+    """Draw noise, timestep and dropout of each sample, and put the pack together.
 
     Args:
         parts: of the adapter; what it has no part for is left out.
@@ -73,12 +72,15 @@ def make_batch(
     ]
     pairs = list(zip(samples, draws, strict=True))
     return PackBatch(
-        inputs=_assemble(
+        inputs=assemble_inputs(
             [add_noise(sample.latents.float(), draw.noise, draw.t).to(device) for sample, draw in pairs],
             [draw.t for draw in draws],
             [nulls.empty_text if draw.null_text else sample.text for sample, draw in pairs],
-            [_choose_embedding(sample, draw) for sample, draw in pairs],
-            [_choose_reference(sample, draw, nulls) for sample, draw in pairs],
+            [null_embedding() if draw.null_id else sample.embedding for sample, draw in pairs],
+            [
+                nulls.grey_reference if draw.null_reference else sample.reference_latents
+                for sample, draw in pairs
+            ],
             nulls,
             parts,
             device,
@@ -92,17 +94,7 @@ def make_batch(
     )
 
 
-def _choose_embedding(sample: Sample, draw: SampleDraw) -> Tensor:
-    return null_embedding() if draw.null_id or sample.embedding is None else sample.embedding
-
-
-def _choose_reference(sample: Sample, draw: SampleDraw, nulls: Nulls) -> Tensor:
-    if draw.null_reference or sample.reference_latents is None:
-        return nulls.grey_reference
-    return sample.reference_latents
-
-
-def _assemble(
+def assemble_inputs(
     latents: list[Tensor],
     times: list[float],
     texts: list[Tensor],
@@ -112,6 +104,12 @@ def _assemble(
     parts: AdapterConfigs,
     device: torch.device,
 ) -> PackedInputs:
+    """Put a pack on the device, a list entry for each sample.
+
+    Args:
+        times: t of each sample, 0 to 1.
+        parts: of the adapter; what it has no part for is left out.
+    """
     timesteps = torch.tensor(times, dtype=torch.float64) * TIMESTEP_SCALE
     return PackedInputs(
         latents=latents,

@@ -21,16 +21,15 @@ from ..data.dataset import PairDataset
 from ..data.sample import Nulls, Sample
 from ..evaluation.face_similarity import measure_similarity
 from ..models.adapter_modules import AdapterConfigs
-from ..models.packed_wan import PackedInputs
 from ..rng import RNGKey, torch_generator
 from ..spec import null_embedding
 from .assembly import make_analyzer
 from .configuration import TrainingConfig
 from .distributed import DistributedContext
 from .estimate import VALIDATION_FOLDER
-from .flow_matching import TIMESTEP_SCALE, sample_losses, shift_timestep
+from .flow_matching import sample_losses, shift_timestep
 from .optimizer import EMA
-from .step import make_batch
+from .step import assemble_inputs, make_batch
 
 NUM_DRAWS = 4
 """Timesteps at which each held-out sample is looked at."""
@@ -59,7 +58,7 @@ def load_held_out(source: PairDataset | None, num_samples: int) -> list[Sample]:
 class Validation:
     """Validates on held-out pairs.
 
-    Every process does the same, since divided weights need all of them; the main one writes.
+    Every process does the same, since sharded weights need all of them; the main one writes.
 
     Args:
         ema: the EMA that is exported; None where the weights themselves are.
@@ -134,21 +133,16 @@ class Validation:
 
     def _predict(self, x: Tensor, t: float, sample: Sample) -> list[Tensor]:
         """Velocities: nothing given, identity given, identity and prompt given."""
-        device = self.context.device
-        null_id = null_embedding()
-        embedding = null_id if sample.embedding is None else sample.embedding
-        grey = self.nulls.grey_reference
-        reference = grey if sample.reference_latents is None else sample.reference_latents
-        empty = self.nulls.empty_text
-        inputs = PackedInputs(
-            latents=[x, x, x],
-            timesteps=torch.full((3,), t * TIMESTEP_SCALE, device=device),
-            texts=[text.to(device) for text in (empty, empty, sample.text)],
-            embeddings=torch.stack([null_id, embedding, embedding]).to(device) if self.parts.id else None,
-            reference_latents=[r.to(device) for r in (grey, reference, reference)]
-            if self.parts.ref
-            else None,
-            reference_text=self.nulls.reference_text.to(device) if self.parts.ref else None,
+        empty, grey = self.nulls.empty_text, self.nulls.grey_reference
+        inputs = assemble_inputs(
+            [x, x, x],
+            [t, t, t],
+            [empty, empty, sample.text],
+            [null_embedding(), sample.embedding, sample.embedding],
+            [grey, sample.reference_latents, sample.reference_latents],
+            self.nulls,
+            self.parts,
+            self.context.device,
         )
         return [velocity.float() for velocity in self.model(inputs)]
 
@@ -157,7 +151,7 @@ class Validation:
         frames = self._decoder.decode(latents)
         folder = self.config.run.output / VALIDATION_FOLDER
         write_video(frames, folder / f"step-{step:08d}-{_safe_name(sample.id)}.mp4", self._fps())
-        if sample.embedding is None or self.config.data.face_models is None:
+        if self.config.data.face_models is None:
             return None
         return measure_similarity(frames, sample.embedding, make_analyzer(self.config.data)).mean_all
 

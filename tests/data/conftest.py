@@ -1,4 +1,4 @@
-"""Fixtures of the data tests: a data set of small files, and small encoders."""
+"""Fixtures of the data tests: a dataset of small files, and small encoders."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A data set: two videos, two images and a face for each."""
+    """A dataset: two videos, two images and a face for each."""
     for name in ("a", "b"):
         write_video(tmp_path / f"{name}.mp4", num_frames=6, seed=ord(name))
         write_image(tmp_path / f"face_{name}.png", (112, 112), seed=ord(name))

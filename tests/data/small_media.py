@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lynx_core.data.dataset import PairDataset
+from lynx_core.data.quarantine import Rejection
+from lynx_core.tokens import count_tokens
+
 
 def write_video(
     path: Path,
@@ -54,3 +58,19 @@ def write_rows(path: Path, rows: list[Any]) -> Path:
     """A JSONL manifest; text goes in as it is."""
     path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
     return path
+
+
+def list_ids(dataset: PairDataset) -> list[str]:
+    """Of each sample, by its number."""
+    return [item.pair.id for item in dataset.items]
+
+
+def count_sample_tokens(dataset: PairDataset) -> list[int]:
+    """Of each sample as decoded."""
+    return [count_tokens(item.plan.latent_shape) for item in dataset.items]
+
+
+def quarantine_sample(dataset: PairDataset, index: int, detail: str = "") -> None:
+    """Quarantine a sample as another process would that could not load it."""
+    pair = dataset.items[index].pair
+    dataset.quarantine.add(Rejection(pair.id, pair.line, "does not decode", detail))

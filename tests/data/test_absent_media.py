@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from small_encoders import make_small_encoders
-from small_media import write_image, write_rows, write_video
+from small_media import list_ids, write_image, write_rows, write_video
 
 from lynx_core.data.dataset import PairDataset
 from lynx_core.data.decoding import DecodingConfig
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 @pytest.fixture
 def prepared(folder: Path, rows: list[Row], encoders: Encoders) -> Path:
-    """The folder of a prepared data set; its cache stands apart."""
+    """The folder of a prepared dataset; its cache stands apart."""
     place = folder / "set"
     place.mkdir()
     for path in [*folder.glob("*.mp4"), *folder.glob("*.png")]:
@@ -57,7 +57,7 @@ def test_media_that_are_gone_come_from_the_cache(
     source = open_source(prepared, make_small_encoders(models_dir))
     assert all(torch.equal(a, b) for a, b in zip(latents(source), expected, strict=True))
     assert source.features.cache.counts.made == 0
-    source.load_state_dict(before.state_dict())
+    assert source.fingerprints == before.fingerprints
     assert "8 files are gone; what the cache has made of them is used" in source.describe()
     report = prepare_dataset(
         read_manifest(prepared / "pairs.jsonl"), prepared.parent / "cache", encoders, None, DECODING
@@ -80,12 +80,12 @@ def test_manifest_and_cache_may_move_without_the_media(
 def test_another_row_of_the_same_names_is_not_taken_for_it(
     prepared: Path, rows: list[Row], encoders: Encoders, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Two data sets with numbered files, one cache; the second one's disk is not there."""
+    """Two datasets with numbered files, one cache; the second one's disk is not there."""
     other = tmp_path_factory.mktemp("other set")
     for row in rows:
         row["caption"] = "a man of the other set"
     write_rows(other / "pairs.jsonl", rows)
-    with pytest.raises(DataError, match="4 set aside: target not found"):
+    with pytest.raises(DataError, match="4 skipped: target not found"):
         open_source(other, encoders, prepared.parent / "cache")
 
 
@@ -95,19 +95,19 @@ def test_a_changed_file_is_noticed_when_it_is_there(prepared: Path, encoders: En
     write_video(prepared / "a.mp4", num_frames=6, size=(64, 64), seed=9)
     source = open_source(prepared, encoders)
     assert source.load(0).latents.shape != old.shape
-    with pytest.raises(DataError, match="rows or files of the data set"):
-        source.load_state_dict(before.state_dict())
+    changed = [name for name, value in before.fingerprints.items() if source.fingerprints[name] != value]
+    assert changed == ["dataset"]
     remove_media(prepared)
     assert torch.equal(open_source(prepared, encoders).load(0).latents, source.load(0).latents)
 
 
-def test_files_that_the_cache_never_saw_are_set_aside(
+def test_files_that_the_cache_never_saw_are_skipped(
     prepared: Path, rows: list[Row], encoders: Encoders
 ) -> None:
     write_rows(prepared / "pairs.jsonl", [*rows, {**rows[0], "id": "new", "target": "new.mp4"}])
     remove_media(prepared)
     source = open_source(prepared, encoders)
-    assert source.ids == ["a", "b", "c", "d"]
+    assert list_ids(source) == ["a", "b", "c", "d"]
     assert [(r.id, r.line, r.reason) for r in source.quarantine.rejections] == [
         ("new", 5, "target not found")
     ]
@@ -129,7 +129,7 @@ def test_what_was_not_prepared_needs_the_file(prepared: Path, encoders: Encoders
     source = PairDataset(
         manifest, encoders, DecodingConfig(max_px=32 * 32), cache_dir=prepared.parent / "cache"
     )
-    with pytest.raises(DataError, match=r"4 set aside: file is gone.*a.mp4: the cache has nothing"):
+    with pytest.raises(DataError, match=r"4 skipped: file is gone.*a.mp4: the cache has nothing"):
         source.load_pack([0])
 
 
@@ -140,4 +140,4 @@ def test_an_index_cut_short_by_a_kill(prepared: Path, rows: list[Row], encoders:
     write_rows(prepared / "pairs.jsonl", [*rows, {**rows[3], "id": "e", "target": "e.png"}])
     open_source(prepared, encoders).load(4)
     remove_media(prepared)
-    assert open_source(prepared, encoders).ids == ["a", "b", "c", "d", "e"]
+    assert list_ids(open_source(prepared, encoders)) == ["a", "b", "c", "d", "e"]

@@ -1,4 +1,4 @@
-"""Manifests: bad rows are set aside with their line and reason, good ones survive them."""
+"""Manifests: bad rows are skipped with their line and reason, good ones survive them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ FAULTS: dict[str, tuple[Any, str, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_bad_rows_are_set_aside(folder: Path, rows: list[Row], fault: str) -> None:
+def test_bad_rows_are_skipped(folder: Path, rows: list[Row], fault: str) -> None:
     change, reason, detail = FAULTS[fault]
     bad = change if isinstance(change, str) else {**rows[0], "id": "new", **change}
     manifest = read_manifest(write_rows(folder / "pairs.jsonl", [*rows[:2], bad, *rows[2:]]))
@@ -71,7 +71,7 @@ def test_bad_rows_are_set_aside(folder: Path, rows: list[Row], fault: str) -> No
     assert rejection.line == 3
     assert rejection.reason.startswith(reason)
     assert detail in rejection.detail
-    assert f"1 set aside: {rejection.reason}; first: line 3" in manifest.summary()
+    assert f"1 skipped: {rejection.reason}; first: line 3" in manifest.summary()
 
 
 def test_misspelled_columns_are_named(folder: Path, rows: list[Row]) -> None:
@@ -109,9 +109,9 @@ def test_nothing_left_says_why(folder: Path, rows: list[Row]) -> None:
         read_manifest(write_rows(folder / "pairs.jsonl", rows))
     text = str(caught.value)
     assert "no usable pair is left of" in text
-    assert "2 set aside: unknown kind; first: line 1, id a: 'video'" in text
-    assert "1 set aside: missing caption; first: line 3, id c" in text
-    assert "1 set aside: missing target; first: line 4, id d" in text
+    assert "2 skipped: unknown kind; first: line 1, id a: 'video'" in text
+    assert "1 skipped: missing caption; first: line 3, id c" in text
+    assert "1 skipped: missing target; first: line 4, id d" in text
 
 
 def test_manifests_that_are_none(folder: Path) -> None:

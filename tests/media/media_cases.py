@@ -90,7 +90,7 @@ ORDER_OF_FRAMES = [
     ],
     Case("b-frames", "hevc.mp4", encode(X265.replace("crf=8", "crf=8:bframes=3"), count=30), AS_FFMPEG),
     Case("b-frames", "mpeg2.ts", encode("-c:v mpeg2video -bf 2 -q:v 2 -r 25", count=30), AS_FFMPEG),
-    Case("b-frames", "left_out.avi", encode(f"-vf setpts='N+5*gt(N\\,3)' -fps_mode passthrough {MPEG4}"), Frames(inputs="")),
+    Case("b-frames", "skipped.avi", encode(f"-vf setpts='N+5*gt(N\\,3)' -fps_mode passthrough {MPEG4}"), Frames(inputs="")),
 ]  # fmt: skip
 
 _OPEN_GOP = encode(

@@ -221,8 +221,7 @@ def die_at_sync(number: int) -> None:
 
         return sync
 
-    checkpoint._sync_file = wrap(checkpoint._sync_file)  # type: ignore[assignment]
-    checkpoint._sync_folder = wrap(checkpoint._sync_folder)  # type: ignore[assignment]
+    checkpoint.sync = wrap(checkpoint.sync)  # type: ignore[assignment]
 
 
 def announce_steps(path: str) -> None:
@@ -253,15 +252,15 @@ def slow_down(seconds: float) -> None:
 
 
 def unseed(_: None) -> None:
-    """Plant: what chance decides depends on the moment."""
-    from lynx_core.training import randomness
+    """Plant: noise, timestep and dropout depend on the moment."""
+    from lynx_core import rng
 
     def generator(key: Any, purpose: str) -> torch.Generator:
         generator = torch.Generator()
         generator.seed()
         return generator
 
-    randomness.RNGKey.generator = generator  # type: ignore[method-assign]
+    rng.RNGKey.generator = generator  # type: ignore[method-assign]
 
 
 def newest_step(output: Path) -> int:

@@ -45,14 +45,14 @@ def test_dry_run_shows_plan_memory_and_packs(workplace: Path, capsys: pytest.Cap
     assert not (workplace / "run" / "checkpoints").exists()
 
 
-def test_prepare_train_and_go_on(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepare_train_and_resume(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("prepare", "data.cache=cache") == 0
     out = capsys.readouterr().out
-    assert "12 pairs ready, 0 set aside" in out and "2 pairs ready" in out
+    assert "12 pairs ready, 0 skipped" in out and "2 pairs ready" in out
     assert run_command("train", "data.cache=cache", "stages.1.steps=1") == 0
     assert run_command("train", "data.cache=cache", "stages.1.steps=2") == 0
     err = capsys.readouterr().err
-    assert "going on from run/checkpoints/step-00000005 after step 5" in err
+    assert "resuming from run/checkpoints/step-00000005 after step 5" in err
     assert "changed since the checkpoint: stages" in err
     assert open_adapter(workplace / "run" / "adapter.safetensors").ref is not None
 
@@ -60,7 +60,7 @@ def test_prepare_train_and_go_on(workplace: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["optimizer.lr=1"], "unknown key optimizer.lr; did you mean"),
+        (["optimizer.lr=1"], "unknown key optimizer.lr; keys of optimizer: kind, learning_rate, "),
         (["base.transformer=nowhere"], "there is no base model at nowhere"),
         (["data.manifest=none.jsonl"], "there is no manifest at none.jsonl"),
         (["packing.max_tokens=8"], "are longer than the budget of 8 tokens"),

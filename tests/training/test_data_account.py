@@ -52,11 +52,10 @@ def test_a_run_that_loses_most_rows_stops(workplace: Path, capsys: pytest.Captur
     lose_rows(workplace / "mini" / "data", 8)
     assert run_command("train") == 1
     err = capsys.readouterr().err
-    assert "8 of 12 rows of mini/data/train.jsonl are set aside, 67%" in err
+    assert "8 of 12 rows of mini/data/train.jsonl are skipped, 67%" in err
     assert "data.max_quarantined allows 20%" in err
     assert (
-        "4 set aside: target not found; first: line 2, id clip0: mini/data/clip0.mp4: paths are relative"
-        in err
+        "4 skipped: target not found; first: line 2, id clip0: mini/data/clip0.mp4: paths are relative" in err
     )
     assert not (workplace / "run" / "adapter.safetensors").exists()
     assert run_command("prepare") == 1
@@ -75,16 +74,16 @@ def test_a_run_says_what_it_leaves_out(workplace: Path, capsys: pytest.CaptureFi
     first_step = next(number for number, line in enumerate(lines) if line.startswith("step "))
     start = "\n".join(lines[:first_step])
     assert "files of mini/data/train.jsonl: 0 of 12" in start
-    assert "mini/data/train.jsonl: 12 rows, 10 to train on" in start and "2 set aside" in start
-    assert "1 set aside: target not found; first: line 2, id clip0" in start
+    assert "mini/data/train.jsonl: 12 rows, 10 to train on" in start and "2 skipped" in start
+    assert "1 skipped: target not found; first: line 2, id clip0" in start
     assert "all of them: run/train-quarantine.jsonl" in start
     steps = [line for line in lines if line.startswith("step ")]
     assert len(steps) == 5, "the first step, and every second"
-    assert all("of 12 rows of mini/data/train.jsonl set aside" in line for line in steps)
+    assert all("of 12 rows of mini/data/train.jsonl skipped" in line for line in steps)
     assert "4 of 12 rows" in steps[-1] and "draws given to other samples" in steps[-1]
     end = "\n".join(lines[lines.index(steps[-1]) + 1 :])
     assert "left out 4 of 12 rows of mini/data/train.jsonl" in end
-    assert "2 set aside: no face; first: line 3, id image1" in end
+    assert "2 skipped: no face; first: line 3, id image1" in end
     kept = read_rows(workplace / "run" / "train-quarantine.jsonl")
     assert sorted(entry["line"] for entry in kept) == [1, 2, 3, 4]
     assert all(entry["id"] and entry["reason"] and entry["detail"] for entry in kept)
@@ -144,7 +143,7 @@ def test_read_only_cache_without_the_media(workplace: Path, capsys: pytest.Captu
     as_others = (
         ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.getuid() == 0 else []
     )
-    for verb, expected in (("prepare", "12 pairs ready, 0 set aside"), ("train", "12 to train on")):
+    for verb, expected in (("prepare", "12 pairs ready, 0 skipped"), ("train", "12 to train on")):
         done = subprocess.run(
             [*as_others, sys.executable, "-m", "lynx_core.cli.main", verb, str(MINI_CONFIG), *CACHE_AND_RUN],
             env={**os.environ, "PYTHONPATH": str(REPO_DIR), "OMP_NUM_THREADS": "1"},

@@ -202,11 +202,11 @@ def test_changed_data_are_noticed(world: Path, tmp_path: Path, capsys: pytest.Ca
     values = plain_configuration(world, tmp_path / "run")
     values["data"]["manifest"] = str(changed)
     config = parse_configuration(values)
-    with pytest.raises(CheckpointError, match="rows or files of the data set") as caught:
+    with pytest.raises(CheckpointError, match="rows or files of the dataset") as caught:
         train(config)
     assert "--accept-changes" in str(caught.value) and "12 then, 11 now" in str(caught.value)
     assert train(config, accept_changes=True).step == 8
-    assert "accepted change: rows or files of the data set" in capsys.readouterr().err
+    assert "accepted change: rows or files of the dataset" in capsys.readouterr().err
 
 
 def test_changed_base_and_adapter_are_noticed(world: Path, tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def _save_adapter(path: Path, variant: Any, num_blocks: int = 2, **changes: Any)
         ("full", ["adapter.lora_rank=33"], "adapter.lora_rank is at most 32, .* got 33"),
     ],
 )
-def test_adapter_to_go_on_from_fits_its_settings(
+def test_adapter_to_start_from_fits_its_settings(
     workplace: Path, refuse: Any, made: Any, arguments: Sequence[str], message: str
 ) -> None:
     _save_adapter(workplace / "made.safetensors", made)
@@ -278,7 +278,7 @@ def test_dry_run_writes_nothing(workplace: Path, capsys: pytest.CaptureFixture[s
                 "optimizer.learning_rate is more than 0, got -1",
                 "run.keep_last is 1 or more, got 0",
                 "objective.text_dropout is a share from 0 to 1, got 2",
-                "unknown key optimizer.lr; did you mean",
+                "unknown key optimizer.lr; keys of optimizer: kind, learning_rate, ",
                 "unknown key run.sed; did you mean run.seed?",
             ],
         ),

@@ -47,7 +47,7 @@ def test_a_folder_of_clips_becomes_a_data_set(
     chosen = [*models, "data.face_models=", "data.faces_aligned=true", "run.output=run", "run.device=cpu"]
     assert main(["prepare", str(CONFIGS[-1]), *chosen]) == 0
     shown = capsys.readouterr().out
-    assert "3 pairs ready, 0 set aside" in shown and "4 pairs ready, 0 set aside" in shown
+    assert "3 pairs ready, 0 skipped" in shown and "4 pairs ready, 0 skipped" in shown
     assert Path("data/cache/latents").is_dir()
 
 

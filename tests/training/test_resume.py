@@ -1,4 +1,4 @@
-"""Straight through = killed and gone on, to the bit, with one process and with two.
+"""Straight through = killed and resumed, to the bit, with one process and with two.
 
 The kills are SIGKILL: at random moments, and at every point of writing a checkpoint.
 """
@@ -24,7 +24,7 @@ SYNCS_PER_CHECKPOINT = 7
 
 
 def plain_configuration(root: Path, output: Path) -> dict[str, Any]:
-    """With a memory of references, which after a kill holds other ones than without it."""
+    """With a reference cache, which after a kill holds other entries than without it."""
     values = plain_small_configuration(root, output)
     values["base"]["reference_cache_gb"] = 1.0
     return values

@@ -1,4 +1,4 @@
-"""The source of samples: cached or not the same bits, and every bad file set aside, never a crash."""
+"""The dataset: cached or not the same bits, and every bad file skipped, never a crash."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from small_encoders import make_small_encoders
-from small_media import write_image, write_rows, write_video
+from small_encoders import make_small_encoders, save_small_models
+from small_media import count_sample_tokens, list_ids, quarantine_sample, write_image, write_rows, write_video
 
 from lynx_core.data.dataset import PairDataset
 from lynx_core.data.decoding import DecodingConfig
@@ -43,7 +42,6 @@ def open_source(folder: Path, rows: list[Row], encoders: Encoders) -> OpenSource
 
 
 def tensors(sample: Sample) -> list[torch.Tensor]:
-    assert sample.embedding is not None and sample.reference_latents is not None
     return [sample.latents, sample.text, sample.embedding, sample.reference_latents]
 
 
@@ -57,15 +55,14 @@ def write_broken_image(path: Path, seed: int = 0) -> Path:
 
 def test_samples_hold_what_a_step_needs(open_source: OpenSource) -> None:
     source = open_source()
-    assert (source.ids, len(source)) == (["a", "b", "c", "d"], 4)
-    assert source.kinds == ["single-scene", "multi-scene", "single-scene", "augmented"]
-    assert source.lengths().tolist() == [2 * 3 * 4, 2 * 3 * 4, 12, 12]
+    assert (list_ids(source), len(source)) == (["a", "b", "c", "d"], 4)
+    assert count_sample_tokens(source) == [2 * 3 * 4, 2 * 3 * 4, 12, 12]
     for index, sample in enumerate(map(source.load, range(4))):
-        assert sample.latents.shape == (16, *source.shapes()[index])
-        assert sample.num_tokens == source.lengths()[index]
+        assert sample.latents.shape == (16, *source.items[index].plan.latent_shape)
+        assert sample.num_tokens == count_sample_tokens(source)[index]
         assert sample.text.shape == (4, 16)
-        assert sample.embedding is not None and sample.embedding.norm() == pytest.approx(1)
-        assert sample.reference_latents is not None and sample.reference_latents.shape == (16, 1, 32, 32)
+        assert sample.embedding.norm() == pytest.approx(1)
+        assert sample.reference_latents.shape == (16, 1, 32, 32)
         assert sample.latents.dtype == sample.reference_latents.dtype == torch.float32
     nulls = source.nulls()
     assert nulls.empty_text.shape == (1, 16) and nulls.reference_text.shape == (5, 16)
@@ -111,23 +108,17 @@ def test_references_are_averaged(open_source: OpenSource, rows: list[Row]) -> No
     assert torch.equal(both.reference_latents, alone[0].reference_latents)
 
 
-def test_without_face_models_there_is_no_identity(open_source: OpenSource, encoders: Encoders) -> None:
-    sample = open_source(encoders=Encoders(encoders.video, encoders.text, None)).load(0)
-    assert sample.embedding is None and sample.reference_latents is None
-
-
 def test_trimmed_samples_keep_their_first_frames(open_source: OpenSource) -> None:
     source = open_source()
     whole = source.load(0)
     source.trim({0: 1})
-    assert source.lengths().tolist() == [12, 24, 12, 12]
     trimmed = source.load(0)
     assert trimmed.num_tokens == 12
     assert torch.equal(trimmed.latents, whole.latents[:, :1])
 
 
 @pytest.mark.parametrize("fault", ["probe", "decode", "no face", "gone later"])
-def test_bad_samples_are_set_aside(
+def test_bad_samples_are_quarantined(
     open_source: OpenSource, folder: Path, rows: list[Row], fault: str
 ) -> None:
     if fault == "probe":
@@ -140,7 +131,7 @@ def test_bad_samples_are_set_aside(
     if fault == "gone later":
         (folder / "c.png").unlink()
     if fault == "probe":
-        assert source.ids == ["b", "c", "d"]
+        assert list_ids(source) == ["b", "c", "d"]
     else:
         with pytest.raises(MediaError):
             source.load(2)
@@ -149,7 +140,7 @@ def test_bad_samples_are_set_aside(
     expected = {"no face": "no face", "gone later": "file is gone"}
     assert entry["reason"] == expected.get(fault, "does not decode")
     assert (entry["id"], entry["line"]) == (("a", 1) if fault == "probe" else ("c", 3))
-    assert f"1 set aside: {entry['reason']}" in source.quarantine.summary()
+    assert f"1 skipped: {entry['reason']}" in source.quarantine.summary()
 
 
 def test_packs_replace_bad_samples_by_a_fixed_rule(
@@ -164,11 +155,11 @@ def test_packs_replace_bad_samples_by_a_fixed_rule(
     write_broken_image(folder / "c.png")
     source = open_source(quarantine_path=folder / "quarantine.jsonl")
     assert [sample.id for sample in source.load_pack([2, 3])] == ["e", "d"]
-    source.set_aside(4, "loss not finite", "nan at step 3")
+    quarantine_sample(source, 4, "nan at step 3")
     assert [sample.id for sample in source.load_pack([2, 3])] == ["f", "d"]
-    source.set_aside(5, "loss not finite", "nan at step 4")
+    quarantine_sample(source, 5, "nan at step 4")
     assert [sample.id for sample in source.load_pack([2])] == ["d"], "another kind of the same length"
-    source.set_aside(6, "loss not finite", "nan at step 5")
+    quarantine_sample(source, 6, "nan at step 5")
     assert [sample.id for sample in source.load_pack([6, 3])] == ["d"], "nothing is as short as g"
     assert [sample.id for sample in source.load_pack([6])] == ["d"], "a pack is never empty"
     again = open_source(quarantine_path=folder / "quarantine.jsonl")
@@ -184,7 +175,7 @@ def test_nothing_left_says_why(folder: Path, open_source: OpenSource) -> None:
     source = open_source()
     with pytest.raises(DataError, match="no usable sample is left") as caught:
         source.load_pack([0])
-    assert "4 set aside: does not decode; first: line 1, id a" in str(caught.value)
+    assert "4 skipped: does not decode; first: line 1, id a" in str(caught.value)
     for name in "cd":
         (folder / f"{name}.png").write_bytes(b"no image" * 100)
     with pytest.raises(DataError, match=r"no usable sample is left of .*pairs.jsonl"):
@@ -218,31 +209,38 @@ CHANGES: dict[str, Callable[[Path, list[Row]], Any]] = {
 def test_changed_data_are_noticed(
     folder: Path, rows: list[Row], open_source: OpenSource, change: str
 ) -> None:
-    state = open_source().state_dict()
-    open_source().load_state_dict(json.loads(json.dumps(state)))
+    before = open_source().fingerprints
+    assert open_source().fingerprints == before, "nothing has changed yet"
     CHANGES[change](folder, rows)
-    with pytest.raises(DataError, match="changed since the checkpoint: rows or files of the data set"):
-        open_source().load_state_dict(state)
+    assert list_changes(open_source(), before) in (["dataset"], ["num_samples", "dataset"])
 
 
-def test_changed_settings_are_noticed(open_source: OpenSource, models_dir: Path, encoders: Encoders) -> None:
-    source = open_source()
-    other = open_source(decoding=DecodingConfig(max_px=64 * 64, max_frames=1))
-    with pytest.raises(DataError, match="changed since the checkpoint: the decoding settings"):
-        other.load_state_dict(source.state_dict())
-    assert other.fingerprint != source.fingerprint
-    faceless = open_source(encoders=Encoders(encoders.video, encoders.text, None))
-    with pytest.raises(DataError, match="the VAE, text or face models"):
-        faceless.load_state_dict(source.state_dict())
+def list_changes(source: PairDataset, before: dict[str, int | str]) -> list[str]:
+    """What a resumed run would name, see plan_resume."""
+    assert source.fingerprints.keys() == before.keys()
+    return [name for name, value in source.fingerprints.items() if before[name] != value]
+
+
+def test_changed_settings_are_noticed(open_source: OpenSource, tmp_path: Path) -> None:
+    before = open_source().fingerprints
+    path = tmp_path / "quarantine.jsonl"
+    quarantine_sample(open_source(quarantine_path=path), 0)
+    other = open_source(decoding=DecodingConfig(max_px=64 * 64, max_frames=1), quarantine_path=path)
+    assert list_changes(other, before) == ["decoding"]
+    assert not len(other.quarantine), "with other settings it is tried again"
+    save_small_models(tmp_path / "models", seed=1)
+    assert list_changes(open_source(encoders=make_small_encoders(tmp_path / "models")), before) == [
+        "encoders"
+    ]
 
 
 def test_moved_data_are_the_same(folder: Path, open_source: OpenSource, encoders: Encoders) -> None:
-    state = open_source().state_dict()
+    before = open_source().fingerprints
     (folder / "moved").mkdir()
     for path in [*folder.glob("*.mp4"), *folder.glob("*.png"), folder / "pairs.jsonl"]:
         path.rename(folder / "moved" / path.name)
     manifest = read_manifest(folder / "moved" / "pairs.jsonl")
-    PairDataset(manifest, encoders, DECODING).load_state_dict(state)
+    assert PairDataset(manifest, encoders, DECODING).fingerprints == before
 
 
 def read_epochs(folder: Path) -> list[str]:
@@ -257,13 +255,14 @@ def read_epochs(folder: Path) -> list[str]:
     weights = {"single-scene": 1.0, "multi-scene": 1.0, "augmented": 2.0}
     lines = []
     for epoch in range(3):
-        items = plan_epoch_items(source.kinds, weights, seed=1, epoch=epoch)
+        kinds = [item.pair.kind for item in source.items]
+        items = plan_epoch_items(kinds, weights, seed=1, epoch=epoch)
         config = PackingConfig(max_tokens=40)
-        plan = plan_epoch(source.lengths(), config, seed=1, epoch=epoch, world_size=1, items=items)
+        plan = plan_epoch(count_sample_tokens(source), config, seed=1, epoch=epoch, world_size=1, items=items)
         for step in range(len(plan)):
             samples = source.load_pack(plan.pack(step, 0))
             lines += [f"{epoch} {step} {s.id} {hash_values(s.latents.tolist())}" for s in samples]
-    return [*lines, source.fingerprint]
+    return [*lines, json.dumps(source.fingerprints)]
 
 
 READ_EPOCHS = """
@@ -272,7 +271,7 @@ sys.path[:0] = sys.argv[2:]
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from test_source import read_epochs
+from test_dataset import read_epochs
 print("\\n".join(read_epochs(Path(sys.argv[1]))))
 assert "diffusers" not in sys.modules, "an encoder was opened in spite of the cache"
 """
@@ -295,9 +294,3 @@ def test_same_samples_in_another_process(folder: Path, rows: list[Row], models_d
         check=True,
     ).stdout.splitlines()
     assert there == here
-
-
-def test_lengths_are_a_copy(open_source: OpenSource) -> None:
-    source = open_source()
-    source.lengths()[:] = 0
-    assert np.all(source.lengths() > 0)

@@ -1,4 +1,4 @@
-"""What a data set leaves out is counted, kept and limited."""
+"""What a dataset leaves out is counted, kept and limited."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_media import write_rows
+from small_media import quarantine_sample, write_rows
 
 from lynx_core.data.dataset import PairDataset
 from lynx_core.data.decoding import DecodingConfig
@@ -38,7 +38,7 @@ FILE_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FILE_FAULTS)
-def test_files_that_are_none_are_set_aside(
+def test_files_that_are_none_are_skipped(
     folder: Path, rows: list[Row], encoders: Encoders, fault: str
 ) -> None:
     (folder / "empty.mp4").touch()
@@ -49,22 +49,22 @@ def test_files_that_are_none_are_set_aside(
     (rejection,) = source.quarantine.rejections
     assert (rejection.id, rejection.line, rejection.reason) == ("b", 2, reason)
     assert detail in rejection.detail
-    assert f"4 rows, 3 to train on (2 single-scene, 1 augmented), 1 set aside\n  1 set aside: {reason}" in (
+    assert f"4 rows, 3 to train on (2 single-scene, 1 augmented), 1 skipped\n  1 skipped: {reason}" in (
         source.describe()
     )
 
 
-def test_a_run_stops_at_its_start_when_too_many_rows_are_set_aside(
+def test_a_run_stops_at_its_start_when_too_many_rows_are_skipped(
     folder: Path, rows: list[Row], encoders: Encoders
 ) -> None:
     rows[0]["target"] = "gone.mp4"
     open_source(folder, [*rows, "no row"], encoders, max_quarantined=0.4)
     with pytest.raises(
-        DataError, match=r"2 of 5 rows .* are set aside, 40% .*max_quarantined allows 39%"
+        DataError, match=r"2 of 5 rows .* are skipped, 40% .*max_quarantined allows 39%"
     ) as caught:
         open_source(folder, [*rows, "no row"], encoders, max_quarantined=0.39)
-    assert "1 set aside: unreadable row; first: line 5" in str(caught.value)
-    assert "1 set aside: target not found; first: line 1, id a" in str(caught.value)
+    assert "1 skipped: unreadable row; first: line 5" in str(caught.value)
+    assert "1 skipped: target not found; first: line 1, id a" in str(caught.value)
 
 
 def test_a_run_stops_when_too_many_files_fail_later(
@@ -74,7 +74,7 @@ def test_a_run_stops_when_too_many_files_fail_later(
     (folder / "c.png").unlink()
     assert [sample.id for sample in source.load_pack([0, 2])] == ["a", "d"]
     (folder / "b.mp4").unlink()
-    with pytest.raises(DataError, match=r"2 of 4 rows .* are set aside, 50%"):
+    with pytest.raises(DataError, match=r"2 of 4 rows .* are skipped, 50%"):
         source.load_pack([1, 3])
 
 
@@ -82,7 +82,7 @@ def test_rows_below_a_threshold_are_no_faults(folder: Path, rows: list[Row], enc
     for row, similarity in zip(rows, (0.9, 0.1, 0.1, 0.1), strict=True):
         row["face_similarity"] = similarity
     source = open_source(folder, rows, encoders, min_face_similarity=0.5, max_quarantined=0.0)
-    assert "1 to train on (1 single-scene), 3 set aside" in source.describe()
+    assert "1 to train on (1 single-scene), 3 skipped" in source.describe()
     del rows[1]["face_similarity"]
     with pytest.raises(DataError, match=r"1 of 4 rows .*, 50% of those wanted"):
         open_source(folder, rows, encoders, min_face_similarity=0.5, max_quarantined=0.4)
@@ -90,10 +90,10 @@ def test_rows_below_a_threshold_are_no_faults(folder: Path, rows: list[Row], enc
 
 def test_draws_that_went_to_others_are_counted(folder: Path, rows: list[Row], encoders: Encoders) -> None:
     source = open_source(folder, rows, encoders)
-    source.set_aside(3, "loss not finite", "nan at step 3")
+    quarantine_sample(source, 3, "nan at step 3")
     assert [sample.id for sample in source.load_pack([0, 3, 3])] == ["a", "c", "c"]
     assert (source.draws.replaced, source.draws.empty) == (2, 0)
-    source.set_aside(2, "loss not finite", "nan at step 4")
+    quarantine_sample(source, 2, "nan at step 4")
     assert [sample.id for sample in source.load_pack([0, 3])] == ["a"]
     assert (source.draws.replaced, source.draws.empty) == (2, 1)
 
@@ -102,13 +102,13 @@ def test_processes_of_a_run_come_to_know_the_same(folder: Path, rows: list[Row],
     path = folder / "run" / "pairs-quarantine.jsonl"
     first, second = (open_source(folder, [*rows, "no row"], encoders, quarantine_path=path) for _ in range(2))
     assert len(path.read_text().splitlines()) == 1, "known from the start, and written once"
-    first.set_aside(0, "loss not finite", "nan at step 3")
-    second.set_aside(0, "loss not finite", "nan at step 3")
-    second.set_aside(1, "loss not finite", "nan at step 4")
-    assert [len(source.left_out().rejections) for source in (first, second)] == [3, 3]
+    quarantine_sample(first, 0, "nan at step 3")
+    quarantine_sample(second, 0, "nan at step 3")
+    quarantine_sample(second, 1, "nan at step 4")
+    assert [len(source.skipped_rows().rejections) for source in (first, second)] == [3, 3]
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     assert [entry["line"] for entry in entries] == [5, 1, 2]
-    assert entries[1].items() >= {"id": "a", "reason": "loss not finite", "detail": "nan at step 3"}.items()
+    assert entries[1].items() >= {"id": "a", "reason": "does not decode", "detail": "nan at step 3"}.items()
 
 
 def test_a_line_cut_short_is_no_line(tmp_path: Path) -> None:
@@ -128,4 +128,4 @@ def test_full_disk_is_named(
     source = open_source(folder, rows, encoders, quarantine_path=folder / "quarantine.jsonl")
     monkeypatch.setattr("lynx_core.data.quarantine.os.write", lambda handle, raw: len(raw) // 2)
     with pytest.raises(DataError, match=r"No space left on device.*free some space"):
-        source.set_aside(0, "loss not finite", "nan at step 3")
+        quarantine_sample(source, 0, "nan at step 3")
