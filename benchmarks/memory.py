@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adapter_files import EMBEDDING_DIM, write_adapter
+from adapter_files import write_adapter
 from host_model import DEFAULT_HOST, build_base, load_host, run_step
 from peak_memory import PeakMemory, read_resident
 from shapes import REF_TOKENS, SHAPES, Shape
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from lynx_core.formats.adapter import Adapter, open_adapter
 from lynx_core.models.kv_cache import KVCache, ReferenceKVBuilder, compute_id_kv
+from lynx_core.spec import EMBEDDING_DIM, null_embedding
 
 CPU = torch.device("cpu")
 DTYPE = torch.bfloat16
@@ -42,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def make_reference(adapter: Adapter, shape: Shape) -> KVCache:
     """Bake from random features, given block by block as the reference pass does."""
-    builder = ReferenceKVBuilder(adapter, DTYPE)
+    builder = ReferenceKVBuilder(adapter.ref.blocks, adapter.read_ref_layer, DTYPE)
     features = torch.randn(1, REF_TOKENS, shape.dim)
     for block in range(shape.num_blocks):
         builder.add_block(block, features)
@@ -56,8 +57,12 @@ def measure_baking(folder: Path, shape: Shape) -> None:
     print(f"opening the adapter: {(read_resident()[0] - before_all) / MB:.1f} MB")
     face = nn.functional.normalize(torch.randn(EMBEDDING_DIM), dim=0)
     stages: dict[str, Callable[[], KVCache]] = {
-        "ID, null": lambda: compute_id_kv(adapter, torch.zeros(EMBEDDING_DIM), CPU, DTYPE),
-        "ID, face": lambda: compute_id_kv(adapter, face, CPU, DTYPE),
+        "ID, null": lambda: compute_id_kv(
+            adapter.load_resampler(), adapter.id.blocks, adapter.read_id_layer, null_embedding(), CPU, DTYPE
+        ),
+        "ID, face": lambda: compute_id_kv(
+            adapter.load_resampler(), adapter.id.blocks, adapter.read_id_layer, face, CPU, DTYPE
+        ),
         "reference, null": lambda: make_reference(adapter, shape),
         "reference, face": lambda: make_reference(adapter, shape),
     }

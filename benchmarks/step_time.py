@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from adapter_files import EMBEDDING_DIM, write_adapter
+from adapter_files import write_adapter
 from host_model import DEFAULT_HOST, Step, build_base, load_host, make_text, run_step, synchronise
 from shapes import SHAPES, Shape
+
+from lynx_core.spec import EMBEDDING_DIM, null_embedding
 
 T = TypeVar("T")
 REFERENCE_LATENT = (1, 16, 1, 32, 32)
@@ -65,9 +67,7 @@ def apply_adapter(pack: Any, model: Any, folder: Path, device: torch.device) -> 
     adapter = pack.pack_module("lynx_core.formats.adapter").open_adapter(folder)
     dtype = model.model.get_dtype_inference()
     embedding = torch.nn.functional.normalize(torch.randn(EMBEDDING_DIM), dim=0)
-    measure(
-        "bake ID, null", device, lambda: application.get_id_kv(adapter, torch.zeros(EMBEDDING_DIM), dtype)
-    )
+    measure("bake ID, null", device, lambda: application.get_id_kv(adapter, null_embedding(), dtype))
     measure("bake ID, face", device, lambda: application.get_id_kv(adapter, embedding, dtype))
 
     null, face = torch.zeros(REFERENCE_LATENT), torch.randn(REFERENCE_LATENT)

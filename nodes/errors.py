@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..lynx_core.faces.errors import FaceError
-from ..lynx_core.formats.errors import AdapterError
+from ..lynx_core.formats.tensor_file import AdapterError
 from .model_files import shorten_paths
 
 _DOWNLOAD = re.compile(r"comfy-lynx download (\w+)")

@@ -49,7 +49,7 @@ def list_imports(path: Path) -> Iterator[str]:
 def test_imports_are_read_as_python_resolves_them() -> None:
     found = set(list_imports(REPO / "nodes" / "attachment.py"))
     assert {"torch.Tensor", "comfy.model_management", "nodes.identity.COND_KEY"} <= found
-    assert "lynx_core.models.attention.attend_extra" in found
+    assert "lynx_core.models.kv_cache.attend_extra" in found
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from ..spec import AttentionBackend
 from .adapter_modules import AdapterModules
-from .segment_attention import attend_segments
-from .segments import Segments, find_runs
+from .segment_attention import Segments, attend_segments, find_runs
 
 
 class PackContext(NamedTuple):

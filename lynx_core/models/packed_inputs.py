@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..spec import TEXT_LENGTH
 from ..tokens import PATCH_SIZE, LatentShape, count_tokens
-from .segments import Segments
+from .segment_attention import Segments
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,12 @@ from torch.utils.checkpoint import checkpoint
 
 from ..spec import TEXT_LENGTH, AttentionBackend, LynxError
 from ..tokens import PATCH_SIZE
+from .adapter_configs import describe_base_misfit
 from .adapter_modules import AdapterModules
-from .frozen_base import BlockOffload, WanTransformer, freeze, load_transformer
+from .frozen_base import BlockOffload, WanTransformer, freeze
 from .packed_block import AdapterInputs, PackContext, modulate, modulated_input, run_block
 from .packed_inputs import PackedInputs, count_latent_tokens, index_text, patchify, unpatchify
-from .segments import Segments
-
-__all__ = ["PackedInputs", "PackedWan", "RecordedReferences", "load_transformer"]
+from .segment_attention import Segments
 
 
 class RecordedReferences(NamedTuple):
@@ -83,13 +82,11 @@ class PackedWan(nn.Module):
         Raises:
             ValueError: when it was not.
         """
-        for part in (adapter.configs.id, adapter.configs.ref):
-            if part and (part.dim != self.dim or part.blocks[-1] >= self.config.num_layers):
-                raise ValueError(
-                    f"wrong base for this adapter: the adapter is for width {part.dim} and at least "
-                    f"{part.blocks[-1] + 1} blocks, the base has width {self.dim} and {self.config.num_layers} "
-                    "blocks; use the base that the adapter was made for"
-                )
+        misfit = describe_base_misfit(adapter.configs, self.dim, self.config.num_layers)
+        if misfit:
+            raise LynxError(
+                f"wrong base for this adapter: {misfit}; use the base that the adapter was made for"
+            )
 
     def forward(
         self,

@@ -32,7 +32,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..formats.safetensors_file import tensor_info, write_safetensors
+from ..formats.safetensors_writer import tensor_info, write_safetensors
 from ..spec import LynxError
 from .optimizer import OptimizerState
 

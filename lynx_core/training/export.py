@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..formats.adapter import open_adapter
-from ..formats.conversion import convert_adapter
+from ..formats.adapter_weights import save_modules
 from ..models.adapter_modules import AdapterModules
 from .configuration import ExportDtype
 from .distributed import full_tensor
@@ -30,13 +29,4 @@ def write_adapter(
     with ema.swapped_in() if ema else contextlib.nullcontext():
         state = {name: full_tensor(tensor).cpu() for name, tensor in adapter.canonical_state().items()}
         if is_main:
-            adapter.save(path, dtype=_DTYPES[dtype], state=state, overwrite=True)
-
-
-def convert_to_release(path: Path, folder: Path) -> list[Path]:
-    """Write an exported adapter in the layout of the release: three files in a folder.
-
-    Raises:
-        AdapterError: when that layout cannot express it, or files are there already.
-    """
-    return convert_adapter(open_adapter(path), "release", folder)
+            save_modules(adapter, path, dtype=_DTYPES[dtype], state=state, overwrite=True)

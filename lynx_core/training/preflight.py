@@ -22,7 +22,7 @@ from ..data.manifest import read_manifest
 from ..data.progress_line import ProgressLine
 from ..data.source import PairDataset
 from ..faces.errors import FaceError
-from ..formats.errors import AdapterError
+from ..formats.tensor_file import AdapterError
 from ..spec import LynxError
 from .assembly import open_source
 from .checkpoint import CheckpointFolder

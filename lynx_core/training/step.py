@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..data.sample import Nulls
-from ..models.adapter_modules import AdapterConfigs
+from ..models.adapter_configs import AdapterConfigs
 from .configuration import TrainingConfig
 from .distributed import DistributedContext
 from .flow_matching import compute_loss_weight, loss_weight_share, sample_losses

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..data.sample import Nulls, Sample
 from ..data.source import PairDataset
 from ..evaluation.face_similarity import measure_similarity
-from ..models.adapter_modules import AdapterConfigs
-from ..models.packed_wan import PackedInputs
+from ..models.adapter_configs import AdapterConfigs
+from ..models.packed_inputs import PackedInputs
 from ..rng import RNGKey, torch_generator
 from ..spec import null_embedding
 from .assembly import make_analyzer

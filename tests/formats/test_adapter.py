@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lynx_core.formats.adapter import Adapter, AdapterError, open_adapter
+from lynx_core.formats.adapter import Adapter, open_adapter
+from lynx_core.formats.tensor_file import AdapterError
 from lynx_core.spec import INSTANTID_RECOGNISER, RELEASE_RECOGNISER
 
 
@@ -110,7 +111,7 @@ def test_other_dtypes(dtype, make_adapter, save):
 
 def test_opening_reads_headers_only(full, save, monkeypatch):
     folder = save("x", full.release_files())
-    from lynx_core.formats.safetensors_file import SafetensorsFile
+    from lynx_core.formats.tensor_file import SafetensorsFile
 
     read = []
     original = SafetensorsFile._read

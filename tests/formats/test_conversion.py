@@ -15,8 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lynx_core import durable_file
-from lynx_core.formats.adapter import Adapter, AdapterError, open_adapter
+from lynx_core.formats.adapter import Adapter, open_adapter
 from lynx_core.formats.conversion import convert_adapter
+from lynx_core.formats.tensor_file import AdapterError
 from lynx_core.spec import INSTANTID_RECOGNISER
 
 LAYOUTS = ("release", "kijai", "wan2gp", "comfy-lynx")
