@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..lynx_core.faces.analyzer import FaceAnalyzer
+from ..lynx_core.faces.analyzer import FaceAnalyzer, average_embeddings, min_pairwise_cosine
 from ..lynx_core.faces.crops import FaceCrop, crop_aligned, crop_face
 from ..lynx_core.faces.detection import FACE_ORDERS
-from ..lynx_core.faces.embedding import average_embeddings, min_pairwise_cosine
 from ..lynx_core.faces.photo import convert_image, convert_photos
 from . import sockets
 from .errors import raise_plainly
