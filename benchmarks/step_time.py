@@ -1,7 +1,7 @@
 """Time of a patched model's step against the same model unpatched: `python benchmarks/step_time.py`.
 
 Both run in one process, in turn, through the host's own sampling code; the adapter is a full
-one, read from files, baked and applied by the pack's own code. The ratio is what to look at:
+one, read from files, precomputed and applied by the pack's own code. The ratio is what to look at:
 at most 1.05 on a CPU, 1.02 is aimed for on a GPU.
 """
 
@@ -60,31 +60,31 @@ def measure(what: str, device: torch.device, function: Callable[[], T]) -> T:
 
 
 def apply_adapter(pack: Any, model: Any, folder: Path, device: torch.device) -> Any:
-    """Bake a random face and its null through the model and apply both (`AppliedIdentity`)."""
+    """Precompute a random face and its null through the model and apply both (`AppliedIdentity`)."""
     application, reference_pass = (
         pack.pack_module(f"nodes.{name}") for name in ("application", "reference_pass")
     )
     adapter = pack.pack_module("lynx_core.formats.adapter").open_adapter(folder)
     dtype = model.model.get_dtype_inference()
     embedding = torch.nn.functional.normalize(torch.randn(EMBEDDING_DIM), dim=0)
-    measure("bake ID, null", device, lambda: application.get_id_kv(adapter, null_embedding(), dtype))
-    measure("bake ID, face", device, lambda: application.get_id_kv(adapter, embedding, dtype))
+    measure("precompute ID, null", device, lambda: application.get_id_kv(adapter, null_embedding(), dtype))
+    measure("precompute ID, face", device, lambda: application.get_id_kv(adapter, embedding, dtype))
 
     null, face = torch.zeros(REFERENCE_LATENT), torch.randn(REFERENCE_LATENT)
     text = make_text(seed=9)
     checksum = pack.pack_module("nodes.base_model").describe_base(model).checksum
     measure(
-        "bake reference, null (with the model's load)",
+        "precompute reference, null (with the model's load)",
         device,
         lambda: reference_pass.get_null_kv(model, adapter, text, null, checksum),
     )
     reference = measure(
-        "bake reference, face",
+        "precompute reference, face",
         device,
         lambda: reference_pass.make_reference(model, adapter, text, face, null),
     )
     parts = [reference.face, reference.null]
-    print(f"baked reference keys and values, with null   {sum_bytes(parts) / MB:8.1f} MB")
+    print(f"cached reference keys and values, with null   {sum_bytes(parts) / MB:8.1f} MB")
     return application.apply_identity(
         model,
         make_text(seed=1),

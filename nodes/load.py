@@ -222,7 +222,7 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
                 root=find_insightface_root(pack),
                 pack=pack,
                 provider=provider,
-                encoder_path=None if name == PACK_ENCODER else locate_encoder(name),
+                recogniser_path=None if name == PACK_ENCODER else locate_encoder(name),
             )
         )
 

@@ -30,25 +30,25 @@ class FaceAnalyzer:
 
     Args:
         root: folder that holds `models/<pack>`.
-        pack: insightface pack whose detector is used.
+        pack: insightface model pack whose detector is used.
         provider: "CPU", "CUDA", "CoreML" or "DirectML".
-        encoder_path: the recogniser's file, or None for the pack's own recogniser.
+        recogniser_path: the recogniser's file, or None for the model pack's own.
     """
 
-    def __init__(self, root: Path, pack: str, provider: str, encoder_path: Path | None) -> None:
+    def __init__(self, root: Path, pack: str, provider: str, recogniser_path: Path | None) -> None:
         self.pack = pack
         self.detector = FaceDetector(root, pack, (provider,))
-        self.encoder_path = encoder_path
+        self.recogniser_path = recogniser_path
 
     @cached_property
     def recogniser(self) -> ArcFaceRecogniser | InsightFaceRecogniser:
         """The recogniser, opened.
 
         Raises:
-            FaceError: when its file is no recogniser, or the pack has none that is known.
+            FaceError: when its file is no recogniser, or the model pack has none that is known.
         """
-        if self.encoder_path is not None:
-            return ArcFaceRecogniser(load_arcface(self.encoder_path))
+        if self.recogniser_path is not None:
+            return ArcFaceRecogniser(load_arcface(self.recogniser_path))
         if self.pack not in PACK_FILES:
             raise FaceError(
                 f"the recogniser of the detector pack '{self.pack}' is not known: choose the detector pack "
@@ -79,7 +79,7 @@ class ArcFaceRecogniser:
 
 
 class InsightFaceRecogniser:
-    """A recogniser of an insightface pack through insightface's own `ArcFaceONNX`, opened on first use.
+    """A recogniser of an insightface model pack through insightface's own `ArcFaceONNX`, opened on first use.
 
     Args:
         root: the folder that holds `models/<pack>`.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..spec import RELEASE_RECOGNISER
+from ..spec import RELEASE_RECOGNISER, LynxError
 from .adapter_configs import AdapterConfigs
 from .id_adapter import IDAdapterLayer
 from .ref_adapter import RefAdapterLayer
@@ -26,14 +26,14 @@ class LowRankLinear(nn.Linear):
     Starts as the layer it is made of, whose weights it shares.
 
     Raises:
-        ValueError: when the rank is below 1, or the layer has a low-rank update already.
+        LynxError: when the rank is below 1, or the layer has a low-rank update already.
     """
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
         if rank < 1:
-            raise ValueError(f"low rank must be at least 1, got {rank}")
+            raise LynxError(f"low rank must be at least 1, got {rank}")
         if isinstance(linear, LowRankLinear):
-            raise ValueError(
+            raise LynxError(
                 "this layer has a low-rank update already; merge it into a file and start from that"
             )
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
@@ -132,7 +132,7 @@ class AdapterModules(nn.Module):
         """Train low-rank updates of the layers' projections only, everything else frozen.
 
         Raises:
-            ValueError: when the rank is below 1, or there are low-rank updates already.
+            LynxError: when the rank is below 1, or there are low-rank updates already.
         """
         self.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):

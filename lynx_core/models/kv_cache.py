@@ -66,11 +66,11 @@ def make_block_kv(block: int, key: Tensor, value: Tensor, dtype: torch.dtype) ->
     """Keep a key and a value in `dtype`.
 
     Raises:
-        ValueError: when they are not finite in it.
+        LynxError: when they are not finite in it.
     """
     key, value = key.to(dtype), value.to(dtype)
     if not (key.isfinite().all() and value.isfinite().all()):
-        raise ValueError(
+        raise LynxError(
             f"the keys or values of block {block} are not finite in {dtype}: the base model's or the adapter's numbers "
             "are too large for it, or damaged. Run the base model in bf16, or check its file."
         )

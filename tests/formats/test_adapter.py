@@ -94,7 +94,7 @@ def test_a_block_without_layers_is_named(lite, save):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_instantid_resampler_from_a_nested_pickle_names_its_embedder(zipped, lite, save, tmp_path):
+def test_instantid_resampler_from_a_nested_pickle_names_its_recogniser(zipped, lite, save, tmp_path):
     checkpoint = {"image_proj": lite.resampler, "ip_adapter": {"1.to_k_ip.weight": torch.zeros(2, 2)}}
     torch.save(checkpoint, tmp_path / "ip-adapter.bin", _use_new_zipfile_serialization=zipped)
     layers = save("x", lite.release_files()) / "ip_layers.safetensors"
