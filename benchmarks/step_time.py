@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from adapter_files import EMBEDDING_DIM, write_adapter
+from adapter_files import write_adapter
 from host_model import DEFAULT_HOST, Step, build_base, load_host, make_text, run_step, synchronise
 from shapes import SHAPES, Shape
+
+from lynx_core.spec import EMBEDDING_DIM, null_embedding
 
 T = TypeVar("T")
 REFERENCE_LATENT = (1, 16, 1, 32, 32)
@@ -58,37 +60,31 @@ def measure(what: str, device: torch.device, function: Callable[[], T]) -> T:
 
 
 def apply_adapter(pack: Any, model: Any, folder: Path, device: torch.device) -> Any:
-    """Encode a random face and its null and apply both (`AppliedIdentity`)."""
+    """Precompute a random face and its null through the model and apply both (`AppliedIdentity`)."""
     application, reference_pass = (
         pack.pack_module(f"nodes.host.{name}") for name in ("application", "reference_pass")
     )
     adapter = pack.pack_module("lynx_core.formats.adapter").open_adapter(folder)
     dtype = model.model.get_dtype_inference()
     embedding = torch.nn.functional.normalize(torch.randn(EMBEDDING_DIM), dim=0)
-    measure(
-        "keys and values of the ID, null",
-        device,
-        lambda: application.get_id_kv(adapter, torch.zeros(EMBEDDING_DIM), dtype),
-    )
-    measure(
-        "keys and values of the ID, face", device, lambda: application.get_id_kv(adapter, embedding, dtype)
-    )
+    measure("precompute ID, null", device, lambda: application.get_id_kv(adapter, null_embedding(), dtype))
+    measure("precompute ID, face", device, lambda: application.get_id_kv(adapter, embedding, dtype))
 
     null, face = torch.zeros(REFERENCE_LATENT), torch.randn(REFERENCE_LATENT)
     text = make_text(seed=9)
     checksum = pack.pack_module("nodes.host.base_model").describe_base(model).checksum
     measure(
-        "reference pass, null (with the model's load)",
+        "precompute reference, null (with the model's load)",
         device,
         lambda: reference_pass.get_null_kv(model, adapter, text, null, checksum),
     )
     reference = measure(
-        "reference pass, face",
+        "precompute reference, face",
         device,
         lambda: reference_pass.make_reference(model, adapter, text, face, null),
     )
     parts = [reference.face, reference.null]
-    print(f"keys and values of the reference, with null   {sum_bytes(parts) / MB:8.1f} MB")
+    print(f"cached reference keys and values, with null   {sum_bytes(parts) / MB:8.1f} MB")
     return application.apply_identity(
         model,
         make_text(seed=1),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 WHOLE_FILE_BYTES = 4 << 20
 """Files up to this size are hashed whole by `hash_file`."""
@@ -82,11 +82,6 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
             digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)};".encode())
             digest.update(leaf.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def hash_weights(module: nn.Module) -> str:
-    """Hash all weights and buffers of a module, to the bit."""
-    return hash_tensors({**dict(module.named_parameters()), **dict(module.named_buffers())})
 
 
 def _plain_tensors(tensor: Tensor) -> Sequence[Tensor]:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .spec import LynxError
+
 ORDER_OF_SAMPLES, ORDER_OF_STEPS, ORDER_OF_RANKS, ORDER_OF_KIND = range(4)
 """What an order is for; keeps the streams of one seed apart."""
 
@@ -35,7 +37,7 @@ def random_bits(count: int, seed: int, purpose: int, round_number: int, variant:
         variant: tells apart several streams of one purpose.
     """
     if seed < 0 or round_number < 0:
-        raise ValueError(f"seed and epoch are 0 or more, got {seed} and {round_number}")
+        raise LynxError(f"seed and epoch are 0 or more, got {seed} and {round_number}")
     key = np.array([seed, purpose], dtype=np.uint64)
     # Philox counts up in the first word; the others place each round in a stream of its own.
     counter = np.array([0, 0, round_number, variant], dtype=np.uint64)

@@ -11,6 +11,8 @@ from typing import overload
 
 import numpy as np
 
+from .spec import LynxError
+
 FRAMES_PER_LATENT = 4
 PX_PER_LATENT = 8
 PATCH_SIZE = (1, 2, 2)
@@ -25,13 +27,13 @@ def latent_shape(num_frames: int, height_px: int, width_px: int) -> LatentShape:
     """What the VAE makes of a clip.
 
     Raises:
-        ValueError: when the frames are not 4k+1, or a side is no multiple of 16 px.
+        LynxError: when the frames are not 4k+1, or a side is no multiple of 16 px.
     """
     if num_frames < 1 or num_frames % FRAMES_PER_LATENT != 1:
-        raise ValueError(f"a clip has 4k+1 frames (1, 5, 9, ... 81), got {num_frames}")
+        raise LynxError(f"a clip has 4k+1 frames (1, 5, 9, ... 81), got {num_frames}")
     for name, size_px in (("height", height_px), ("width", width_px)):
         if size_px < PX_PER_TOKEN or size_px % PX_PER_TOKEN:
-            raise ValueError(f"the {name} of a clip is a multiple of {PX_PER_TOKEN} px, got {size_px}")
+            raise LynxError(f"the {name} of a clip is a multiple of {PX_PER_TOKEN} px, got {size_px}")
     num_latent_frames = (num_frames - 1) // FRAMES_PER_LATENT + 1
     return num_latent_frames, height_px // PX_PER_LATENT, width_px // PX_PER_LATENT
 
@@ -47,13 +49,13 @@ def count_tokens(shape: LatentShape | np.ndarray) -> int | np.ndarray:
         shape: latent frames, height and width; or [3, n] of n samples, which gives [n].
 
     Raises:
-        ValueError: when a side is not a whole number of patches.
+        LynxError: when a side is not a whole number of patches.
     """
     tokens: int | np.ndarray = 1
     for size, patch in zip(shape, PATCH_SIZE, strict=True):
         if np.any(size % patch) or np.any(size < patch):
             shown = list(shape) if isinstance(shape, tuple) else "these shapes"
-            raise ValueError(
+            raise LynxError(
                 f"a latent of {shown} (frames, height, width) cannot be cut into patches of {list(PATCH_SIZE)}; "
                 f"width and height in pixels must be multiples of {PX_PER_TOKEN}"
             )

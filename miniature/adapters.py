@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from lynx_core.models.adapter_modules import AdapterConfigs, AdapterModules
+from lynx_core.models.adapter_configs import AdapterConfigs
 from lynx_core.training.assembly import configure_new_adapter
 from lynx_core.training.configuration import TrainingConfig, read_configuration
 
@@ -113,16 +113,17 @@ def export_checkpoint(making: Making, name: str, step: int, target: str) -> None
         FileNotFoundError: when the run is not finished, or did not keep that checkpoint.
     """
     from lynx_core.formats.adapter import open_adapter
+    from lynx_core.formats.adapter_weights import load_modules, save_modules
     from lynx_core.training.checkpoint import CheckpointFolder, read_checkpoint
 
     finished, exported = find_adapter(making, name), find_adapter(making, target)
-    adapter = AdapterModules.from_adapter(open_adapter(finished))
+    adapter = load_modules(open_adapter(finished))
     contents = read_checkpoint(CheckpointFolder(finished.parent, keep_last=1, keep_every=0).path_of(step))
     parameters = dict(adapter.named_parameters())
     for parameter_name, value in (contents.mean or contents.weights).items():
         parameters[parameter_name].data.copy_(value)
     exported.parent.mkdir(parents=True, exist_ok=True)
-    adapter.save(exported, overwrite=True)
+    save_modules(adapter, exported, overwrite=True)
 
 
 def ship_adapter(making: Making) -> None:

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..lynx_core.faces.analyzer import FaceAnalyzer
+from ..lynx_core.faces.analyzer import FaceAnalyzer, average_embeddings, min_pairwise_cosine
 from ..lynx_core.faces.crops import FaceCrop, crop_aligned, crop_face
 from ..lynx_core.faces.detection import FACE_ORDERS
-from ..lynx_core.faces.embedding import average_embeddings, min_pairwise_cosine
 from ..lynx_core.faces.photo import convert_image, convert_photos
 from ..lynx_core.formats.adapter import Adapter
 from . import sockets

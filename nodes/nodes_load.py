@@ -219,7 +219,7 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
                 root=model_files.find_insightface_root(pack),
                 pack=pack,
                 provider=provider,
-                encoder_path=None if name == PACK_ENCODER else model_files.locate_encoder(name),
+                recogniser_path=None if name == PACK_ENCODER else model_files.locate_encoder(name),
             )
         )
 

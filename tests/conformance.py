@@ -1,7 +1,7 @@
 """Compare the pack with the published implementation: `python tests/conformance.py DIR`.
 
 DIR holds golden data (weights, inputs, outputs, meta.json) that the official code computed
-in float32. The path under test is the pack's own: its loading, baking, reference pass and
+in float32. The path under test is the pack's own: its loading, precomputing, reference pass and
 apply code on the host's own WanModel, sampled through the host's samplers. One line for each
 golden number with its relative L2 error; ends 1 when any is above 1e-4.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import os
 import subprocess
@@ -34,6 +35,10 @@ SOURCES = [
 ]
 
 
+SHARED = {path.stem for path in (REPO / "lynx_core").glob("*.py")} - {"__init__"}
+"""Modules beside the packages, such as `spec`: every package may know them, and they know no package."""
+
+
 def list_imports(path: Path) -> Iterator[str]:
     """Give every module that a file imports, anywhere in it, relative names resolved within the repository."""
     package = path.relative_to(REPO).with_suffix("").parts[:-1]
@@ -49,7 +54,7 @@ def list_imports(path: Path) -> Iterator[str]:
 def test_imports_are_read_as_python_resolves_them() -> None:
     found = set(list_imports(REPO / "nodes" / "host" / "attention_hooks.py"))
     assert {"torch.Tensor", "comfy.model_management", "nodes.host.conditioning.COND_KEY"} <= found
-    assert "lynx_core.models.attention.attend_extra" in found
+    assert "lynx_core.models.kv_cache.attend_extra" in found
 
 
 @pytest.mark.parametrize(
@@ -64,7 +69,7 @@ def test_the_core_knows_neither_host_nor_nodes(path: Path) -> None:
 def test_the_nodes_know_the_core_and_no_training(path: Path) -> None:
     imports = list(list_imports(path))
     core = {name.split(".")[1] for name in imports if name.startswith("lynx_core.")}
-    assert core <= {"spec", "durable_file", "hashing", "models", "faces", "formats", "evaluation"}
+    assert core <= SHARED | {"models", "faces", "formats", "evaluation"}
     tree = ast.parse(path.read_text(encoding="utf-8"))
     absolute = {
         node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 0
@@ -72,6 +77,86 @@ def test_the_nodes_know_the_core_and_no_training(path: Path) -> None:
     assert not [name for name in absolute if name.split(".")[0] in ("nodes", "lynx_core")], (
         "imports in the pack are relative"
     )
+
+
+MAY_KNOW: dict[str, set[str]] = {
+    "models": set(),
+    "formats": {"models"},
+    "faces": set(),
+    "data": {"faces"},
+    "engine": set(),
+    "curate": {"data", "engine", "faces"},
+    "evaluation": {"data", "faces"},
+    "training": {"data", "evaluation", "faces", "formats", "models"},
+    "cli": {"curate", "data", "evaluation", "faces", "formats", "models", "training"},
+}
+"""Packages of lynx_core, and which others each may import: spec <- models <- formats, faces <- data <- the rest."""
+
+
+def map_core_imports() -> dict[str, set[str]]:
+    """Give the modules of lynx_core that each of its modules imports, anywhere in it."""
+    files = {
+        ".".join(path.relative_to(REPO).with_suffix("").parts): path
+        for path in (REPO / "lynx_core").rglob("*.py")
+    }
+    found: dict[str, set[str]] = {}
+    for module, path in files.items():
+        names = {name if name in files else name.rpartition(".")[0] for name in list_imports(path)}
+        found[module] = names & files.keys() - {module}
+    return found
+
+
+def find_wrong_directions(imports: dict[str, set[str]]) -> list[str]:
+    wrong = []
+    for module, known in imports.items():
+        package = module.split(".")[1] if "." in module else ""
+        for other in {name.split(".")[1] for name in known if "." in name} - {package}:
+            allowed = SHARED if package in SHARED else SHARED | MAY_KNOW.get(package, set())
+            if package and other not in allowed:
+                wrong.append(f"{module} imports {other}")
+    return sorted(wrong)
+
+
+def find_circle(imports: dict[str, set[str]]) -> list[str]:
+    """Give modules that import each other in a circle; empty when there is none."""
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_packages_of_the_core_know_each_other_in_one_direction() -> None:
+    imports = map_core_imports()
+    assert "lynx_core.spec" in imports["lynx_core.formats.layouts"], "imports are read"
+    packages = {path.name for path in (REPO / "lynx_core").iterdir() if (path / "__init__.py").is_file()}
+    assert packages <= MAY_KNOW.keys(), "say in MAY_KNOW what a new package may import"
+    assert find_wrong_directions(imports) == []
+
+
+def test_no_files_of_the_core_import_each_other_in_a_circle() -> None:
+    assert find_circle(map_core_imports()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "known", "wrong"),
+    [
+        ("models.kv_cache", "formats.adapter", "models.kv_cache imports formats"),
+        ("data.cache", "training.loop", "data.cache imports training"),
+        ("spec", "models.resampler", "spec imports models"),
+        ("newcomer.thing", "faces.crops", "newcomer.thing imports faces"),
+    ],
+)
+def test_a_wrong_direction_is_seen(module: str, known: str, wrong: str) -> None:
+    imports = map_core_imports()
+    imports.setdefault(f"lynx_core.{module}", set()).add(f"lynx_core.{known}")
+    assert find_wrong_directions(imports) == [f"lynx_core.{wrong}"]
+
+
+def test_a_circle_of_files_is_seen() -> None:
+    imports = map_core_imports()
+    imports["lynx_core.formats.tensor_file"].add("lynx_core.formats.parts")
+    assert set(find_circle(imports)) >= {"lynx_core.formats.tensor_file", "lynx_core.formats.parts"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(REPO)))

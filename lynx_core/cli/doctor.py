@@ -111,8 +111,7 @@ def _print_model_files(folders: ModelFolders) -> bool:
 
 def _find_fault(source: Source, place: Path, lock: DownloadLock) -> str | None:
     """What is wrong with a file, as far as its size and its header show."""
-    from ..formats.errors import AdapterError
-    from ..formats.tensor_file import open_tensor_file
+    from ..formats.tensor_file import AdapterError, open_tensor_file
 
     num_bytes, pin = place.stat().st_size, lock.find(source)
     expected = pin.num_bytes if pin else source.num_bytes
@@ -141,9 +140,9 @@ def _print_adapters(lynx_dirs: list[Path]) -> bool:
 def _print_adapter(path: Path, seen: dict[str, Path]) -> bool:
     """Print a line about an adapter's file or folder; `seen` gets its name, and tells of earlier ones."""
     from ..formats.adapter import open_adapter
-    from ..formats.errors import AdapterError
-    from ..formats.parts import PART_NAMES, find_parts
-    from ..formats.tensor_file import TENSOR_FILE_SUFFIXES, open_tensor_file
+    from ..formats.parts import find_parts
+    from ..formats.tensor_file import TENSOR_FILE_SUFFIXES, AdapterError, open_tensor_file
+    from ..models.adapter_configs import PART_NAMES
 
     is_folder = path.is_dir() and path.name != _FACES_DIR and not path.name.startswith(".")
     if not is_folder and (path.suffix.lower() not in TENSOR_FILE_SUFFIXES or path.name.startswith(".")):

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ..formats.errors import AdapterError
+from ..formats.tensor_file import AdapterError
 from . import convert, doctor, download, train
 from .models_folder import ModelsFolderError
 

@@ -184,8 +184,8 @@ def _run_configured(arguments: argparse.Namespace, action: Callable[[TrainingCon
     _silence_import_warnings()
     from ..data.errors import DataError
     from ..faces.errors import FaceError
-    from ..formats.errors import AdapterError
-    from ..models.frozen_base import BaseModelError
+    from ..formats.base_file import BaseModelError
+    from ..formats.tensor_file import AdapterError
     from ..models.segment_attention import BackendError
     from ..training.checkpoint import CheckpointError
     from ..training.configuration import read_configuration

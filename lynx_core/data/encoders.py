@@ -178,7 +178,7 @@ class AnalyzerRecogniser:
     @cached_property
     def embed_fingerprint(self) -> str:
         """Over the recogniser's file: equal for equal embeddings of equal crops."""
-        path = self.analyzer.encoder_path
+        path = self.analyzer.recogniser_path
         return hash_values([RELEASE_RECOGNISER, hash_file(path)] if path else ["pack", self._hash_pack()])
 
     def crop(self, photo: np.ndarray, path: Path) -> FaceCrop:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..faces.embedding import average_embeddings
+from ..faces.analyzer import average_embeddings
 from ..faces.errors import FaceError
 from ..hashing import hash_file
 from ..spec import REFERENCE_CROP_PX, REFERENCE_PROMPT, null_image

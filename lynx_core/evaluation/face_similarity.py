@@ -17,6 +17,7 @@ from torch import Tensor
 from ..faces.analyzer import FaceAnalyzer
 from ..faces.crops import crop_face
 from ..faces.errors import NoFaceError
+from ..spec import LynxError
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ def measure_similarity(
         analyzer: detector and recogniser.
 
     Raises:
-        ValueError: when there is no frame.
+        LynxError: when there is no frame.
         FaceError: when the face models cannot be opened, or fail on a frame in another way than by seeing no face.
     """
     if not len(frames):
-        raise ValueError("likeness needs at least one frame, got none")
+        raise LynxError("likeness needs at least one frame, got none")
     analyzer.detector.load()
     return FaceSimilarity(tuple(_score_frame(frame, embedding, analyzer) for frame in frames))
 

@@ -1,7 +1,7 @@
 """Faces and their five landmarks in a photo, through insightface's own `FaceAnalysis`.
 
 As in the release: the detector alone, at 640 px, on the RGB array as it is (no flip to BGR).
-Nothing is ever downloaded: the pack's folder is checked first, because insightface fetches a
+Nothing is ever downloaded: the model pack's folder is checked first, because insightface fetches a
 missing pack by itself. A face that fills the frame is larger than SCRFD's largest anchor
 (512 px of its 640), so a photo without a find is looked at once more with a black margin of half
 its size on every side; that costs a second pass, only on photos that would have failed.
@@ -31,7 +31,7 @@ ONNX_PROVIDERS = {
 }
 PROVIDER_PACKAGES = {"CUDA": "onnxruntime-gpu", "DirectML": "onnxruntime-directml"}
 
-# What insightface publishes in each pack: (detector, recogniser).
+# What insightface publishes in each model pack: (detector, recogniser).
 PACK_FILES = {
     "buffalo_l": ("det_10g.onnx", "w600k_r50.onnx"),
     "buffalo_m": ("det_2.5g.onnx", "w600k_r50.onnx"),
@@ -87,7 +87,7 @@ def resolve_providers(names: tuple[str, ...]) -> list[str]:
 
 
 def find_pack_folder(root: Path, pack: str) -> Path:
-    """The folder of a pack's ONNX files: `root/models/<pack>`, or a second `<pack>` inside it.
+    """The folder of a model pack's ONNX files: `root/models/<pack>`, or a second `<pack>` inside it.
 
     The published antelopev2.zip unpacks into such a second folder.
 
@@ -99,7 +99,7 @@ def find_pack_folder(root: Path, pack: str) -> Path:
         if any(candidate.glob("*.onnx")) or (candidate / "manifest.json").is_file():
             # A link is not followed: messages name the folder that the user knows.
             return candidate.absolute()
-    files = " and ".join(PACK_FILES.get(pack, ("the pack's ONNX files",)))
+    files = " and ".join(PACK_FILES.get(pack, ("the model pack's ONNX files",)))
     raise FaceError(
         f"the face models of '{pack}' are not there: expected {files} in {folder}. "
         f"Fetch them with: comfy-lynx download faces"
@@ -107,11 +107,11 @@ def find_pack_folder(root: Path, pack: str) -> Path:
 
 
 class FaceDetector:
-    """Finds faces with a pack that is already on disk. Nothing is opened before the first photo.
+    """Finds faces with a model pack that is already on disk. Nothing is opened before the first photo.
 
     Args:
         root: the folder that holds `models/<pack>`, as ComfyUI's `models/insightface`.
-        pack: name of the pack, as "buffalo_l".
+        pack: name of the model pack, as "buffalo_l".
         providers: of "CPU", "CUDA", "CoreML", "DirectML", the preferred one first.
         det_px: side of the square into which the photo is fitted for the detector, in pixels.
     """
@@ -129,7 +129,7 @@ class FaceDetector:
         """Open the detector now; `detect` does so by itself.
 
         Raises:
-            FaceError: for a missing package, pack or provider, and for files that are no detector.
+            FaceError: for a missing package, model pack or provider, and for files that are no detector.
         """
         if self._analysis is not None:
             return
@@ -147,7 +147,7 @@ class FaceDetector:
         except AssertionError as error:
             seen = ", ".join(sorted(path.name for path in folder.glob("*.onnx")))
             raise FaceError(
-                f"none of the files in {folder} is a face detector (seen: {seen}). Fetch the whole pack "
+                f"none of the files in {folder} is a face detector (seen: {seen}). Fetch the whole model pack "
                 f"again with: comfy-lynx download faces"
             ) from error
         except Exception as error:
@@ -182,7 +182,7 @@ class FaceDetector:
         found = self._analysis.get(np.ascontiguousarray(image))
         if any(face.kps is None for face in found):
             raise FaceError(
-                f"the detector of the pack '{self.pack}' gives no landmarks, so no face can be aligned; "
+                f"the detector of the model pack '{self.pack}' gives no landmarks, so no face can be aligned; "
                 f"use buffalo_l or antelopev2"
             )
         faces = [Face(np.float32(face.bbox), np.float32(face.kps), float(face.det_score)) for face in found]

@@ -16,17 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from ..hashing import add_file_samples
+from ..models.adapter_configs import PART_KINDS, PART_NAMES, AdapterConfigs, PartKind, find_misfit
 from ..models.id_adapter import IDAdapterConfig, IDAdapterLayer
 from ..models.ref_adapter import RefAdapterConfig, RefAdapterLayer
 from ..models.resampler import Resampler, ResamplerConfig
 from ..spec import RELEASE_RECOGNISER
 from . import layouts
-from .errors import AdapterError
-from .layouts import PartKind
-from .parts import PART_NAMES, AdapterPart, find_parts
-from .tensor_file import TENSOR_FILE_SUFFIXES, open_tensor_file
-
-__all__ = ["Adapter", "AdapterError", "open_adapter"]
+from .parts import AdapterPart, find_parts
+from .tensor_file import TENSOR_FILE_SUFFIXES, AdapterError, open_tensor_file
 
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
 
@@ -42,23 +39,22 @@ class Adapter:
         recogniser: the face recogniser that the resampler was trained on.
         fingerprint: hash over the headers and samples of the bytes; the same files give the
             same fingerprint wherever they lie.
-        resampler, id, ref: the parts' configurations, None where there is no such part.
+        configs: of the parts; also as `resampler`, `id` and `ref`, None where there is no such part.
         parts: where each part lies.
     """
-
-    resampler: ResamplerConfig | None
-    id: IDAdapterConfig | None
-    ref: RefAdapterConfig | None
 
     def __init__(self, name: str, parts: Sequence[AdapterPart]) -> None:
         self.name = name
         by_kind = {part.kind: part for part in parts}
         self.parts: Mapping[PartKind, AdapterPart] = {
-            kind: by_kind[kind] for kind in layouts.PART_KINDS if kind in by_kind
+            kind: by_kind[kind] for kind in PART_KINDS if kind in by_kind
         }
-        self.resampler = _config(self.parts.get("resampler"), ResamplerConfig)
-        self.id = _config(self.parts.get("id"), IDAdapterConfig)
-        self.ref = _config(self.parts.get("ref"), RefAdapterConfig)
+        self.configs = AdapterConfigs(
+            resampler=_config(self.parts.get("resampler"), ResamplerConfig),
+            id=_config(self.parts.get("id"), IDAdapterConfig),
+            ref=_config(self.parts.get("ref"), RefAdapterConfig),
+        )
+        self.resampler, self.id, self.ref = self.configs.resampler, self.configs.id, self.configs.ref
         self.recogniser = self.parts["resampler"].recogniser if self.resampler else RELEASE_RECOGNISER
         self.fingerprint = _fingerprint(parts)
 
@@ -186,20 +182,21 @@ def _check_mix(parts: Iterable[AdapterPart]) -> None:
             raise AdapterError(
                 f"Two files hold {PART_NAMES[part.kind]}: {other.file.path} and {part.file.path}. Give only one."
             )
-    resampler, layers, ref = (by_kind.get(kind) for kind in layouts.PART_KINDS)
-    if layers and not resampler:
+    resampler, layers, ref = (by_kind.get(kind) for kind in PART_KINDS)
+    resampler_config, layers_config = _config(resampler, ResamplerConfig), _config(layers, IDAdapterConfig)
+    ref_config = _config(ref, RefAdapterConfig)
+    misfit = find_misfit(resampler_config, layers_config, ref_config)
+    if misfit == "no resampler" and layers:
         raise AdapterError(
             f"{layers.file.path} holds ID layers, but no file holds their resampler. Add resampler.safetensors of "
             f"{_release_of(layers)} (Kijai: {_release_of(layers)}_resampler_fp32.safetensors)."
         )
-    if resampler and not layers:
+    if misfit == "no ID layers" and resampler:
         raise AdapterError(
             f"{resampler.file.path} holds a resampler, but no file holds the ID layers it feeds. Add "
             "ip_layers.safetensors of the same release (Kijai: ..._ip_layers_fp16.safetensors)."
         )
-    resampler_config, layers_config = _config(resampler, ResamplerConfig), _config(layers, IDAdapterConfig)
-    ref_config = _config(ref, RefAdapterConfig)
-    if resampler_config and layers_config and resampler_config.output_dim != layers_config.token_dim:
+    if misfit == "token width" and resampler_config and layers_config:
         release = _release_of(by_kind["id"])
         raise AdapterError(
             f"The resampler in {by_kind['resampler'].file.path} puts out tokens of width "
@@ -207,7 +204,7 @@ def _check_mix(parts: Iterable[AdapterPart]) -> None:
             f"{layers_config.token_dim}: full and lite files are mixed up. These are {release} layers; use the "
             f"{release} resampler with them."
         )
-    if layers_config and ref_config and layers_config.dim != ref_config.dim:
+    if misfit == "base width" and layers_config and ref_config:
         raise AdapterError(
             f"The ID layers in {by_kind['id'].file.path} are for a base model of width {layers_config.dim}, the "
             f"reference layers in {by_kind['ref'].file.path} for width {ref_config.dim}: they belong to different "

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from ..durable_file import write_aside
+from ..models.adapter_configs import PART_NAMES, PartKind
 from ..spec import RELEASE_RECOGNISER
 from . import layouts, single_file
 from .adapter import Adapter
-from .errors import AdapterError
-from .layouts import OWN_LAYOUT, WRITABLE_LAYOUTS, PartKind
-from .parts import PART_NAMES, AdapterPart, infer_key_norm
-from .safetensors_file import safetensors_bytes, tensor_info, write_safetensors
-from .tensor_file import TensorInfo
+from .layouts import OWN_LAYOUT, WRITABLE_LAYOUTS
+from .parts import AdapterPart, infer_key_norm
+from .safetensors_writer import safetensors_bytes, tensor_info, write_safetensors
+from .tensor_file import AdapterError, TensorInfo
 
 FILE_NAMES: Mapping[str, Mapping[PartKind, str]] = {
     "release": {

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from ..models.adapter_configs import PartKind
 from ..spec import INSTANTID_RECOGNISER, RELEASE_RECOGNISER
-
-PartKind = Literal["resampler", "id", "ref"]
-PART_KINDS: tuple[PartKind, ...] = ("resampler", "id", "ref")
 
 Numbering = Literal["blocks", "entries", "none"]
 """What the number in a key counts: blocks of the base model, or entries of the adapter (the

@@ -11,18 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
+from ..models.adapter_configs import PART_KINDS, PART_NAMES, PartConfig, PartKind
 from ..models.id_adapter import IDAdapterConfig, KeyNorm
 from ..models.ref_adapter import RefAdapterConfig
 from ..models.resampler import Resampler, ResamplerConfig, infer_resampler_config
 from ..spec import EMBEDDING_DIM
 from . import layouts, single_file
-from .errors import AdapterError
-from .layouts import KeyForm, PartKind
-from .tensor_file import TensorFile
-
-PartConfig = ResamplerConfig | IDAdapterConfig | RefAdapterConfig
-
-PART_NAMES: Mapping[PartKind, str] = {"resampler": "resampler", "id": "ID layers", "ref": "reference layers"}
+from .layouts import KeyForm
+from .tensor_file import AdapterError, TensorFile
 
 WEIGHT_DTYPES = (
     torch.float64,
@@ -88,7 +84,7 @@ def find_parts(file: TensorFile) -> list[AdapterPart]:
         raise _unrecognised(file, unknown, partly=bool(found))
     saved = single_file.read_saved(file)
     parts = []
-    for kind in layouts.PART_KINDS:
+    for kind in PART_KINDS:
         forms = found.get(kind, {})
         if len(forms) > 1:
             templates = " and ".join(form.template for form in forms)

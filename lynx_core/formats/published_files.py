@@ -53,7 +53,7 @@ def _insightface(path: str, num_bytes: int, sha256: str) -> Source:
 
 
 def _pack(name: str, *own: Source) -> tuple[Source, ...]:
-    """A whole insightface pack: other nodes that share the folder expect all five networks."""
+    """A whole insightface model pack: other nodes that share the folder expect all five networks."""
     shared = (
         ("1k3d68.onnx", 143_607_619, "df5c06b8a0c12e422b2ed8947b8869faa4105387f199c477af038aa01f9a45cc"),
         ("2d106det.onnx", 5_030_888, "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf"),

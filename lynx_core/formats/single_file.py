@@ -15,8 +15,7 @@ from typing import Any, get_args
 
 from ..models.id_adapter import KeyNorm
 from . import layouts
-from .errors import AdapterError
-from .tensor_file import TensorFile
+from .tensor_file import AdapterError, TensorFile
 
 FORMAT = "comfy-lynx adapter"
 FORMAT_VERSION = 1

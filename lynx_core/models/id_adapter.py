@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..spec import LynxError
+
 KeyNorm = Literal["block", "weightless"]
 """`block`: the base model's own norm_k of that block; `weightless`: RMS norm without weights."""
 
@@ -25,7 +27,7 @@ class IDAdapterConfig:
     """Shape of an ID-adapter: `dim` of the base model, `token_dim` of the resampler's output.
 
     Raises:
-        ValueError: when a value makes no sense.
+        LynxError: when a value makes no sense.
     """
 
     dim: int
@@ -37,15 +39,15 @@ class IDAdapterConfig:
 
     def __post_init__(self) -> None:
         if self.dim < 1 or self.token_dim < 1:
-            raise ValueError(
+            raise LynxError(
                 f"ID-adapter widths must be positive, got dim {self.dim}, token_dim {self.token_dim}"
             )
         if not self.blocks or list(self.blocks) != sorted(set(self.blocks)) or self.blocks[0] < 0:
-            raise ValueError(f"ID-adapter blocks must be rising block numbers, got {self.blocks}")
+            raise LynxError(f"ID-adapter blocks must be rising block numbers, got {self.blocks}")
         if self.num_registers < 0:
-            raise ValueError(f"ID-adapter num_registers must not be negative, got {self.num_registers}")
+            raise LynxError(f"ID-adapter num_registers must not be negative, got {self.num_registers}")
         if self.key_norm not in get_args(KeyNorm):
-            raise ValueError(f"ID-adapter key_norm must be one of {get_args(KeyNorm)}, got {self.key_norm!r}")
+            raise LynxError(f"ID-adapter key_norm must be one of {get_args(KeyNorm)}, got {self.key_norm!r}")
 
 
 class IDAdapterLayer(nn.Module):

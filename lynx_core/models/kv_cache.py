@@ -1,39 +1,28 @@
-"""Baking: the adapters' keys and values, computed once per identity.
+"""The adapters' keys and values, computed once per identity, and the extra attention to them.
 
 Nothing that enters `to_k_*` and `to_v_*` changes while sampling, so each layer is read
-from its file, used once and dropped. What stays is 32 + 256 keys and values in each of 40
+from its file, used once and dropped. What is cached is 32 + 256 keys and values in each of 40
 blocks: 0.24 GB for an identity in bf16, against 8.4 GB of adapter weights.
 
 Keys that pass the base model's own `norm_k` are kept as they are before it: the norm costs
-a few hundred tokens per step, and so a LoRA or fine-tune of the base that is put on later
+a few hundred tokens per step, and so a LoRA or fine-tune of the base that is loaded later
 still norms them as it should.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol, cast
+from typing import cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .id_adapter import IDAdapterConfig, IDAdapterLayer
-from .ref_adapter import RefAdapterConfig, RefAdapterLayer
+from ..spec import LynxError
+from .id_adapter import IDAdapterLayer
+from .ref_adapter import RefAdapterLayer
 from .resampler import Resampler
-
-
-class LayerSource(Protocol):
-    """What baking needs of an opened adapter."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def id(self) -> IDAdapterConfig | None: ...
-    @property
-    def ref(self) -> RefAdapterConfig | None: ...
-    def load_resampler(self) -> Resampler: ...
-    def read_id_layer(self, block: int) -> IDAdapterLayer: ...
-    def read_ref_layer(self, block: int) -> RefAdapterLayer: ...
 
 
 class BlockKV(nn.Module):
@@ -77,11 +66,11 @@ def make_block_kv(block: int, key: Tensor, value: Tensor, dtype: torch.dtype) ->
     """Keep a key and a value in `dtype`.
 
     Raises:
-        ValueError: when they are not finite in it.
+        LynxError: when they are not finite in it.
     """
     key, value = key.to(dtype), value.to(dtype)
     if not (key.isfinite().all() and value.isfinite().all()):
-        raise ValueError(
+        raise LynxError(
             f"the keys or values of block {block} are not finite in {dtype}: the base model's or the adapter's numbers "
             "are too large for it, or damaged. Run the base model in bf16, or check its file."
         )
@@ -90,62 +79,88 @@ def make_block_kv(block: int, key: Tensor, value: Tensor, dtype: torch.dtype) ->
 
 @torch.no_grad()
 def compute_id_kv(
-    adapter: LayerSource,
+    resampler: Resampler,
+    blocks: Iterable[int],
+    read_layer: Callable[[int], IDAdapterLayer],
     embedding: Tensor,
     device: torch.device,
     dtype: torch.dtype,
-    on_block: Callable[[int], None] = lambda block: None,
 ) -> KVCache:
     """Compute the ID-adapter's keys and values.
 
     Args:
+        blocks: that have an ID layer.
+        read_layer: reads the layer of one block; the one before is let go first.
         embedding: [embedding_dim], unit length; zeros give the null identity.
         device: where the projections run (in float32).
         dtype: what the keys and values are kept in, the base model's own.
-        on_block: called with each block number before its layer is read.
 
     Raises:
-        ValueError: when the adapter has no ID part, or the result is not finite.
+        LynxError: when the result is not finite.
     """
-    config = adapter.id
-    if config is None:
-        raise ValueError(f"adapter {adapter.name!r} has no ID part: give it ID layers and their resampler")
-    tokens = adapter.load_resampler().to(device)(embedding.to(device, torch.float32)[None])
-
-    def bake(block: int) -> BlockKV:
-        on_block(block)
-        key, value = adapter.read_id_layer(block).to(device)(tokens)
-        return make_block_kv(block, key, value, dtype)
-
-    return KVCache(((block, bake(block)) for block in config.blocks), norm_key=config.key_norm == "block")
+    tokens = resampler.to(device)(embedding.to(device, torch.float32)[None])
+    block_kvs = []
+    norm_key = False
+    for block in blocks:
+        layer = read_layer(block).to(device)
+        norm_key = layer.key_norm == "block"
+        key, value = layer(tokens)
+        block_kvs.append((block, make_block_kv(block, key, value, dtype)))
+        del layer
+    return KVCache(block_kvs, norm_key)
 
 
 class ReferenceKVBuilder:
-    """Turns the features of a reference pass into keys and values, block by block."""
+    """Turns the features of a reference pass into keys and values, block by block.
 
-    def __init__(self, adapter: LayerSource, dtype: torch.dtype) -> None:
-        if adapter.ref is None:
-            raise ValueError(f"adapter {adapter.name!r} has no reference part: give it ref layers")
-        self.adapter = adapter
-        self.config = adapter.ref
-        self.dtype = dtype
-        self.baked: dict[int, BlockKV] = {}
+    Args:
+        blocks: that have a reference layer.
+        read_layer: reads the layer of one block.
+        dtype: what the keys and values are kept in, the base model's own.
+    """
+
+    def __init__(
+        self, blocks: Iterable[int], read_layer: Callable[[int], RefAdapterLayer], dtype: torch.dtype
+    ) -> None:
+        self._missing = set(blocks)
+        self._read_layer = read_layer
+        self._dtype = dtype
+        self._block_kvs: dict[int, BlockKV] = {}
 
     @torch.no_grad()
     def add_block(self, block: int, features: Tensor) -> None:
-        """Take what block `block`'s self-attention sees, [1, num_tokens, dim]."""
-        if block in self.config.blocks:
-            layer = self.adapter.read_ref_layer(block).to(features.device)
+        """Project the input of block `block`'s self-attention, [1, num_tokens, dim]."""
+        if block in self._missing:
+            layer = self._read_layer(block).to(features.device)
             key, value = layer(features.float())
-            self.baked[block] = make_block_kv(block, key, value, self.dtype)
+            self._block_kvs[block] = make_block_kv(block, key, value, self._dtype)
+            self._missing.remove(block)
 
     def finish(self) -> KVCache:
         """Give the keys and values.
 
         Raises:
-            RuntimeError: when the pass did not reach every block of the adapter.
+            LynxError: when the pass did not reach every block of the adapter.
         """
-        missing = sorted(set(self.config.blocks) - set(self.baked))
-        if missing:
-            raise RuntimeError(f"the reference pass did not reach blocks {missing}")
-        return KVCache(((block, self.baked[block]) for block in self.config.blocks), norm_key=True)
+        if self._missing:
+            raise LynxError(f"the reference pass did not reach blocks {sorted(self._missing)}")
+        return KVCache(sorted(self._block_kvs.items()), norm_key=True)
+
+
+def attend_extra(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    """Attend from video tokens to identity or reference tokens.
+
+    Plain SDPA: a few hundred keys leave nothing for the host's quantised kernels to win.
+
+    Args:
+        query: [batch, num_queries, dim], normed, without RoPE.
+        key, value: [batch or 1, num_keys, dim], the key normed, without RoPE.
+
+    Returns:
+        [batch, num_queries, dim].
+    """
+    query = rearrange(query, "b n (h d) -> b h n d", h=num_heads)
+    key, value = (
+        rearrange(t, "b n (h d) -> b h n d", h=num_heads).expand(len(query), -1, -1, -1) for t in (key, value)
+    )
+    return rearrange(F.scaled_dot_product_attention(query, key, value), "b h n d -> b n (h d)")

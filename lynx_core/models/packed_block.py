@@ -1,10 +1,11 @@
-"""One block of Wan over a pack, with the adapters' extra attentions in it.
+"""One block of Wan over a packed sequence, with the adapters' extra attentions in it.
 
 The block is diffusers' WanTransformerBlock, taken by its sub-modules. Modulation runs on views of the
 sequence, neighbours of equal length together, since six float32 vectors spread over 33,600 tokens
 would take 4.1 GB.
 
-Shapes: N samples, S tokens of the pack, D model dim, H heads, C head dim.
+Shapes: N samples, S tokens of the packed sequence, R reference tokens of all samples, L distinct text
+tokens of all samples, D model dim, C head dim.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from torch import Tensor, nn
 
 from ..spec import AttentionBackend
 from .adapter_modules import AdapterModules
-from .segment_attention import attend_segments
-from .segments import Segments, find_runs
+from .segment_attention import Segments, attend_segments, find_runs
 
 
 class PackContext(NamedTuple):
-    """What every block needs to know of a pack."""
+    """What every block needs to know of a packed sequence."""
 
     tokens: Segments
     freqs_cis: tuple[Tensor, Tensor]
@@ -30,7 +30,7 @@ class PackContext(NamedTuple):
     modulation: Tensor
     """[N, 6, D], from the timesteps."""
     text: Tensor
-    """[distinct text tokens of all samples, D]."""
+    """[L, D], the distinct tokens."""
     text_rows: Tensor
     """Row of `text` for each token of the padded texts."""
     text_queries: Segments
@@ -41,7 +41,7 @@ class PackContext(NamedTuple):
 
 
 class AdapterInputs(NamedTuple):
-    """What an adapter adds to a pass."""
+    """What an adapter adds to a forward pass."""
 
     adapter: AdapterModules
     id_tokens: Tensor | None
@@ -53,7 +53,7 @@ class AdapterInputs(NamedTuple):
 
 
 def modulated_input(block: Any, hidden: Tensor, context: PackContext) -> Tensor:
-    """Compute what the block's self-attention sees, [S, D]: normed and modulated."""
+    """Norm and modulate the hidden states: the input of the block's self-attention, [S, D]."""
     shift, scale, *_ = _modulation_of(block, context)
     return modulate(block.norm1, hidden, shift, scale, context.tokens)
 
@@ -67,12 +67,12 @@ def run_block(
     adapter_inputs: AdapterInputs | None = None,
     features: Tensor | None = None,
 ) -> Tensor:
-    """Run a block from the input of its self-attention on.
+    """Run a block, given the input of its self-attention.
 
     Args:
         index: the block's number.
-        hidden, attn_input: [S, D], the block's input and what its self-attention sees.
-        features: [reference tokens, D], what this block saw in the reference pass.
+        hidden, attn_input: [S, D], the block's input and `modulated_input` of it.
+        features: [R, D], this block's `attn_input` in the reference pass.
 
     Returns:
         [S, D].
@@ -125,7 +125,7 @@ def _attend_self(
     out = _attend(*rotated, attention.to_v(attn_input), context.tokens, context.tokens, context)
     layer = adapter_inputs.adapter.find_ref_layer(index) if adapter_inputs else None
     if adapter_inputs and adapter_inputs.reference and layer and features is not None:
-        with _adapter_precision(attn_input):
+        with _autocast(attn_input):
             ref_key, ref_value = layer(features)
         ref_key, ref_value = attention.norm_k(ref_key.to(attn_input.dtype)), ref_value.to(attn_input.dtype)
         # The reference has no position: query and key stay as they are before RoPE.
@@ -143,7 +143,7 @@ def _attend_cross(
     out = _attend(query, key, value, context.text_queries, context.text_keys, context)
     layer = adapter_inputs.adapter.find_id_layer(index) if adapter_inputs else None
     if adapter_inputs and layer and adapter_inputs.id_tokens is not None:
-        with _adapter_precision(normed):
+        with _autocast(normed):
             id_key, id_value = layer(adapter_inputs.id_tokens)
         id_key, id_value = id_key.to(normed.dtype), id_value.to(normed.dtype)
         if layer.key_norm == "block":
@@ -172,8 +172,8 @@ def apply_rope(x: Tensor, context: PackContext) -> Tensor:
     return rotated.flatten(1).to(x.dtype)
 
 
-def _adapter_precision(like: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Let float32 adapter weights compute in the base's half precision."""
+def _autocast(like: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Autocast float32 adapter weights to the base's half precision."""
     if like.dtype in (torch.float16, torch.bfloat16):
         return torch.autocast(like.device.type, like.dtype)
     return contextlib.nullcontext()

@@ -1,4 +1,8 @@
-"""The samples of a pack, and how latents become tokens and back."""
+"""The samples of a packed sequence, and how latents become tokens and back.
+
+Shapes: N samples, S tokens of the packed sequence, C latent channels, T H W latent frames, height and
+width, L tokens of a text (at most TEXT_LENGTH), D width of a text.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +14,32 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..spec import TEXT_LENGTH
-from ..tokens import PATCH_SIZE, LatentShape, count_tokens
-from .segments import Segments
+from ..spec import TEXT_LENGTH, LynxError
+from ..tokens import PATCH_SIZE, count_tokens
+from .segment_attention import Segments
 
 
 @dataclass(frozen=True)
 class PackedInputs:
-    """The samples of a pack.
+    """The samples of a packed sequence.
 
     Raises:
-        ValueError: when the fields do not describe the same number of samples, or references
+        LynxError: when the fields do not describe the same number of samples, or references
             come without the text of the reference pass.
     """
 
     latents: Sequence[Tensor]
-    """[16, frames, height, width] of each sample: noisy, in model space."""
+    """[C, T, H, W] of each sample: noisy, in model space."""
     timesteps: Tensor
-    """[samples], 0 to 1000."""
+    """[N], 0 to 1000."""
     texts: Sequence[Tensor]
-    """[at most 512, text_dim] of each sample, not padded."""
+    """[L, D] of each sample, not padded."""
     embeddings: Tensor | None = None
-    """[samples, 512]; zeros are the null identity. None: no identity at all."""
+    """[N, EMBEDDING_DIM]; zeros are the null identity. None: no identity at all."""
     reference_latents: Sequence[Tensor | None] | None = None
-    """[16, 1, height, width] of each sample, None for a sample without a reference."""
+    """[C, 1, H, W] of each sample, None for a sample without a reference."""
     reference_text: Tensor | None = None
-    """[at most 512, text_dim]: REFERENCE_PROMPT, encoded."""
+    """[L, D]: REFERENCE_PROMPT, encoded."""
 
     def __post_init__(self) -> None:
         counts = {
@@ -44,25 +48,19 @@ class PackedInputs:
             if (value := getattr(self, name)) is not None
         }
         if len(set(counts.values())) != 1 or not self.latents:
-            raise ValueError(f"a pack needs one entry for each sample in every field, got {counts}")
+            raise LynxError(f"a packed sequence needs one entry for each sample in every field, got {counts}")
         if self.reference_latents is not None and self.reference_text is None:
-            raise ValueError(
-                "reference_latents need reference_text, the encoded prompt of the reference pass"
-            )
+            raise LynxError("reference_latents need reference_text, the encoded prompt of the reference pass")
 
 
 def count_latent_tokens(latents: Sequence[Tensor | None]) -> Segments:
-    """Count the tokens of each latent [16, frames, height, width]; 0 for None.
+    """Count the tokens of each latent [C, T, H, W]; 0 for None.
 
     Raises:
-        ValueError: when a side is not a whole number of patches.
+        LynxError: when a side is not a whole number of patches.
     """
-    return Segments(tuple(0 if latent is None else count_tokens(_shape_of(latent)) for latent in latents))
-
-
-def _shape_of(latent: Tensor) -> LatentShape:
-    _, frames, height, width = latent.shape
-    return frames, height, width
+    shapes = [None if latent is None else latent.shape[1:] for latent in latents]
+    return Segments(tuple(count_tokens((s[0], s[1], s[2])) if s else 0 for s in shapes))
 
 
 def patchify(latents: Sequence[Tensor]) -> Tensor:
@@ -98,14 +96,14 @@ def index_text(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         token, [len(texts) * TEXT_LENGTH].
 
     Raises:
-        ValueError: when a text is longer.
+        LynxError: when a text is longer.
     """
     num_tokens = sum(len(text) for text in texts)
     rows = torch.full((len(texts), TEXT_LENGTH), num_tokens)
     first = 0
     for row, text in zip(rows, texts, strict=True):
         if len(text) > TEXT_LENGTH:
-            raise ValueError(f"a text has {len(text)} tokens, more than {TEXT_LENGTH}; shorten the caption")
+            raise LynxError(f"a text has {len(text)} tokens, more than {TEXT_LENGTH}; shorten the caption")
         row[: len(text)] = torch.arange(first, first + len(text))
         first += len(text)
     return F.pad(torch.cat(list(texts)), (0, 0, 0, 1)), rows.flatten().to(texts[0].device)

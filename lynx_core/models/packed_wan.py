@@ -1,11 +1,12 @@
-"""Wan's transformer over a pack: the tokens of many videos and images in one sequence.
+"""Wan's transformer over a packed sequence: the tokens of many videos and images.
 
 NaViT's "Patch n' Pack" (arXiv 2307.06304), as Lynx trains (paper section 3.4). The sub-modules
 are those of diffusers' WanTransformer3DModel, the forward is ours: attention stays inside each
 sample, positions start from zero in each, and timestep, text, identity and reference belong to
 each.
 
-Shapes: N samples, S tokens of the pack, D model dim.
+Shapes: N samples, S tokens of the packed sequence, R reference tokens of all samples, D model dim; C
+latent channels, T H W latent frames, height and width.
 """
 
 from __future__ import annotations
@@ -20,26 +21,25 @@ from torch.utils.checkpoint import checkpoint
 
 from ..spec import TEXT_LENGTH, AttentionBackend, LynxError
 from ..tokens import PATCH_SIZE
+from .adapter_configs import describe_base_misfit
 from .adapter_modules import AdapterModules
-from .frozen_base import BlockOffload, WanTransformer, freeze, load_transformer
+from .frozen_base import BlockOffload, WanTransformer, freeze
 from .packed_block import AdapterInputs, PackContext, modulate, modulated_input, run_block
 from .packed_inputs import PackedInputs, count_latent_tokens, index_text, patchify, unpatchify
-from .segments import Segments
-
-__all__ = ["PackedInputs", "PackedWan", "RecordedReferences", "load_transformer"]
+from .segment_attention import Segments
 
 
 class RecordedReferences(NamedTuple):
-    """What the blocks' self-attention saw in a reference pass."""
+    """The inputs of the blocks' self-attention in a reference pass."""
 
     features: dict[int, Tensor]
-    """Block number to [reference tokens of all samples, D]."""
+    """Block number to [R, D]."""
     segments: Segments
     """Reference tokens of each sample; 0 for one without a reference."""
 
 
 class PackedWan(nn.Module):
-    """A frozen Wan base that predicts the velocities of a pack.
+    """A frozen Wan base that predicts the velocities of a packed sequence.
 
     Args:
         transformer: a text-to-video Wan; it is frozen here.
@@ -49,7 +49,7 @@ class PackedWan(nn.Module):
             Wants gradient checkpointing, and PackedWan not to be moved afterwards.
 
     Raises:
-        ValueError: when the base is of another kind, or its position tables were rounded.
+        LynxError: when the base is of another kind, or its position tables were rounded.
     """
 
     def __init__(
@@ -81,15 +81,13 @@ class PackedWan(nn.Module):
         """Check that an adapter was made for a base of this width and depth.
 
         Raises:
-            ValueError: when it was not.
+            LynxError: when it was not.
         """
-        for part in (adapter.configs.id, adapter.configs.ref):
-            if part and (part.dim != self.dim or part.blocks[-1] >= self.config.num_layers):
-                raise ValueError(
-                    f"wrong base for this adapter: the adapter is for width {part.dim} and at least "
-                    f"{part.blocks[-1] + 1} blocks, the base has width {self.dim} and {self.config.num_layers} "
-                    "blocks; use the base that the adapter was made for"
-                )
+        misfit = describe_base_misfit(adapter.configs, self.dim, self.config.num_layers)
+        if misfit:
+            raise LynxError(
+                f"wrong base for this adapter: {misfit}; use the base that the adapter was made for"
+            )
 
     def forward(
         self,
@@ -99,14 +97,14 @@ class PackedWan(nn.Module):
         ref_scale: float = 1.0,
         recorded: RecordedReferences | None = None,
     ) -> list[Tensor]:
-        """Predict the velocity of each sample of a pack.
+        """Predict the velocity of each sample of a packed sequence.
 
         Args:
             adapter: inputs that it has no part for are not used.
             recorded: from `record_features`, instead of a reference pass here.
 
         Returns:
-            [16, frames, height, width] for each sample, in the base's dtype.
+            [C, T, H, W] for each sample, in the base's dtype.
         """
         time, context = self._prepare(inputs.latents, inputs.timesteps, inputs.texts)
         adapter_inputs, reference_walk = self._prepare_adapter(inputs, adapter, id_scale, ref_scale, recorded)
@@ -128,8 +126,8 @@ class PackedWan(nn.Module):
         """Run the reference pass: timestep 0, no adapter, no gradient.
 
         Args:
-            latents: [16, 1, height, width] of each sample's face, None where there is none.
-            text: [at most 512, text_dim], REFERENCE_PROMPT encoded.
+            latents: [C, 1, H, W] of each sample's face, None where there is none.
+            text: REFERENCE_PROMPT, encoded.
         """
         walk = self._walk_reference(latents, text, self.config.num_layers)
         return RecordedReferences(dict(enumerate(walk)), count_latent_tokens(latents))
@@ -138,10 +136,10 @@ class PackedWan(nn.Module):
     def _walk_reference(
         self, latents: Sequence[Tensor | None], text: Tensor, num_blocks: int
     ) -> Iterator[Tensor]:
-        """Give what the self-attention of each of the first blocks sees, [tokens, D].
+        """Yield the input of the self-attention of each of the first blocks, [R, D].
 
-        A generator, so that it walks beside the pass it is for, and offloaded blocks are
-        fetched once for both.
+        A generator, so that it advances block by block with the pass it is for, and offloaded blocks
+        are fetched once for both.
         """
         present = [latent for latent in latents if latent is not None]
         if not present:
@@ -188,7 +186,7 @@ class PackedWan(nn.Module):
         ref_scale: float,
         recorded: RecordedReferences | None,
     ) -> tuple[AdapterInputs | None, Iterator[Tensor | None]]:
-        """Give what the adapter adds, and the reference features block by block."""
+        """Give the adapter's inputs, and the reference features block by block."""
         if adapter is None:
             return None, iter(())
         self.check_adapter(adapter)
@@ -208,7 +206,7 @@ class PackedWan(nn.Module):
         return AdapterInputs(adapter, id_tokens, reference, id_scale, ref_scale), walk
 
     def _embed(self, latents: Sequence[Tensor]) -> Tensor:
-        # The patches do not overlap, so their convolution is one matrix product for the pack.
+        # The patches do not overlap, so their convolution is one matrix product for the whole sequence.
         embedding = self.transformer.patch_embedding
         patches = patchify(latents).to(self.dtype)
         return F.linear(patches, embedding.weight.flatten(1), embedding.bias)
@@ -247,7 +245,7 @@ def _check_base(transformer: WanTransformer) -> None:
     config = transformer.config
     takes_image = config.image_dim is not None or config.added_kv_proj_dim is not None
     if takes_image or config.in_channels != config.out_channels:
-        raise ValueError(
+        raise LynxError(
             f"this base takes an image beside its prompt (in_channels {config.in_channels}, image_dim "
             f"{config.image_dim}); Lynx adapters are trained on a text-to-video Wan"
         )
@@ -257,7 +255,7 @@ def _check_base(transformer: WanTransformer) -> None:
         )
     dtype = transformer.rope.freqs_cos.dtype
     if dtype != torch.float32:
-        raise ValueError(
+        raise LynxError(
             f"the position tables of this base were cast to {dtype}, which blurs positions; load it with "
             "load_transformer instead of casting it"
         )

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..spec import LynxError
+
 
 @dataclass(frozen=True)
 class RefAdapterConfig:
     """Shape of a Ref-adapter; `dim` is the base model's.
 
     Raises:
-        ValueError: when a value makes no sense.
+        LynxError: when a value makes no sense.
     """
 
     dim: int
@@ -25,9 +27,9 @@ class RefAdapterConfig:
 
     def __post_init__(self) -> None:
         if self.dim < 1:
-            raise ValueError(f"Ref-adapter dim must be positive, got {self.dim}")
+            raise LynxError(f"Ref-adapter dim must be positive, got {self.dim}")
         if not self.blocks or list(self.blocks) != sorted(set(self.blocks)) or self.blocks[0] < 0:
-            raise ValueError(f"Ref-adapter blocks must be rising block numbers, got {self.blocks}")
+            raise LynxError(f"Ref-adapter blocks must be rising block numbers, got {self.blocks}")
 
 
 class RefAdapterLayer(nn.Module):

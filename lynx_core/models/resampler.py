@@ -16,13 +16,15 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..spec import LynxError
+
 
 @dataclass(frozen=True)
 class ResamplerConfig:
     """Widths of a resampler.
 
     Raises:
-        ValueError: when a width is not a positive whole number.
+        LynxError: when a width is not a positive whole number.
     """
 
     dim: int
@@ -37,7 +39,7 @@ class ResamplerConfig:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"resampler {name} must be a positive whole number, got {value!r}")
+                raise LynxError(f"resampler {name} must be a positive whole number, got {value!r}")
 
 
 def infer_resampler_config(shapes: Mapping[str, tuple[int, ...]]) -> ResamplerConfig:

@@ -1,10 +1,10 @@
-"""Attention inside each sample of a pack, by several kernels behind one signature.
+"""Attention inside each sample of a packed sequence, by several kernels behind one signature.
 
 The loop calls SDPA once for each run of equal samples: exact on every device and the reference for
-the others. A pack has some 2 to 14 samples, so it costs few launches. The variable-length kernels take
-the pack in one launch. Which one runs is chosen once and logged.
+the others. A sequence packs some 2 to 14 samples, so it costs few launches. The variable-length kernels
+take the sequence in one launch. Which one runs is chosen once and logged.
 
-Shapes: S tokens of the pack, H heads, D head dim.
+Shapes: S tokens of the packed sequence, H heads, C head dim.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import accumulate, groupby
 from typing import Any, get_args
 
 import torch
@@ -20,7 +22,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..spec import AttentionBackend, LynxError
-from .segments import Segments, find_runs
 
 AUTO_ORDER: tuple[AttentionBackend, ...] = ("flash", "varlen", "loop")
 
@@ -32,6 +33,84 @@ _logger = logging.getLogger(__name__)
 
 class BackendError(LynxError):
     """A requested attention backend cannot run here."""
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Token counts of the samples of a packed sequence, in its order.
+
+    Raises:
+        LynxError: when a count is negative or there is no sample.
+    """
+
+    lengths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.lengths or min(self.lengths) < 0:
+            raise LynxError(f"segments need at least one length, none negative, got {self.lengths}")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def total(self) -> int:
+        """Number of tokens in the sequence."""
+        return sum(self.lengths)
+
+    @property
+    def max_length(self) -> int:
+        """Number of tokens of the longest sample."""
+        return max(self.lengths)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """First token of each sample, and the total: one more than there are samples."""
+        return (0, *accumulate(self.lengths))
+
+    def cu_seqlens(self, device: torch.device) -> Tensor:
+        """Give the offsets as the variable-length kernels want them.
+
+        Returns:
+            [samples + 1], int32, on `device`.
+        """
+        return _offsets_on(self.offsets, device)
+
+    def split(self, packed: Tensor) -> tuple[Tensor, ...]:
+        """Split [total, ...] into one view for each sample.
+
+        Raises:
+            LynxError: when `packed` has another number of tokens.
+        """
+        if len(packed) != self.total:
+            raise LynxError(f"segments of {self.total} tokens do not fit a sequence of {len(packed)}")
+        return packed.split(self.lengths)
+
+    def split_runs(self, packed: Tensor, runs: tuple[int, ...]) -> list[Tensor]:
+        """Split [total, ...] into views [samples, length, ...], one for each run of `find_runs`.
+
+        Raises:
+            LynxError: when `packed` has another number of tokens.
+        """
+        lengths = [self.lengths[start] for start in accumulate(runs[:-1], initial=0)]
+        shapes = list(zip(runs, lengths, strict=True))
+        pieces = Segments(tuple(run * length for run, length in shapes)).split(packed)
+        return [piece.unflatten(0, shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+@lru_cache(maxsize=32)
+def find_runs(*sequences: Segments) -> tuple[int, ...]:
+    """Count the neighbours that have equal lengths, in each of several sequences of the same samples.
+
+    A run of equal samples is a plain batch: one kernel instead of one for each.
+    """
+    lengths = zip(*(segments.lengths for segments in sequences), strict=True)
+    return tuple(len(list(run)) for _, run in groupby(lengths))
+
+
+@lru_cache(maxsize=32)
+def _offsets_on(offsets: tuple[int, ...], device: torch.device) -> Tensor:
+    # Kept, since each block of each step asks, and a copy to the GPU would wait for it.
+    return torch.tensor(offsets, dtype=torch.int32, device=device)
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype, requested: str = "auto") -> AttentionBackend:
@@ -103,17 +182,17 @@ def attend_segments(
     """Attend inside each sample: queries of sample i see keys of sample i only.
 
     Args:
-        query: [S, H, D], packed by `query_segments`.
-        key, value: [S', H, D], packed by `key_segments`.
+        query: [S, H, C], packed by `query_segments`.
+        key, value: [S', H, C], packed by `key_segments`.
 
     Returns:
-        [S, H, D]; zeros for a sample that has no keys.
+        [S, H, C]; zeros for a sample that has no keys.
 
     Raises:
-        ValueError: when the two packs do not hold the same samples.
+        LynxError: when the two sequences do not hold the same samples.
     """
     if len(query_segments) != len(key_segments):
-        raise ValueError(
+        raise LynxError(
             f"queries of {len(query_segments)} samples cannot attend to keys of {len(key_segments)}"
         )
     attend = _ATTEND[backend]

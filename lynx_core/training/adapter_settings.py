@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..formats.adapter import Adapter
-from ..formats.layouts import PartKind
+from ..models.adapter_configs import PartKind, describe_base_misfit
 from ..models.id_adapter import IDAdapterConfig
 from ..models.ref_adapter import RefAdapterConfig
 from ..spec import Variant
@@ -110,11 +110,14 @@ def find_misfits(
                 f"by {recogniser}; set data.face_recogniser and data.face_model_pack to the adapter's"
             )
     layers = [part for part in (settings.has_id and opened.id, settings.has_ref and opened.ref) if part]
-    for part in layers:
-        of_base = list(_compare_base(settings, opened, part, dim, num_blocks))
-        misfits += of_base
-        if of_base:
-            break  # the other part has the same base
+    of_base = describe_base_misfit(opened.configs, dim, num_blocks)
+    if of_base and layers:
+        misfits.append(
+            f"adapter.init ({opened.name}) and base.transformer: wrong base for this adapter: {of_base}; use the "
+            "base that the adapter was made for"
+        )
+    else:
+        misfits += [text for part in layers for text in _find_absent(settings, opened, part, num_blocks)][:1]
     if settings.lora_rank and layers:
         largest = min(part.dim for part in layers)
         if isinstance(layers[0], IDAdapterConfig):
@@ -162,21 +165,10 @@ def _compare_resampler(settings: AdapterSettings, opened: Adapter) -> Iterator[s
             )
 
 
-def _compare_base(
-    settings: AdapterSettings,
-    opened: Adapter,
-    part: IDAdapterConfig | RefAdapterConfig,
-    dim: int,
-    num_blocks: int,
+def _find_absent(
+    settings: AdapterSettings, opened: Adapter, part: IDAdapterConfig | RefAdapterConfig, num_blocks: int
 ) -> Iterator[str]:
     kind = "ID" if isinstance(part, IDAdapterConfig) else "reference"
-    if part.dim != dim or part.blocks[-1] >= num_blocks:
-        yield (
-            f"adapter.init and base.transformer: wrong base for this adapter: the {kind} layers of {opened.name} "
-            f"are for width {part.dim} and at least {part.blocks[-1] + 1} blocks, the base has width {dim} and "
-            f"{num_blocks} blocks; use the base that the adapter was made for"
-        )
-        return
     is_lite = isinstance(part, IDAdapterConfig) and part.key_norm == "weightless"
     expected = range(0, num_blocks, 2 if is_lite else 1)
     absent = sorted(set(expected) - set(part.blocks))

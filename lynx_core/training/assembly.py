@@ -16,10 +16,12 @@ from ..data.manifest import read_manifest
 from ..data.quarantine import QUARANTINE_NAME, WARNINGS_NAME
 from ..faces.analyzer import FaceAnalyzer
 from ..formats.adapter import Adapter, open_adapter
-from ..formats.conversion import convert_adapter
+from ..formats.adapter_weights import init_resampler, load_modules, save_modules
+from ..formats.base_file import load_transformer
 from ..hashing import hash_file, hash_files
-from ..models.adapter_modules import AdapterConfigs, AdapterModules, configure_variant
-from ..models.frozen_base import BlockOffload, load_transformer, quantise_base
+from ..models.adapter_configs import AdapterConfigs, configure_variant
+from ..models.adapter_modules import AdapterModules
+from ..models.frozen_base import BlockOffload, quantise_base
 from ..models.packed_wan import PackedWan
 from ..models.segment_attention import choose_backend
 from ..rng import derive_seed
@@ -97,9 +99,7 @@ def _continue_adapter(
     mix = describe_mix(settings, opened)
     if mix is not None:
         note(mix)
-    return AdapterModules.from_adapter(
-        Adapter(opened.name, [opened.parts[kind] for kind in wanted_parts(settings)])
-    )
+    return load_modules(Adapter(opened.name, [opened.parts[kind] for kind in wanted_parts(settings)]))
 
 
 def configure_new_adapter(settings: AdapterSettings, dim: int, num_blocks: int) -> AdapterConfigs:
@@ -123,7 +123,7 @@ def _start_adapter(
     if settings.ref_keys_init == "base":
         adapter.init_ref_keys_from([block.attn1.to_k for block in base.transformer.blocks])
     if settings.resampler_init is not None:
-        start = adapter.init_resampler_from(settings.resampler_init)
+        start = init_resampler(adapter, settings.resampler_init)
         left = f"; not from it: {', '.join(start.left_out)}" if start.left_out else ""
         note(f"the resampler starts from {settings.resampler_init}{left}")
         if start.recogniser != recogniser:
@@ -233,13 +233,4 @@ def write_adapter(
     with ema.swapped_in() if ema else contextlib.nullcontext():
         state = {name: full_tensor(tensor).cpu() for name, tensor in adapter.canonical_state().items()}
         if is_main:
-            adapter.save(path, dtype=_DTYPES[dtype], state=state, overwrite=True)
-
-
-def convert_to_release(path: Path, folder: Path) -> list[Path]:
-    """Write an exported adapter in the layout of the release: three files in a folder.
-
-    Raises:
-        AdapterError: when that layout cannot express it, or files are there already.
-    """
-    return convert_adapter(open_adapter(path), "release", folder)
+            save_modules(adapter, path, dtype=_DTYPES[dtype], state=state, overwrite=True)

@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..durable_file import sync
-from ..formats.safetensors_file import tensor_info, write_safetensors
+from ..formats.safetensors_writer import tensor_info, write_safetensors
 from ..hashing import hash_every_byte
 from ..spec import LynxError
 from .configuration import StageConfig, TrainingConfig

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from ..formats.adapter import open_adapter
 from ..formats.tensor_file import open_tensor_file
-from ..models.adapter_modules import AdapterConfigs, AdapterModules
+from ..models.adapter_configs import AdapterConfigs
+from ..models.adapter_modules import AdapterModules
 from .assembly import configure_new_adapter
 from .checkpoint import CHECKPOINTS_FOLDER, CheckpointFolder, choose_kept
 from .configuration import RunConfig, TrainingConfig

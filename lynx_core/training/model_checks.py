@@ -14,10 +14,9 @@ import torch
 from ..faces.detection import find_pack_folder, resolve_providers
 from ..faces.errors import FaceError
 from ..formats.adapter import open_adapter
-from ..formats.errors import AdapterError
+from ..formats.base_file import BaseModelError, check_base_files, find_folder_fault
 from ..formats.parts import find_parts
-from ..formats.tensor_file import open_tensor_file
-from ..models.frozen_base import BaseModelError, check_base_files, find_folder_fault
+from ..formats.tensor_file import AdapterError, open_tensor_file
 from ..models.segment_attention import BackendError, choose_backend
 from .adapter_settings import find_misfits
 from .assembly import DTYPES, make_analyzer

@@ -22,7 +22,7 @@ from ..data.encoders import UMT5TextEncoder
 from ..data.errors import DataError
 from ..data.manifest import read_manifest
 from ..faces.errors import FaceError
-from ..formats.errors import AdapterError
+from ..formats.tensor_file import AdapterError
 from ..spec import TEXT_LENGTH, LynxError
 from .assembly import open_source, tabulate_items
 from .checkpoint import CheckpointFolder

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..models.packed_inputs import PackedInputs
 from ..models.packed_wan import PackedWan, RecordedReferences
-from ..models.segments import Segments
+from ..models.segment_attention import Segments
 
 
 class ReferenceFeatureCache:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data.sample import Nulls, Sample
-from ..models.adapter_modules import AdapterConfigs
-from ..models.packed_wan import PackedInputs
+from ..models.adapter_configs import AdapterConfigs
+from ..models.packed_inputs import PackedInputs
 from ..rng import RNGKey
 from ..spec import null_embedding
 from .configuration import ObjectiveConfig, TrainingConfig

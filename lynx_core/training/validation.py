@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..data.dataset import PairDataset
 from ..data.sample import Nulls, Sample
 from ..evaluation.face_similarity import measure_similarity
-from ..models.adapter_modules import AdapterConfigs
+from ..models.adapter_configs import AdapterConfigs
 from ..rng import RNGKey, torch_generator
 from ..spec import null_embedding
 from .assembly import make_analyzer

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lynx_core.data.encoders import UMT5TextEncoder, WanVideoEncoder
+from lynx_core.faces.analyzer import ArcFaceRecogniser
 from lynx_core.faces.arcface import load_arcface
 from lynx_core.faces.crops import crop_aligned
-from lynx_core.faces.embedding import ArcFaceRecogniser
 from lynx_core.hashing import hash_file, hash_values
 from lynx_core.spec import REFERENCE_CROP_PX, REFERENCE_PROMPT
 

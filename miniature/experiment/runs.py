@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from lynx_core.formats.adapter import Adapter, open_adapter
-from lynx_core.formats.layouts import PartKind
+from lynx_core.formats.adapter_weights import load_modules
+from lynx_core.formats.base_file import load_transformer
 from lynx_core.hashing import hash_file, hash_files, hash_values
+from lynx_core.models.adapter_configs import PartKind
 from lynx_core.models.adapter_modules import AdapterModules
-from lynx_core.models.frozen_base import load_transformer
 from lynx_core.models.packed_wan import PackedWan
 
 from ..making import CPU
@@ -183,7 +184,7 @@ def open_parts(run: Run) -> AdapterModules | None:
         return None
     opened = open_adapter(run.adapter)
     kept = [part for kind, part in opened.parts.items() if kind in run.parts]
-    modules = AdapterModules.from_adapter(Adapter(opened.name, kept))
+    modules = load_modules(Adapter(opened.name, kept))
     if run.zero_init:
         modules = AdapterModules.create(modules.configs, run.seed)
     return modules.eval().requires_grad_(False)

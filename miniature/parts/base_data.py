@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lynx_core.data.encoders import UMT5TextEncoder
+from lynx_core.faces.analyzer import ArcFaceRecogniser
 from lynx_core.faces.arcface import load_arcface
 from lynx_core.faces.crops import FaceCrop, crop_aligned
-from lynx_core.faces.embedding import ArcFaceRecogniser
 from lynx_core.rng import numpy_generator
 from lynx_core.spec import REFERENCE_PROMPT
 

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lynx_core.faces.alignment import crop_for_id
 from lynx_core.faces.arcface import ArcFaceConfig, ArcFaceIRSE50
+from lynx_core.faces.crops import crop_for_id
 from lynx_core.rng import numpy_generator
 
 from ..making import Making

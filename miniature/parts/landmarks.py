@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lynx_core.faces.alignment import warp
+from lynx_core.faces.crops import warp
 from lynx_core.rng import numpy_generator
 
 from ..making import Making

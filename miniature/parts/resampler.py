@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lynx_core.formats.adapter_weights import save_single_file
 from lynx_core.formats.layouts import canonical_name
-from lynx_core.formats.saving import save_single_file
 from lynx_core.models.resampler import Resampler, ResamplerConfig
 from lynx_core.rng import numpy_generator
 

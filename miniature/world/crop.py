@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lynx_core.faces.alignment import crop_for_id, crop_for_reference
+from lynx_core.faces.crops import crop_for_id, crop_for_reference
 
 from .clip import Shot
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...lynx_core.formats.adapter import Adapter
+from ...lynx_core.models.id_adapter import IDAdapterLayer
 from ...lynx_core.models.kv_cache import KVCache, compute_id_kv
 from ..presets import PART_NAMES, IdentitySettings, PartSettings
 from .attention_hooks import attach
@@ -48,15 +49,17 @@ def get_id_kv(adapter: Adapter, embedding: Tensor, dtype: torch.dtype) -> Identi
     """Compute the keys and values of an embedding, or take them from the cache."""
 
     def compute() -> KVCache:
-        progress = comfy.utils.ProgressBar(len(adapter.id.blocks) if adapter.id else 0)
+        blocks = adapter.id.blocks if adapter.id else ()
+        progress = comfy.utils.ProgressBar(len(blocks))
 
-        def on_block(_: int) -> None:
+        def read_layer(block: int) -> IDAdapterLayer:
             comfy.model_management.throw_exception_if_processing_interrupted()
             progress.update(1)
+            return adapter.read_id_layer(block)
 
         device = comfy.model_management.get_torch_device()
         comfy.model_management.free_memory(PRECOMPUTE_BYTES, device)
-        return compute_id_kv(adapter, embedding, device, dtype, on_block)
+        return compute_id_kv(adapter.load_resampler(), blocks, read_layer, embedding, device, dtype)
 
     digest = hashlib.sha256(embedding.float().numpy().tobytes()).hexdigest()
     return _id_kv_cache.get_or_compute((adapter.fingerprint, digest, str(dtype)), compute)

@@ -21,7 +21,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor, nn
 
-from ...lynx_core.models.attention import attend_extra
+from ...lynx_core.models.kv_cache import attend_extra
 from .base_model import BaseModel
 from .conditioning import COND_KEY, CondInjections, Kind
 from .model_call import ActiveInjection, ModelCall, RowCursor, Segment, add_segments, list_window, start_call

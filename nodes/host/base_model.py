@@ -13,6 +13,7 @@ from comfy.model_base import ModelType
 from torch import Tensor, nn
 
 from ...lynx_core.formats.adapter import Adapter
+from ...lynx_core.models.adapter_configs import describe_base_misfit
 
 WAN_MODULES = "comfy.ldm.wan."
 """Where the host keeps its Wan models."""
@@ -177,17 +178,9 @@ def check_adapter_fits(adapter: Adapter, base: BaseModel) -> None:
     Raises:
         ValueError: with both names and sizes.
     """
-    for part, config in (("ID", adapter.id), ("reference", adapter.ref)):
-        if config is None:
-            continue
-        if config.dim != base.dim:
-            raise ValueError(
-                f"The {part} layers of {adapter.name!r} were made for a base model of dim {config.dim}, but "
-                f"{base.name} has dim {base.dim}. The published Lynx adapters fit Wan 14B (dim 5120, 40 blocks); "
-                "load that base model, or an adapter trained for this one."
-            )
-        if config.blocks[-1] >= base.num_blocks:
-            raise ValueError(
-                f"The {part} layers of {adapter.name!r} reach block {config.blocks[-1]}, but {base.name} has only "
-                f"{base.num_blocks} blocks. Load the base model the adapter was made for."
-            )
+    misfit = describe_base_misfit(adapter.configs, base.dim, base.num_blocks)
+    if misfit:
+        raise ValueError(
+            f"{adapter.name!r} was not made for {base.name}: {misfit}. The published Lynx adapters fit Wan 14B (dim "
+            "5120, 40 blocks); load that base model, or an adapter trained for this one."
+        )

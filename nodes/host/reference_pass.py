@@ -72,7 +72,11 @@ def record_features(
 
 def compute_reference_kv(model: Any, adapter: Adapter, conditioning: list[Any], latent: Tensor) -> KVCache:
     """Run the reference pass and compute each block's keys and values during it."""
-    builder = ReferenceKVBuilder(adapter, model.model.get_dtype_inference())
+    if adapter.ref is None:
+        raise ValueError(f"Adapter {adapter.name!r} has no reference part: give it reference layers.")
+    builder = ReferenceKVBuilder(
+        adapter.ref.blocks, adapter.read_ref_layer, model.model.get_dtype_inference()
+    )
     progress = comfy.utils.ProgressBar(len(model.model.diffusion_model.blocks))
 
     def add_block(block: int, features: Tensor) -> None:

@@ -19,8 +19,8 @@ from lynx_core.data.encoders import (
     clean_caption,
 )
 from lynx_core.data.errors import DataError, MediaError
-from lynx_core.faces.alignment import crop_for_id, crop_for_reference
 from lynx_core.faces.analyzer import FaceAnalyzer
+from lynx_core.faces.crops import crop_for_id, crop_for_reference
 
 
 def test_text_equals_the_pipeline_of_diffusers(models_dir: Path, encoders: Encoders) -> None:

@@ -9,7 +9,7 @@ from insightface.utils import face_align
 from skimage.transform import SimilarityTransform
 from standin_faces import face_from_landmarks, photo_with_six_faces, six_faces
 
-from lynx_core.faces.alignment import (
+from lynx_core.faces.crops import (
     ARCFACE_TEMPLATE,
     annotate_photo,
     crop_for_id,

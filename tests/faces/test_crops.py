@@ -16,8 +16,7 @@ from standin_faces import (
     write_detector_pack,
 )
 
-from lynx_core.faces.alignment import crop_for_id, crop_for_reference
-from lynx_core.faces.crops import crop_aligned, crop_face
+from lynx_core.faces.crops import crop_aligned, crop_face, crop_for_id, crop_for_reference
 from lynx_core.faces.detection import FaceDetector
 from lynx_core.faces.errors import FaceError
 

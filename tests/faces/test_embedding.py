@@ -20,14 +20,14 @@ from standin_faces import (
     write_recogniser,
 )
 
-from lynx_core.faces.alignment import crop_for_id
-from lynx_core.faces.arcface import ArcFaceConfig, load_arcface
-from lynx_core.faces.embedding import (
+from lynx_core.faces.analyzer import (
     ArcFaceRecogniser,
     InsightFaceRecogniser,
     average_embeddings,
     min_pairwise_cosine,
 )
+from lynx_core.faces.arcface import ArcFaceConfig, load_arcface
+from lynx_core.faces.crops import crop_for_id
 from lynx_core.faces.errors import FaceError
 
 MINIATURE = ArcFaceConfig(

@@ -12,10 +12,9 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms
 
-from lynx_core.faces.colour_tags import BT709, D65, PRIMARIES, ColourSpace
 from lynx_core.faces.errors import FaceError
 from lynx_core.faces.photo import load_photo, probe_photo
-from lynx_core.faces.picture_colours import build_profile
+from lynx_core.faces.picture_colours import BT709, D65, PRIMARIES, ColourSpace, build_profile
 
 COLOURS = np.array(
     [

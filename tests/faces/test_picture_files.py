@@ -12,10 +12,9 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageSequence, TiffImagePlugin
 
-from lynx_core.faces.colour_tags import PRIMARIES, ColourSpace
 from lynx_core.faces.errors import FaceError
 from lynx_core.faces.photo import PhotoInfo, UnknownPictureError, convert_picture, load_photo, probe_photo
-from lynx_core.faces.picture_colours import build_profile
+from lynx_core.faces.picture_colours import PRIMARIES, ColourSpace, build_profile
 
 RED, GREEN, BLUE, WHITE, GREY = (200, 30, 30), (30, 160, 40), (30, 40, 190), (240, 240, 240), (128, 128, 128)
 WIDTH_PX, HEIGHT_PX = 96, 64

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lynx_core.formats.adapter import Adapter, AdapterError, open_adapter
+from lynx_core.formats.adapter import Adapter, open_adapter
+from lynx_core.formats.tensor_file import AdapterError
 from lynx_core.spec import INSTANTID_RECOGNISER, RELEASE_RECOGNISER
 
 
@@ -93,7 +94,7 @@ def test_a_block_without_layers_is_named(lite, save):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_instantid_resampler_from_a_nested_pickle_names_its_embedder(zipped, lite, save, tmp_path):
+def test_instantid_resampler_from_a_nested_pickle_names_its_recogniser(zipped, lite, save, tmp_path):
     checkpoint = {"image_proj": lite.resampler, "ip_adapter": {"1.to_k_ip.weight": torch.zeros(2, 2)}}
     torch.save(checkpoint, tmp_path / "ip-adapter.bin", _use_new_zipfile_serialization=zipped)
     layers = save("x", lite.release_files()) / "ip_layers.safetensors"
@@ -110,7 +111,7 @@ def test_other_dtypes(dtype, make_adapter, save):
 
 def test_opening_reads_headers_only(full, save, monkeypatch):
     folder = save("x", full.release_files())
-    from lynx_core.formats.safetensors_file import SafetensorsFile
+    from lynx_core.formats.tensor_file import SafetensorsFile
 
     read = []
     original = SafetensorsFile._read

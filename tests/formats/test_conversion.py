@@ -15,8 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lynx_core import durable_file
-from lynx_core.formats.adapter import Adapter, AdapterError, open_adapter
+from lynx_core.formats.adapter import Adapter, open_adapter
 from lynx_core.formats.conversion import convert_adapter
+from lynx_core.formats.tensor_file import AdapterError
 from lynx_core.spec import INSTANTID_RECOGNISER
 
 LAYOUTS = ("release", "kijai", "wan2gp", "comfy-lynx")
@@ -106,7 +107,7 @@ def test_single_file_says_what_it_is(full, save, tmp_path):
     assert json.loads(metadata["comfy_lynx.config"])["id"]["num_registers"] == 3
 
 
-def test_another_embedder_survives_only_in_the_single_file(lite, save, tmp_path):
+def test_another_recogniser_survives_only_in_the_single_file(lite, save, tmp_path):
     instantid = {f"image_proj.{key}": tensor for key, tensor in lite.resampler.items()}
     folder = save("source", lite.release_files() | {"resampler": instantid})
     adapter = open_adapter(folder)

@@ -13,8 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lynx_core.formats.errors import AdapterError
-from lynx_core.formats.tensor_file import open_tensor_file
+from lynx_core.formats.tensor_file import AdapterError, open_tensor_file
 
 
 def with_header(header: dict, data: bytes = b"") -> bytes:

@@ -9,8 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lynx_core.models.adapter_modules import AdapterModules, Variant, configure_variant
-from lynx_core.models.packed_wan import PackedInputs, PackedWan
+from lynx_core.hashing import hash_tensors
+from lynx_core.models.adapter_configs import configure_variant
+from lynx_core.models.adapter_modules import AdapterModules
+from lynx_core.models.packed_inputs import PackedInputs
+from lynx_core.models.packed_wan import PackedWan
+from lynx_core.spec import Variant
 
 DIM, NUM_BLOCKS, TEXT_DIM = 256, 2, 32
 
@@ -123,3 +127,8 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 def flatten(gradients: dict[str, Tensor]) -> Tensor:
     """Lay all gradients end to end."""
     return torch.cat([gradients[name].flatten() for name in sorted(gradients)])
+
+
+def hash_weights(module: torch.nn.Module) -> str:
+    """Hash all weights and buffers, to the bit."""
+    return hash_tensors({**dict(module.named_parameters()), **dict(module.named_buffers())})

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
+from lynx_core.formats.base_file import load_transformer
 from lynx_core.models.adapter_modules import AdapterModules
-from lynx_core.models.packed_wan import PackedWan, load_transformer
+from lynx_core.models.packed_wan import PackedWan
 from miniature.adapters import configure_adapter
 from miniature.experiment import reader_training
 from miniature.experiment.readers import Readers

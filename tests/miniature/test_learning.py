@@ -10,8 +10,10 @@ import torch
 from mini_training import ASSETS, NUM_PEOPLE
 
 from lynx_core.formats.adapter import open_adapter
+from lynx_core.formats.adapter_weights import load_modules
+from lynx_core.formats.base_file import load_transformer
 from lynx_core.models.adapter_modules import AdapterModules
-from lynx_core.models.packed_wan import PackedWan, load_transformer
+from lynx_core.models.packed_wan import PackedWan
 from miniature.dataset import PAIRS_PER_IDENTITY
 from miniature.experiment.cases import EncodedCases, encode_cases
 from miniature.experiment.readers import WEIGHTS_NAME, load_readers
@@ -70,7 +72,7 @@ def test_a_short_training_carries_likeness(briefly_trained: Path, people: list[P
         ]
     )
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
-    trained = AdapterModules.from_adapter(open_adapter(briefly_trained))
+    trained = load_modules(open_adapter(briefly_trained))
     likeness, top1 = [], []
     for adapter in (AdapterModules.create(trained.configs, 0), trained):
         adapter.eval().requires_grad_(False)

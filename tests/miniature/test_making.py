@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from lynx_core.faces.analyzer import ArcFaceRecogniser
 from lynx_core.faces.arcface import load_arcface
-from lynx_core.faces.embedding import ArcFaceRecogniser
 from miniature.adapters import SCRATCH, SEEDS, STAGE_ONE, find_adapter
 from miniature.experiment.sampling import decode_latents
 from miniature.make import UNFINISHED, unpack_encoders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import get_args
 
@@ -11,13 +12,14 @@ import torch
 from tiny_packs import DIM, make_adapter, make_samples, make_transformer, pack, run_pack
 
 from lynx_core.formats.adapter import open_adapter
+from lynx_core.formats.adapter_weights import init_resampler, load_modules, save_modules
 from lynx_core.formats.conversion import convert_adapter
-from lynx_core.formats.errors import AdapterError
-from lynx_core.models.adapter_modules import AdapterConfigs, AdapterModules, Variant, configure_variant
-from lynx_core.models.low_rank import LowRankLinear
+from lynx_core.formats.tensor_file import AdapterError
+from lynx_core.models.adapter_configs import AdapterConfigs, configure_variant
+from lynx_core.models.adapter_modules import AdapterModules, LowRankLinear
 from lynx_core.models.packed_wan import PackedWan
 from lynx_core.models.ref_adapter import RefAdapterConfig
-from lynx_core.spec import INSTANTID_RECOGNISER, RELEASE_RECOGNISER
+from lynx_core.spec import INSTANTID_RECOGNISER, RELEASE_RECOGNISER, Variant
 
 GOLDEN = (
     Path(os.environ.get("LYNX_GOLDEN_SETS", Path(__file__).resolve().parents[3] / "shared" / "conformance"))
@@ -25,13 +27,20 @@ GOLDEN = (
 )
 
 
+def export_release(modules: AdapterModules, folder: Path, dtype: torch.dtype | None = None) -> list[Path]:
+    """Write the three files of the release, as `comfy-lynx convert` does."""
+    with tempfile.TemporaryDirectory() as beside:
+        save_modules(modules, Path(beside) / "adapter.safetensors", dtype=dtype)
+        return convert_adapter(open_adapter(Path(beside) / "adapter.safetensors"), "release", folder)
+
+
 @pytest.mark.parametrize("variant", get_args(Variant))
 def test_saved_adapter_opens_as_the_nodes_open_it(variant: Variant, tmp_path: Path) -> None:
     modules = make_adapter(variant)
-    modules.save(tmp_path / "mine.safetensors")
+    save_modules(modules, tmp_path / "mine.safetensors")
     adapter = open_adapter(tmp_path / "mine.safetensors")
-    assert AdapterConfigs(adapter.resampler, adapter.id, adapter.ref) == modules.configs
-    again = AdapterModules.from_adapter(adapter)
+    assert adapter.configs == modules.configs
+    again = load_modules(adapter)
     assert again.recogniser == modules.recogniser == RELEASE_RECOGNISER
     assert again.state_dict().keys() == modules.state_dict().keys()
     for name, tensor in modules.state_dict().items():
@@ -46,22 +55,20 @@ def test_saved_adapter_opens_as_the_nodes_open_it(variant: Variant, tmp_path: Pa
 @pytest.mark.parametrize("variant", get_args(Variant))
 def test_exported_release_opens_as_the_same_adapter(variant: Variant, tmp_path: Path) -> None:
     modules = make_adapter(variant)
-    files = modules.export_release(tmp_path / "out", dtype=torch.bfloat16)
+    files = export_release(modules, tmp_path / "out", dtype=torch.bfloat16)
     assert sorted(tmp_path.rglob("*")) == sorted([tmp_path / "out", *files])
     adapter = open_adapter(tmp_path / "out")
-    assert AdapterConfigs(adapter.resampler, adapter.id, adapter.ref) == modules.configs
-    for name, tensor in AdapterModules.from_adapter(adapter).state_dict().items():
+    assert adapter.configs == modules.configs
+    for name, tensor in load_modules(adapter).state_dict().items():
         assert torch.equal(tensor, modules.state_dict()[name].bfloat16().float())
 
 
 @pytest.mark.parametrize("layout", ["release", "kijai", "wan2gp"])
 def test_official_layouts_come_out_byte_equal(layout: str, tmp_path: Path) -> None:
     modules = make_adapter("full")
-    modules.save(tmp_path / "mine.safetensors", dtype=torch.float16)
+    save_modules(modules, tmp_path / "mine.safetensors", dtype=torch.float16)
     official = convert_adapter(open_adapter(tmp_path / "mine.safetensors"), layout, tmp_path / "official")
-    exported = AdapterModules.from_adapter(open_adapter(tmp_path / "official")).export_release(
-        tmp_path / "out"
-    )
+    exported = export_release(load_modules(open_adapter(tmp_path / "official")), tmp_path / "out")
     expected = convert_adapter(open_adapter(*official), "release", tmp_path / "expected")
     assert [p.read_bytes() for p in exported] == [p.read_bytes() for p in expected]
     if layout == "release":
@@ -72,7 +79,7 @@ def test_official_layouts_come_out_byte_equal(layout: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("variant", ["full", "lite"])
 def test_published_files_come_out_byte_equal(variant: str, tmp_path: Path) -> None:
     folder = GOLDEN / f"lynx_{variant}"
-    files = AdapterModules.from_adapter(open_adapter(folder)).export_release(tmp_path)
+    files = export_release(load_modules(open_adapter(folder)), tmp_path / variant)
     assert {file.name for file in files} == {file.name for file in folder.iterdir()}
     for file in files:
         assert file.read_bytes() == (folder / file.name).read_bytes()
@@ -119,12 +126,14 @@ def test_unusable_weights_are_not_saved(tmp_path: Path) -> None:
     with torch.no_grad():
         modules.state_dict()["ref.1.to_k_ref.bias"][0] = 1e5
     with pytest.raises(AdapterError, match=r"ref.1.to_k_ref.bias holds values.*torch.float16.*wider dtype"):
-        modules.save(path, dtype=torch.float16)
+        save_modules(modules, path, dtype=torch.float16)
     assert list(tmp_path.iterdir()) == []
-    modules.save(path)
+    save_modules(modules, path)
     with pytest.raises(AdapterError, match="already there"):
-        modules.save(path)
-    modules.save(path, state={n: t * 0 for n, t in modules.canonical_state().items()}, overwrite=True)
+        save_modules(modules, path)
+    save_modules(
+        modules, path, state={n: t * 0 for n, t in modules.canonical_state().items()}, overwrite=True
+    )
     assert not open_adapter(path).read_ref_layer(0).to_k_ref.weight.any()
 
 
@@ -138,12 +147,12 @@ def test_resampler_starts_from_instantid(tmp_path: Path) -> None:
     lite, full = make_adapter("lite", seed=5), make_adapter("full", seed=6)
     _write_instantid(tmp_path / "ip-adapter.bin", lite)
     same = make_adapter("lite", seed=7)
-    start = same.init_resampler_from(tmp_path / "ip-adapter.bin")
+    start = init_resampler(same, tmp_path / "ip-adapter.bin")
     assert (start.left_out, start.recogniser) == ((), INSTANTID_RECOGNISER)
     assert torch.equal(same.resampler.proj_out.weight, lite.resampler.proj_out.weight)
 
     before = full.resampler.proj_out.weight.clone()
-    start = full.init_resampler_from(tmp_path / "ip-adapter.bin")
+    start = init_resampler(full, tmp_path / "ip-adapter.bin")
     assert start.left_out == ("proj_out.weight", "proj_out.bias", "norm_out.weight", "norm_out.bias")
     assert torch.equal(full.resampler.latents, lite.resampler.latents)
     assert torch.equal(full.resampler.proj_out.weight, before)
@@ -151,24 +160,24 @@ def test_resampler_starts_from_instantid(tmp_path: Path) -> None:
 
 def test_resampler_starts_from_a_release(tmp_path: Path) -> None:
     source, target = make_adapter("full", seed=5), make_adapter("full", seed=6)
-    source.export_release(tmp_path)
-    start = target.init_resampler_from(tmp_path / "resampler.safetensors")
+    export_release(source, tmp_path)
+    start = init_resampler(target, tmp_path / "resampler.safetensors")
     assert (start.left_out, start.recogniser) == ((), RELEASE_RECOGNISER)
     assert torch.equal(target.resampler.proj_in.weight, source.resampler.proj_in.weight)
 
 
 def test_resampler_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     source = make_adapter("full")
-    source.export_release(tmp_path)
+    export_release(source, tmp_path)
     wider = AdapterModules.create(
         configure_variant("full", 512, 1, resampler_dim=32, resampler_depth=1, resampler_heads=1), seed=0
     )
     with pytest.raises(AdapterError, match=r"nothing of the resampler in .* fits"):
-        wider.init_resampler_from(tmp_path / "resampler.safetensors")
+        init_resampler(wider, tmp_path / "resampler.safetensors")
     with pytest.raises(AdapterError, match="holds no resampler"):
-        source.init_resampler_from(tmp_path / "ref_layers.safetensors")
+        init_resampler(source, tmp_path / "ref_layers.safetensors")
     with pytest.raises(AdapterError, match="reference only"):
-        make_adapter("ref_only").init_resampler_from(tmp_path / "resampler.safetensors")
+        init_resampler(make_adapter("ref_only"), tmp_path / "resampler.safetensors")
 
 
 def test_reference_keys_start_as_the_bases() -> None:
@@ -198,8 +207,8 @@ def test_low_rank_starts_as_the_adapter_and_trains_alone(tmp_path: Path) -> None
         optimiser.step()
     assert all(p.grad is not None and p.grad.any() for p in trained.values())
 
-    adapter.save(tmp_path / "merged.safetensors")
-    merged = AdapterModules.from_adapter(open_adapter(tmp_path / "merged.safetensors"))
+    save_modules(adapter, tmp_path / "merged.safetensors")
+    merged = load_modules(open_adapter(tmp_path / "merged.safetensors"))
     changed = {n for n, t in merged.state_dict().items() if not torch.equal(t, before[n])}
     assert changed == {n for n in before if ".to_" in n and n.endswith("weight") and "resampler" not in n}
     with torch.no_grad():

@@ -8,15 +8,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_packs import flatten, make_adapter, make_samples, make_transformer, pack, run_pack
+from tiny_packs import flatten, hash_weights, make_adapter, make_samples, make_transformer, pack, run_pack
 
-from lynx_core.hashing import hash_weights
-from lynx_core.models.frozen_base import (
-    BaseModelError,
-    BlockOffload,
-    load_transformer,
-    quantise_base,
-)
+from lynx_core.formats.base_file import BaseModelError, load_transformer
+from lynx_core.models.frozen_base import BlockOffload, quantise_base
 from lynx_core.models.packed_wan import PackedWan
 from lynx_core.spec import Quantisation
 

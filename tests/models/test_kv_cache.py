@@ -1,19 +1,20 @@
-"""Layers of both adapters, and baking: what is kept, in which precision, and what is in memory meanwhile."""
+"""Layers of both adapters, and their cached keys and values: what is kept, in which precision, and what is in memory meanwhile."""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from lynx_core.models.attention import attend_extra
 from lynx_core.models.id_adapter import IDAdapterConfig, IDAdapterLayer
-from lynx_core.models.kv_cache import ReferenceKVBuilder, compute_id_kv
+from lynx_core.models.kv_cache import KVCache, ReferenceKVBuilder, attend_extra, compute_id_kv
 from lynx_core.models.ref_adapter import RefAdapterConfig, RefAdapterLayer
 from lynx_core.models.resampler import Resampler, ResamplerConfig
+from lynx_core.spec import LynxError
 
 DIM, TOKEN_DIM = 32, 24
 CPU = torch.device("cpu")
@@ -23,13 +24,9 @@ Layer = TypeVar("Layer", IDAdapterLayer, RefAdapterLayer)
 class MemorySource:
     """An adapter whose weights come from seeds; counts the layers that are alive when one is read."""
 
-    name = "from seeds"
-
     def __init__(self, key_norm: Any = "block", num_registers: int = 3) -> None:
-        self.id: IDAdapterConfig | None = IDAdapterConfig(
-            DIM, TOKEN_DIM, (0, 2, 5), num_registers, key_norm == "block", key_norm
-        )
-        self.ref: RefAdapterConfig | None = RefAdapterConfig(DIM, (1, 2), True)
+        self.id = IDAdapterConfig(DIM, TOKEN_DIM, (0, 2, 5), num_registers, key_norm == "block", key_norm)
+        self.ref = RefAdapterConfig(DIM, (1, 2), True)
         self.given: list[weakref.ref[Any]] = []
         self.alive: list[int] = []
 
@@ -43,14 +40,29 @@ class MemorySource:
         return layer
 
     def read_id_layer(self, block: int) -> IDAdapterLayer:
-        assert self.id is not None
         torch.manual_seed(block)
         return self.hand_out(IDAdapterLayer(self.id))
 
     def read_ref_layer(self, block: int) -> RefAdapterLayer:
-        assert self.ref is not None
         torch.manual_seed(100 + block)
         return self.hand_out(RefAdapterLayer(self.ref))
+
+
+def precompute(
+    source: MemorySource,
+    embedding: Tensor,
+    dtype: torch.dtype,
+    on_block: Callable[[int], None] = lambda block: None,
+) -> KVCache:
+    def read_layer(block: int) -> IDAdapterLayer:
+        on_block(block)
+        return source.read_id_layer(block)
+
+    return compute_id_kv(source.load_resampler(), source.id.blocks, read_layer, embedding, CPU, dtype)
+
+
+def make_builder(source: MemorySource, dtype: torch.dtype) -> ReferenceKVBuilder:
+    return ReferenceKVBuilder(source.ref.blocks, source.read_ref_layer, dtype)
 
 
 def test_id_layer_puts_registers_after_the_tokens() -> None:
@@ -90,41 +102,41 @@ def test_extra_attention_equals_softmax_by_hand(batch: int) -> None:
 
 
 @torch.no_grad()
-def test_baked_identity_is_what_the_layers_give() -> None:
+def test_cached_identity_is_what_the_layers_give() -> None:
     source = MemorySource()
     embedding = torch.randn(8)
     seen: list[int] = []
-    baked = compute_id_kv(source, embedding, CPU, torch.float32, seen.append)
+    cache = precompute(source, embedding, torch.float32, seen.append)
     tokens = source.load_resampler()(embedding[None])
     assert seen == [0, 2, 5]
-    assert baked.list_blocks() == (0, 2, 5)
-    assert baked.norm_key
+    assert cache.list_blocks() == (0, 2, 5)
+    assert cache.norm_key
     for block in seen:
         key, value = source.read_id_layer(block)(tokens)
-        assert torch.equal(baked.get_block(block).key, key)
-        assert torch.equal(baked.get_block(block).value, value)
-    assert not any(p.requires_grad for p in baked.parameters())
+        assert torch.equal(cache.get_block(block).key, key)
+        assert torch.equal(cache.get_block(block).value, value)
+    assert not any(p.requires_grad for p in cache.parameters())
     with pytest.raises(KeyError):
-        baked.get_block(1)
+        cache.get_block(1)
 
 
 def test_weightless_keys_are_not_normed_again() -> None:
-    assert not compute_id_kv(MemorySource("weightless", 0), torch.zeros(8), CPU, torch.float32).norm_key
+    assert not precompute(MemorySource("weightless", 0), torch.zeros(8), torch.float32).norm_key
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bytes_are_those_of_keys_and_values(dtype: torch.dtype) -> None:
-    baked = compute_id_kv(MemorySource(), torch.zeros(8), CPU, dtype)
-    assert {p.dtype for p in baked.parameters()} == {dtype}
-    assert baked.count_bytes() == 3 * (4 + 3) * DIM * 2 * dtype.itemsize
-    kept = sum(p.untyped_storage().nbytes() for p in baked.parameters())
-    assert kept == baked.count_bytes(), "no larger tensor hides behind a slice"
+    cache = precompute(MemorySource(), torch.zeros(8), dtype)
+    assert {p.dtype for p in cache.parameters()} == {dtype}
+    assert cache.count_bytes() == 3 * (4 + 3) * DIM * 2 * dtype.itemsize
+    kept = sum(p.untyped_storage().nbytes() for p in cache.parameters())
+    assert kept == cache.count_bytes(), "no larger tensor hides behind a slice"
 
 
 def test_one_layer_at_a_time_is_in_memory() -> None:
     source = MemorySource()
-    compute_id_kv(source, torch.zeros(8), CPU, torch.bfloat16)
-    builder = ReferenceKVBuilder(source, torch.bfloat16)
+    precompute(source, torch.zeros(8), torch.bfloat16)
+    builder = make_builder(source, torch.bfloat16)
     for block in range(4):
         builder.add_block(block, torch.randn(1, 7, DIM))
     assert source.alive == [0] * 5, "each earlier layer is gone when the next is read"
@@ -132,35 +144,26 @@ def test_one_layer_at_a_time_is_in_memory() -> None:
 
 
 @torch.no_grad()
-def test_baked_reference_is_what_the_layers_give() -> None:
+def test_cached_reference_is_what_the_layers_give() -> None:
     source = MemorySource()
-    builder = ReferenceKVBuilder(source, torch.float32)
+    builder = make_builder(source, torch.float32)
     features: dict[int, Tensor] = {block: torch.randn(1, 7, DIM) for block in range(4)}
     for block, seen in features.items():
         builder.add_block(block, seen.bfloat16())
-    baked = builder.finish()
-    assert baked.list_blocks() == (1, 2)
-    assert baked.norm_key
+    cache = builder.finish()
+    assert cache.list_blocks() == (1, 2)
+    assert cache.norm_key
     for block in (1, 2):
         key, value = source.read_ref_layer(block)(features[block].bfloat16().float())
-        assert torch.equal(baked.get_block(block).key, key)
-        assert torch.equal(baked.get_block(block).value, value)
+        assert torch.equal(cache.get_block(block).key, key)
+        assert torch.equal(cache.get_block(block).value, value)
 
 
 def test_a_pass_that_ends_early_is_refused() -> None:
-    builder = ReferenceKVBuilder(MemorySource(), torch.float32)
+    builder = make_builder(MemorySource(), torch.float32)
     builder.add_block(1, torch.randn(1, 7, DIM))
-    with pytest.raises(RuntimeError, match=r"\[2\]"):
+    with pytest.raises(LynxError, match=r"did not reach blocks \[2\]"):
         builder.finish()
-
-
-def test_a_part_that_is_not_there_is_named() -> None:
-    source = MemorySource()
-    source.id = source.ref = None
-    with pytest.raises(ValueError, match="'from seeds' has no ID part"):
-        compute_id_kv(source, torch.zeros(8), CPU, torch.float32)
-    with pytest.raises(ValueError, match="'from seeds' has no reference part"):
-        ReferenceKVBuilder(source, torch.float32)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,11 @@ from tiny_packs import relative_error
 from torch import Tensor
 
 from lynx_core.formats.adapter import open_adapter
+from lynx_core.formats.adapter_weights import load_modules
+from lynx_core.formats.base_file import load_transformer
 from lynx_core.models.adapter_modules import AdapterModules
-from lynx_core.models.packed_wan import PackedInputs, PackedWan, load_transformer
+from lynx_core.models.packed_inputs import PackedInputs
+from lynx_core.models.packed_wan import PackedWan
 
 GOLDEN_SETS = Path(
     os.environ.get("LYNX_GOLDEN_SETS", Path(__file__).resolve().parents[3] / "shared" / "conformance")
@@ -60,10 +63,7 @@ def wan() -> PackedWan:
 
 @pytest.fixture(scope="module")
 def adapters() -> dict[str, AdapterModules]:
-    return {
-        variant: AdapterModules.from_adapter(open_adapter(GOLDEN / f"lynx_{variant}"))
-        for variant in ("full", "lite")
-    }
+    return {variant: load_modules(open_adapter(GOLDEN / f"lynx_{variant}")) for variant in ("full", "lite")}
 
 
 def make_inputs(

@@ -9,14 +9,24 @@ from typing import Any, get_args
 import pytest
 import tiny_packs
 import torch
-from tiny_packs import TinySample, flatten, make_adapter, make_samples, pack, relative_error, run_pack
+from tiny_packs import (
+    TinySample,
+    flatten,
+    hash_weights,
+    make_adapter,
+    make_samples,
+    pack,
+    relative_error,
+    run_pack,
+)
 from torch import Tensor
 
-from lynx_core.hashing import hash_weights
 from lynx_core.models import packed_block
-from lynx_core.models.adapter_modules import AdapterModules, Variant
-from lynx_core.models.packed_wan import PackedInputs, PackedWan
-from lynx_core.models.segments import Segments
+from lynx_core.models.adapter_modules import AdapterModules
+from lynx_core.models.packed_inputs import PackedInputs
+from lynx_core.models.packed_wan import PackedWan
+from lynx_core.models.segment_attention import Segments
+from lynx_core.spec import Variant
 from lynx_core.tokens import count_tokens
 
 TOLERANCE = 1e-5

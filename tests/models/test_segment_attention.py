@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from lynx_core.models import segment_attention
 from lynx_core.models.segment_attention import (
     BackendError,
+    Segments,
     attend_segments,
     choose_backend,
     unsupported_reason,
 )
-from lynx_core.models.segments import Segments
 from lynx_core.spec import AttentionBackend
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ import standin_faces
 import torch
 from wan_bench import RECOGNISER, Conditioning, WanBench, max_error
 
-from lynx_core.faces.alignment import draw_number
+from lynx_core.faces.crops import draw_number
 
 ENCODER = "test_arcface.pth"
 

@@ -16,13 +16,15 @@ from small_media import write_rows
 from small_run import make_configuration, plain_configuration, read_result
 from standin_faces import face_from_landmarks, write_detector_pack
 from standin_installation import CENTRED_LANDMARKS
+from tiny_packs import hash_weights
 from video import read_video
 
 from lynx_core.formats.adapter import open_adapter
-from lynx_core.hashing import hash_weights
-from lynx_core.models.adapter_modules import AdapterModules, configure_variant
+from lynx_core.formats.adapter_weights import save_modules
+from lynx_core.formats.conversion import convert_adapter
+from lynx_core.models.adapter_configs import configure_variant
+from lynx_core.models.adapter_modules import AdapterModules
 from lynx_core.training import step as step_module
-from lynx_core.training.assembly import convert_to_release
 from lynx_core.training.checkpoint import CheckpointError, read_checkpoint
 from lynx_core.training.configuration import TrainingConfig, parse_configuration
 from lynx_core.training.distributed import AdapterForward
@@ -61,7 +63,7 @@ def test_trained_adapter_opens_and_converts(finished: Trainer, tmp_path: Path) -
     assert torch.equal(layer.to_v_ref.weight, mean["ema ref.1.to_v_ref.weight"])
     assert not torch.equal(layer.to_v_ref.weight, mean["weights ref.1.to_v_ref.weight"])
     assert layer.to_v_ref.weight.any(), "values start at zero and must have moved"
-    files = convert_to_release(output / "adapter.safetensors", tmp_path / "release")
+    files = convert_adapter(open_adapter(output / "adapter.safetensors"), "release", tmp_path / "release")
     assert {file.name for file in files} == {
         "resampler.safetensors",
         "ip_layers.safetensors",
@@ -226,7 +228,7 @@ def test_changed_base_and_adapter_are_noticed(world: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("dim", "recogniser", "message"),
     [
-        (64, "facexlib/arcface_ir_se50", "wrong base for this adapter: .* width 64"),
+        (64, "facexlib/arcface_ir_se50", "wrong base for this adapter: .* dim 64"),
         (32, "insightface/antelopev2/glintr100", "is for the recogniser insightface/antelopev2/glintr100"),
     ],
 )
@@ -235,7 +237,7 @@ def test_adapter_of_another_base_or_embedder_is_refused(
 ) -> None:
     configs = configure_variant("full", dim, 2, resampler_dim=64, resampler_depth=1, resampler_heads=1)
     path = tmp_path / "other.safetensors"
-    AdapterModules.create(configs, 0, recogniser=recogniser).save(path)
+    save_modules(AdapterModules.create(configs, 0, recogniser=recogniser), path)
     with pytest.raises(PreflightError, match=message):
         train(make_configuration(world, tmp_path / "run", adapter={"init": [str(path)]}))
 

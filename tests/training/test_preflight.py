@@ -14,7 +14,9 @@ from small_media import write_rows
 from small_run import MINI_CONFIG, make_configuration
 
 from lynx_core.cli.main import main
-from lynx_core.models.adapter_modules import AdapterModules, configure_variant
+from lynx_core.formats.adapter_weights import save_modules
+from lynx_core.models.adapter_configs import configure_variant
+from lynx_core.models.adapter_modules import AdapterModules
 from lynx_core.models.packed_wan import PackedWan
 from lynx_core.training import estimate
 from lynx_core.training.estimate import count_more_checkpoints
@@ -204,7 +206,9 @@ def test_incomplete_models_are_told(world: Path, workplace: Path, refuse: Any, f
 
 def _save_adapter(path: Path, variant: Any, num_blocks: int = 2, **changes: Any) -> None:
     small = {"resampler_dim": 64, "resampler_depth": 1, "resampler_heads": 1, "lite_token_dim": 24}
-    AdapterModules.create(configure_variant(variant, 32, num_blocks, **small, **changes), 0).save(path)
+    save_modules(
+        AdapterModules.create(configure_variant(variant, 32, num_blocks, **small, **changes), 0), path
+    )
 
 
 @pytest.mark.parametrize(
