@@ -109,7 +109,7 @@ def test_frame_range_starts_and_ends_where_it_says(tmp_path: Path) -> None:
 
 def test_too_short_a_clip_is_refused(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", num_frames=4)
-    with pytest.raises(MediaError, match=r"too short \(it gives 1 frames, min_frames is 5"):
+    with pytest.raises(MediaError, match=r"too short \(it gives 1 frames, decoding.min_frames is 5"):
         decode(path, DecodingConfig(min_frames=5))
 
 

@@ -60,7 +60,7 @@ def test_a_run_stops_at_its_start_when_too_many_rows_are_skipped(
     rows[0]["target"] = "gone.mp4"
     open_source(folder, [*rows, "no row"], encoders, max_quarantined=0.4)
     with pytest.raises(
-        DataError, match=r"2 of 5 rows .* are skipped, 40% .*max_quarantined allows 39%"
+        DataError, match=r"2 of 5 rows .* are quarantined, 40% .*max_quarantined allows 39%"
     ) as caught:
         open_source(folder, [*rows, "no row"], encoders, max_quarantined=0.39)
     assert "1 skipped: unreadable row; first: line 5" in str(caught.value)
@@ -74,7 +74,7 @@ def test_a_run_stops_when_too_many_files_fail_later(
     (folder / "c.png").unlink()
     assert [sample.id for sample in source.load_pack([0, 2])] == ["a", "d"]
     (folder / "b.mp4").unlink()
-    with pytest.raises(DataError, match=r"2 of 4 rows .* are skipped, 50%"):
+    with pytest.raises(DataError, match=r"2 of 4 rows .* are quarantined, 50%"):
         source.load_pack([1, 3])
 
 
