@@ -83,7 +83,7 @@ def _plan_shown(source: Source, folders: ModelFolders, lock: DownloadLock) -> st
     return (
         f"  {place}{there}\n"
         f"    {source.repo}/{source.file} at {pin.revision if pin else source.revision}, {shown_bytes(size)}, "
-        f"sha256 {sha256 or 'told by the hub'}"
+        f"sha256 {sha256 or 'reported by the hub'}"
     )
 
 
@@ -119,7 +119,7 @@ class DownloadLock:
             self._pins = {target: Pin(**pin) for target, pin in saved.items()}
         except (ValueError, TypeError, AttributeError) as error:
             raise DownloadError(
-                f"{self.path} is damaged ({error}); delete it to pin the files anew at the next download."
+                f"{self.path} is damaged ({error}); delete it, and the next download pins the files again."
             ) from error
 
     def find(self, source: Source) -> Pin | None:
@@ -176,7 +176,7 @@ def fetch_files(
         lock: pins of earlier downloads; gets these.
         latest: take the repositories' newest revisions and pin those.
         replace: put files in the places of ones that do not match.
-        report: told what happens.
+        report: called with each line for the user.
 
     Raises:
         DownloadError: when the network or the hub fails, the content is not what it should be, other
@@ -284,7 +284,7 @@ def sha256_of(path: Path) -> str:
 
 def shown_bytes(num_bytes: int | None) -> str:
     """Print a size for people."""
-    return "size told by the hub" if num_bytes is None else f"{num_bytes:,} bytes"
+    return "size reported by the hub" if num_bytes is None else f"{num_bytes:,} bytes"
 
 
 def _pin_on_record(source: Source) -> Pin | None:
@@ -330,7 +330,7 @@ def _fetch(fetch: Fetch) -> None:
     except OSError as error:
         raise DownloadError(
             f"{fetch.target} could not be written: {error.strerror or error}. The part is kept; make room or "
-            "mend the disk, and run the same command again."
+            "repair the disk, and run the same command again."
         ) from error
 
 

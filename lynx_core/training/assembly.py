@@ -141,7 +141,7 @@ def open_source(
     """Open the samples of a manifest.
 
     Args:
-        shows: show on standard error how far the look at the files has come.
+        shows: show the progress of hashing and probing on standard error.
 
     Raises:
         DataError: when no usable sample is left, more are quarantined than `data.max_quarantined` allows, or an

@@ -8,7 +8,7 @@ manifest shows when it is no longer. The newest complete one is loaded; damaged 
         weights.safetensors   trained weights, float32, by parameter name
         ema.safetensors       their EMA, if one is kept
         optimizer.pt          what the optimiser keeps, by parameter name
-        state.json            step, place of each stage, counts, configuration, fingerprints, versions
+        state.json            step, cursor of each stage, counts, configuration, fingerprints, versions
         complete.json         bytes and sha256 of each of these
 
 Kept are the newest, the newest `keep_last` whose last step was not skipped, and those whose step is a

@@ -1,4 +1,4 @@
-"""What a run is told: frozen dataclasses, one a section of the TOML file, checked when they are made.
+"""The configuration of a run: frozen dataclasses, one a section of the TOML file, checked when they are made.
 
 A value that makes no sense is refused here, by name, before any weight is loaded.
 """

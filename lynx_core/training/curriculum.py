@@ -31,7 +31,7 @@ from .packing import PackingConfig, PackPlan, plan_epoch
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where a stage stands: all that has to be stored to go on with it."""
+    """Where a stage stands: all that has to be stored to resume it."""
 
     steps: int = 0
     """That were done."""
@@ -100,7 +100,7 @@ class SampleTable:
 
 @dataclass(frozen=True)
 class PackIndices:
-    """One pack to run: indices of samples, and the key of what chance decides for each."""
+    """One pack to run: indices of samples, and each one's RNG key, which gives its noise, timestep and dropout."""
 
     samples: tuple[int, ...]
     keys: tuple[RNGKey, ...]
@@ -220,7 +220,7 @@ class PackReader(Protocol):
 
 @dataclass(frozen=True)
 class LoadedPack:
-    """The samples of a pack, and the key of what chance decides for each."""
+    """The samples of a pack, and the RNG key of each."""
 
     samples: tuple[Sample, ...]
     keys: tuple[RNGKey, ...]
@@ -248,7 +248,7 @@ class PackLoader:
         self._ahead: Future[LoadedStep] | None = None
 
     def next_step(self) -> LoadedStep:
-        """Give the packs of the next step and begin with those of the one after it."""
+        """Give the packs of the next step, and start to load those of the step after it."""
         future = self._ahead or self._thread.submit(self._load)
         loaded = future.result()
         is_over = find_stage(self.stream.cursors, self.stages) is None

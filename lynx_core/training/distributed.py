@@ -1,8 +1,8 @@
-"""Several processes as one: who I am, how gradients are added up, what is divided.
+"""Several processes as one: ranks, all-reduce of gradients, and sharding.
 
-accelerate finds the processes and wraps the adapter in DDP. FSDP2 (`fully_shard`) divides trained
+accelerate finds the processes and wraps the adapter in DDP. FSDP2 (`fully_shard`) shards trained
 weights, gradients and optimiser instead: 68.5 GB for the full adapter become 8.6 on each of 8 GPUs.
-The frozen base is no part of either; `ShardedBlocks` divides it, with the interface of offloading.
+The frozen base is no part of either; `ShardedBlocks` shards it, with the interface of offloading.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class AdapterForward(nn.Module):
 
 
 class DistributedContext:
-    """The processes of a run, seen from one of them.
+    """One process of a distributed run: its rank, device and collectives.
 
     Raises:
         ConfigurationError: when a tracker is not installed.
@@ -68,7 +68,7 @@ class DistributedContext:
         return self.rank == 0
 
     def wrap(self, model: AdapterForward) -> nn.Module:
-        """Make the model one whose gradients are the mean over all processes."""
+        """Wrap the model in DDP or FSDP2, so that its gradients are the mean over all processes."""
         model.to(self.device)
         if self.world_size == 1:
             return model
@@ -78,7 +78,7 @@ class DistributedContext:
 
     @contextlib.contextmanager
     def accumulate(self, model: nn.Module, is_last: bool) -> Iterator[None]:
-        """Exchange gradients only in the backward of a step's last pack."""
+        """Synchronise gradients only in the backward of a step's last pack."""
         if self.world_size == 1 or is_last:
             if self.world_size > 1 and self.sharding == "fsdp2":
                 model.set_requires_gradient_sync(True)  # type: ignore[operator]
@@ -91,14 +91,14 @@ class DistributedContext:
                 yield
 
     def all_reduce_sum(self, values: Tensor) -> Tensor:
-        """Sum over all processes."""
+        """All-reduce by sum; a single process gets its own values back."""
         if self.world_size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def share(self, value: str | None) -> str | None:
-        """Give every process what the main one has. All must call it."""
+        """Broadcast a value of the main process. A collective: all ranks must call it."""
         values = [value]
         if self.world_size > 1:
             dist.broadcast_object_list(values, src=0, device=self.device)
@@ -144,12 +144,12 @@ def _shard_adapter(model: AdapterForward, world_size: int, device: torch.device)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Put a divided tensor together, on every process; others stay as they are. All must call it."""
+    """Gather a sharded tensor on every process; others stay as they are. A collective: all ranks must call it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def shard_like(full: Tensor, like: Tensor) -> Tensor:
-    """Divide a whole tensor as `like` is divided, on its device."""
+    """Shard a full tensor as `like` is sharded, on its device."""
     if not hasattr(like, "full_tensor"):
         return full.to(like.device)
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -159,22 +159,22 @@ def shard_like(full: Tensor, like: Tensor) -> Tensor:
 
 
 class ShardedBlocks(BlockOffload):
-    """Keeps a part of each frozen block on each process and gathers a block when it runs.
+    """Keeps one shard of each frozen block on each process, and all-gathers a block when it runs.
 
     All processes must run the same blocks in the same order, which
     they do: each runs one pack at a time, forward and backward.
 
     Args:
-        transformer: its weights are cut down to this process's part; everything but its blocks
-            is moved to `device` whole.
+        transformer: its blocks are replaced by this process's shards; everything else is moved to
+            `device` whole.
     """
 
     def __init__(self, transformer: Any, device: torch.device, rank: int, world_size: int) -> None:
         self.device = device
         self.world_size = world_size
         self._shells = [copy.deepcopy(block).to("meta") for block in transformer.blocks]
-        self._parts = [
-            {name: _cut(tensor, rank, world_size).to(device) for name, tensor in block.state_dict().items()}
+        self._shards = [
+            {name: _shard(tensor, rank, world_size).to(device) for name, tensor in block.state_dict().items()}
             for block in transformer.blocks
         ]
         for block in transformer.blocks:
@@ -186,12 +186,12 @@ class ShardedBlocks(BlockOffload):
         self._fetched: tuple[int, nn.Module] | None = None
 
     def fetch(self, index: int) -> nn.Module:
-        """Give block `index`, whole; the block fetched last is dropped."""
+        """Gather block `index`; the block fetched before is dropped."""
         if self._fetched is None or self._fetched[0] != index:
             self._fetched = None
             block = copy.deepcopy(self._shells[index])
             shapes = {name: tensor.shape for name, tensor in block.state_dict().items()}
-            whole = {name: self._gather(part, shapes[name]) for name, part in self._parts[index].items()}
+            whole = {name: self._gather(part, shapes[name]) for name, part in self._shards[index].items()}
             block.load_state_dict(whole, assign=True)
             block.requires_grad_(False)
             self._fetched = index, block
@@ -203,8 +203,8 @@ class ShardedBlocks(BlockOffload):
         return torch.cat(parts)[: shape.numel()].view(shape)
 
 
-def _cut(tensor: Tensor, rank: int, world_size: int) -> Tensor:
-    """Part `rank` of a tensor's values, zeros behind the last."""
+def _shard(tensor: Tensor, rank: int, world_size: int) -> Tensor:
+    """Shard `rank` of a flattened tensor, padded with zeros."""
     flat = tensor.detach().flatten()
     length = -(-len(flat) // world_size)
     part = flat[rank * length : (rank + 1) * length]

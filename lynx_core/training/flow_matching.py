@@ -22,7 +22,7 @@ TIMESTEP_SCALE = 1000.0
 
 @dataclass(frozen=True)
 class SampleDraw:
-    """What chance decides for one showing of a sample."""
+    """Noise, timestep and dropout of one draw of a sample."""
 
     t: float
     """Share of noise, 0 to 1."""

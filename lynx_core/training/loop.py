@@ -1,7 +1,7 @@
 """The training loop: build, resume from the newest checkpoint, run step after step, export.
 
 What a run depends on is the configuration, the files it names and the number of its steps; the state is
-weights, optimiser, EMA, and three numbers a stage for the place in the data. So a run that is killed
+weights, optimiser, EMA, and three numbers a stage as the cursor in the data. So a run that is killed
 and started again gives, on the CPU, the same bits as one that was not.
 """
 

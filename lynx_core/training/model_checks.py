@@ -1,4 +1,4 @@
-"""Whether the models and packages that a run will need are there, looked at before any is loaded."""
+"""Whether the models and packages that a run will need are there, checked before any is loaded."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _find_face_problems(data: DataConfig) -> Iterator[str]:
     if data.face_recogniser is not None:
         if not data.face_recogniser.is_file():
             yield (
-                f"the face encoder is not at {data.face_recogniser} (data.face_recogniser); fetch it with: comfy-lynx "
+                f"the face recogniser is not at {data.face_recogniser} (data.face_recogniser); fetch it with: comfy-lynx "
                 "download faces"
             )
         elif not data.face_recogniser.stat().st_size:

@@ -70,10 +70,10 @@ def make_optimizer(config: OptimizerConfig, parameters: NamedParameters) -> torc
 
 
 def learning_rate_at(step: int, config: OptimizerConfig, total_steps: int) -> float:
-    """Learning rate of a step (from 0): rises linearly, stays, falls linearly at the end of the run."""
-    rise = (step + 1) / (config.warmup_steps + 1)
-    fall = (total_steps - step) / (config.decay_steps + 1)
-    return config.learning_rate * min(1.0, rise, fall)
+    """Learning rate of a step (from 0): linear warm-up, constant, linear decay at the end of the run."""
+    warm_up = (step + 1) / (config.warmup_steps + 1)
+    decay = (total_steps - step) / (config.decay_steps + 1)
+    return config.learning_rate * min(1.0, warm_up, decay)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -85,13 +85,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def clip_gradients(parameters: NamedParameters, max_norm: float) -> float:
-    """Scale all gradients down to `max_norm` together (0: never) and give their norm before that."""
+    """Clip the gradients by their global norm (0: never); give the norm before clipping."""
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), max_norm or float("inf"))
     return float(full_tensor(norm))
 
 
 def collect_state(optimizer: torch.optim.Optimizer, parameters: NamedParameters) -> OptimizerState:
-    """What the optimiser keeps, whole, on the CPU, by parameter name. All processes must call it."""
+    """The optimiser's state as full tensors on the CPU, by parameter name. A collective: all ranks must call it."""
     state: OptimizerState = {}
     for name, parameter in parameters.items():
         entries = optimizer.state.get(parameter, {})
@@ -105,7 +105,7 @@ def collect_state(optimizer: torch.optim.Optimizer, parameters: NamedParameters)
 def restore_state(
     optimizer: torch.optim.Optimizer, parameters: NamedParameters, state: OptimizerState
 ) -> None:
-    """Take up what `collect_state` gave."""
+    """Restore what `collect_state` gave."""
     numbered = {}
     for number, (name, parameter) in enumerate(parameters.items()):
         entries = {
@@ -156,7 +156,7 @@ class EMA:
 
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Put the averages in place of the weights for a while."""
+        """Swap the averages into the parameters, and back at the end."""
         self._swap()
         try:
             yield
@@ -203,7 +203,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             optimizer.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a state, and let both step on it."""
+        """Restore a state, which both step on."""
         super().load_state_dict(state_dict)
         for optimizer in self.inner:
             optimizer.state = self.state

@@ -36,7 +36,7 @@ from .progress import ProgressLine, print_note
 from .run_lock import describe_conflict, is_held
 
 _MANY_PAIRS = 1000
-"""With more, looking through the files takes long enough to tell first what is known already."""
+"""With more, probing the files takes so long that the problems known already are printed first."""
 
 Note = Callable[[str], None]
 _Result = TypeVar("_Result")
@@ -88,7 +88,7 @@ def open_data(
 
     Args:
         note: takes what a user should know.
-        shows: show on standard error how far the look at the files has come.
+        shows: show the progress of hashing and probing on standard error.
 
     Raises:
         PreflightError: with all problems.
@@ -116,7 +116,7 @@ def open_data(
 def look_for_more(config: TrainingConfig, known: Sequence[str]) -> NoReturn:
     """Add the problems of the data to those of the settings.
 
-    Without encoders there are no samples, but the files of the pairs can be looked at.
+    Without encoders there are no samples, but the files of the pairs can be hashed and probed.
 
     Raises:
         PreflightError: always, with all problems.
@@ -130,7 +130,7 @@ def look_for_more(config: TrainingConfig, known: Sequence[str]) -> NoReturn:
         manifest = read_manifest(config.data.manifest, config.data.min_face_similarity)
         if len(manifest.pairs) > _MANY_PAIRS:
             known_now = "".join(f"\n  {problem}" for problem in problems)
-            more = f"looking for more in the {len(manifest.pairs)} pairs of {manifest.path}; Ctrl-C leaves"
+            more = f"looking for more in the {len(manifest.pairs)} pairs of {manifest.path}; Ctrl-C stops"
             print_note(f"problems so far:{known_now}\n{more}", is_main)
         line = ProgressLine()
         show = (lambda done, total: line.show(f"files of {manifest.path}", done, total)) if is_main else None
@@ -277,7 +277,7 @@ def _reference_files(item: IndexEntry) -> list[tuple[str, Path]]:
 
 @dataclass(frozen=True)
 class LongCaption:
-    """A caption that is cut off."""
+    """A caption that is truncated."""
 
     sample_id: str
     num_tokens: int
@@ -300,9 +300,9 @@ def find_long_captions(items: Sequence[IndexEntry], count_tokens: Callable[[str]
 
 
 def describe_long_captions(found: Sequence[LongCaption], total: int) -> str:
-    """How many captions are cut off, with examples."""
+    """How many captions are truncated, with examples."""
     examples = ", ".join(f"{caption.sample_id} ({caption.num_tokens})" for caption in found[:_NUM_NAMED])
     return (
-        f"{len(found)} of {total} captions are longer than {TEXT_LENGTH} tokens and are cut off there, as in "
+        f"{len(found)} of {total} captions are longer than {TEXT_LENGTH} tokens and are truncated, as in "
         f"inference: {examples}"
     )

@@ -1,4 +1,4 @@
-"""What the frozen base saw in reference faces, kept instead of computed anew at every step.
+"""Cache of the reference pass: the frozen base's features of each face, instead of a pass at every step.
 
 It never changes: timestep 0, no adapter, the same prompt. For a base of width 5120 and 40 blocks a face is
 105 MB, so this is for few people or small bases.
@@ -22,7 +22,7 @@ class ReferenceFeatureCache:
     """Keeps the features of references on the CPU; the one that was used longest ago goes first.
 
     Args:
-        base: what looks at the references.
+        base: runs the reference pass.
         max_bytes: of all features together.
     """
 
@@ -49,7 +49,7 @@ class ReferenceFeatureCache:
         key = text_key + _hash_tensor(latent)
         features = self._kept.pop(key, None)
         if features is None:
-            # Alone, since the rest of a pack changes the last bits, and a resumed run recalls others.
+            # Alone, since the rest of a pack changes the last bits, and a resumed run caches others.
             recorded = self.base.record_features([latent], text).features
             features = [recorded[index].cpu() for index in sorted(recorded)]
             self._num_bytes += _count_bytes(features)

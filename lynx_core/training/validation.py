@@ -32,14 +32,13 @@ from .optimizer import EMA
 from .step import assemble_inputs, make_batch
 
 NUM_DRAWS = 4
-"""Timesteps at which each held-out sample is looked at."""
+"""Timesteps at which the loss of each held-out sample is measured."""
 
 
 def load_held_out(source: PairDataset | None, num_samples: int) -> list[Sample]:
-    """Load the first held-out samples, and let go of the encoders.
+    """Load the first held-out samples, and release the encoders.
 
-    Called at the start: that a held-out file cannot be used, or an encoder not opened, is not for step 5,000 to
-    show.
+    Called at the start, so that an unusable held-out file or encoder shows before step 5,000 does.
 
     Args:
         source: None for a run without validation.

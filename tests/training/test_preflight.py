@@ -253,7 +253,7 @@ def test_long_captions_are_counted(world: Path, workplace: Path, capsys: pytest.
     write_rows(workplace / "train.jsonl", rows)
     assert main(["train", str(MINI_CONFIG), "run.output=run", "data.manifest=train.jsonl", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "2 of 12 captions are longer than 512 tokens and are cut off there" in out
+    assert "2 of 12 captions are longer than 512 tokens and are truncated" in out
     assert f"{rows[3]['id']} (" in out and f"{rows[4]['id']} (" in out
 
 
