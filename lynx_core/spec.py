@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REFERENCE_PROMPT = "image of a face"
 """Text of the reference pass, fixed by the release."""
@@ -52,11 +52,15 @@ class LynxError(ValueError):
 
 def null_embedding() -> Tensor:
     """Make the null identity, [EMBEDDING_DIM] zeros; the resampler turns it into null tokens."""
+    import torch  # not at the top: comfy-lynx doctor tells when torch is missing
+
     return torch.zeros(EMBEDDING_DIM)
 
 
 def null_image() -> Tensor:
     """Make the null reference, [REFERENCE_CROP_PX, REFERENCE_CROP_PX, 3] mid-grey in 0 to 1."""
+    import torch
+
     return torch.full((REFERENCE_CROP_PX, REFERENCE_CROP_PX, 3), NULL_GREY)
 
 

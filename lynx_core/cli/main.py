@@ -6,9 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ..formats.tensor_file import AdapterError
+from ..spec import LynxError
 from . import convert, doctor, download, train
-from .models_folder import ModelsFolderError
 
 _VERBS = (download, convert, doctor, train)
 _INTERRUPTED = 130
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.overrides += rest
     try:
         return parsed.run(parsed)
-    except (AdapterError, download.DownloadError, ModelsFolderError) as error:
+    except LynxError as error:
         print(f"comfy-lynx: {error}", file=sys.stderr)
     except OSError as error:
         print(f"comfy-lynx: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..spec import LynxError
+
 _PACK_DIR = Path(__file__).resolve().parents[2]
 
 EXTRA_PATHS_FILE = "extra_model_paths.yaml"
@@ -26,7 +28,7 @@ _LEGACY_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}
 _FACES = "faces"
 
 
-class ModelsFolderError(ValueError):
+class ModelsFolderError(LynxError):
     """A models folder or its configuration that is not there or cannot be read; the message says the way out."""
 
 

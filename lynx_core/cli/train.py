@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..spec import LynxError
+
 if TYPE_CHECKING:
     from ..data.manifest import Manifest
     from ..data.prepare import PreparedDataset
@@ -182,36 +184,14 @@ def _prepare_manifest(config: TrainingConfig, manifest: Manifest) -> PreparedDat
 def _run_configured(arguments: argparse.Namespace, action: Callable[[TrainingConfig], int]) -> int:
     """Read the configuration and act on it; what cannot run is printed, exit code 1."""
     _silence_import_warnings()
-    from ..data.errors import DataError
-    from ..faces.errors import FaceError
-    from ..formats.base_file import BaseModelError
-    from ..formats.tensor_file import AdapterError
-    from ..models.segment_attention import BackendError
-    from ..training.checkpoint import CheckpointError
     from ..training.configuration import read_configuration
-    from ..training.configuration_file import ConfigurationError
-    from ..training.loop import TrainingError
-    from ..training.packing import PackingError
     from ..training.preflight import PreflightError
     from ..training.run_lock import RunLockError
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    refusals = (
-        ConfigurationError,
-        DataError,
-        FaceError,
-        AdapterError,
-        PackingError,
-        BaseModelError,
-        BackendError,
-        CheckpointError,
-        TrainingError,
-        PreflightError,
-        RunLockError,
-    )
     try:
         return action(read_configuration(arguments.config, arguments.overrides))
-    except refusals as error:
+    except LynxError as error:
         # All processes of a run meet these alike.
         if isinstance(error, (PreflightError, RunLockError)) and os.environ.get("RANK", "0") != "0":
             return 1

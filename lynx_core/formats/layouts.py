@@ -12,10 +12,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ..models.adapter_configs import PartKind
 from ..spec import INSTANTID_RECOGNISER, RELEASE_RECOGNISER
+
+if TYPE_CHECKING:  # that file imports torch, and comfy-lynx shows its help without
+    from ..models.adapter_configs import PartKind
 
 Numbering = Literal["blocks", "entries", "none"]
 """What the number in a key counts: blocks of the base model, or entries of the adapter (the
