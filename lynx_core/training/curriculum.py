@@ -16,11 +16,11 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ..data.dataset import PairDataset
 from ..data.errors import DataError
 from ..data.sample import Sample
 from ..rng import ORDER_OF_KIND, RNGKey, derive_seed, shuffled
@@ -212,12 +212,6 @@ def count_repeats(samples: np.ndarray) -> np.ndarray:
     return repeats
 
 
-class PackReader(Protocol):
-    """What the loader needs of a dataset; a PairDataset gives it."""
-
-    def load_pack(self, indices: Sequence[int]) -> list[Sample]: ...
-
-
 @dataclass(frozen=True)
 class LoadedPack:
     """The samples of a pack, and the RNG key of each."""
@@ -240,9 +234,9 @@ class PackLoader:
     """Gives the steps of one process in order, one ahead."""
 
     def __init__(
-        self, stream: PackStream, reader: PackReader, stages: Sequence[StageConfig], accumulation: int
+        self, stream: PackStream, dataset: PairDataset, stages: Sequence[StageConfig], accumulation: int
     ) -> None:
-        self.stream, self.reader, self.stages = stream, reader, stages
+        self.stream, self.dataset, self.stages = stream, dataset, stages
         self.accumulation = accumulation
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pack loader")
         self._ahead: Future[LoadedStep] | None = None
@@ -267,7 +261,7 @@ class PackLoader:
 
     def _load_pack(self, number: int) -> LoadedPack:
         order = self.stream.next_pack(number)
-        samples = self.reader.load_pack(order.samples)
+        samples = self.dataset.load_pack(order.samples)
         if self.stages[number].kind == "first_frames":
             samples = [sample.keep_frames(1) for sample in samples]
         return LoadedPack(tuple(samples), match_keys(samples, order))

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -178,7 +178,7 @@ class Trainer:
         config, context = self.config, self.context
         self.progress.note(f"loading {config.base.transformer}")
         base = open_base(config.base, context, config.distributed.shard_base)
-        faces: Any = self.source.features.encoders.faces
+        faces = self.source.features.encoders.faces
         adapter = make_adapter(
             config.adapter, base, config.run.seed, faces.recogniser_name, self.progress.note
         )

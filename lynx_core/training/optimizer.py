@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .configuration import OptimizerConfig
 from .configuration_file import ConfigurationError
@@ -144,8 +145,8 @@ class EMA:
     @torch.no_grad()
     def update(self) -> None:
         decay = warm_up_decay(self.decay, self.num_updates)
-        for name, average in self.averages.items():
-            average.lerp_(self.parameters[name], 1 - decay)
+        average_all = get_ema_multi_avg_fn(decay)
+        average_all(list(self.averages.values()), list(self.parameters.values()), self.num_updates)
         self.num_updates += 1
 
     @torch.no_grad()

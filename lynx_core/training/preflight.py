@@ -18,7 +18,6 @@ import torch
 from ..data.cache import TensorCache
 from ..data.dataset import PairDataset
 from ..data.dataset_index import IndexEntry, build_index
-from ..data.encoders import UMT5TextEncoder
 from ..data.errors import DataError
 from ..data.manifest import read_manifest
 from ..faces.errors import FaceError
@@ -171,11 +170,9 @@ def _check_items(
 
 
 def _note_long_captions(source: PairDataset, note: Note) -> None:
-    text = source.features.encoders.text
-    if isinstance(text, UMT5TextEncoder):
-        found = find_long_captions(source.items, text.count_tokens)
-        if found:
-            note(describe_long_captions(found, len(source)))
+    found = find_long_captions(source.items, source.features.encoders.text.count_tokens)
+    if found:
+        note(describe_long_captions(found, len(source)))
 
 
 def _ask(check: Callable[[int], object], value: int) -> list[str]:

@@ -168,7 +168,7 @@ class Progress:
         text = self._describe_skipped()
         skipped = self.source.skipped_rows()
         if text:
-            self.note(f"skipped:{text.removeprefix(',')}{skipped.describe_reasons()}")
+            self.note(f"{text.removeprefix(', ')}{skipped.describe_reasons()}")
         if skipped.warnings:
             self.note(f"used, but{skipped.describe_warnings()}")
 

@@ -52,7 +52,7 @@ def test_a_run_that_loses_most_rows_stops(workplace: Path, capsys: pytest.Captur
     lose_rows(workplace / "mini" / "data", 8)
     assert run_command("train") == 1
     err = capsys.readouterr().err
-    assert "8 of 12 rows of mini/data/train.jsonl are skipped, 67%" in err
+    assert "8 of 12 rows of mini/data/train.jsonl are quarantined, 67%" in err
     assert "data.max_quarantined allows 20%" in err
     assert (
         "4 skipped: target not found; first: line 2, id clip0: mini/data/clip0.mp4: paths are relative" in err
@@ -82,7 +82,7 @@ def test_a_run_says_what_it_leaves_out(workplace: Path, capsys: pytest.CaptureFi
     assert all("of 12 rows of mini/data/train.jsonl skipped" in line for line in steps)
     assert "4 of 12 rows" in steps[-1] and "draws given to other samples" in steps[-1]
     end = "\n".join(lines[lines.index(steps[-1]) + 1 :])
-    assert "left out 4 of 12 rows of mini/data/train.jsonl" in end
+    assert end.startswith("4 of 12 rows of mini/data/train.jsonl skipped (")
     assert "2 skipped: no face; first: line 3, id image1" in end
     kept = read_rows(workplace / "run" / "train-quarantine.jsonl")
     assert sorted(entry["line"] for entry in kept) == [1, 2, 3, 4]

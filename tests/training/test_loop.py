@@ -57,11 +57,11 @@ def test_trained_adapter_opens_and_converts(finished: Trainer, tmp_path: Path) -
     output = finished.config.run.output
     adapter = open_adapter(output / "adapter.safetensors")
     assert set(adapter.parts) == {"resampler", "id", "ref"}
-    # What was exported is the running mean, in the weights' own order of names.
-    mean = read_result(output)
+    # What was exported is the EMA, in the weights' own order of names.
+    result = read_result(output)
     layer = adapter.read_ref_layer(1)
-    assert torch.equal(layer.to_v_ref.weight, mean["ema ref.1.to_v_ref.weight"])
-    assert not torch.equal(layer.to_v_ref.weight, mean["weights ref.1.to_v_ref.weight"])
+    assert torch.equal(layer.to_v_ref.weight, result["ema ref.1.to_v_ref.weight"])
+    assert not torch.equal(layer.to_v_ref.weight, result["weights ref.1.to_v_ref.weight"])
     assert layer.to_v_ref.weight.any(), "values start at zero and must have moved"
     files = convert_adapter(open_adapter(output / "adapter.safetensors"), "release", tmp_path / "release")
     assert {file.name for file in files} == {
@@ -131,7 +131,7 @@ def test_low_rank_trains_the_updates_only(finished: Trainer, world: Path, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["adamw8bit_torchao", "adamw8bit_bitsandbytes", "muon"])
-def test_other_optimizers_go_on_exactly(world: Path, tmp_path: Path, kind: str) -> None:
+def test_other_optimizers_resume_exactly(world: Path, tmp_path: Path, kind: str) -> None:
     if kind != "muon":
         pytest.importorskip(kind.split("_")[1])
     results = []
@@ -169,11 +169,17 @@ def test_step_without_finite_loss_is_skipped(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _spoil_losses(monkeypatch, {2})
-    trainer, result = run_config(make_configuration(world, tmp_path / "run"))
+    run = {**plain_configuration(world, tmp_path / "run")["run"], "keep_every": 1}
+    trainer, result = run_config(make_configuration(world, tmp_path / "run", run=run))
     assert result.ended == "finished" and trainer.skipped_total == 1 and trainer.skipped_in_row == 0
     printed = capsys.readouterr().err
     assert "step 3 skipped: loss nan" in printed and "samples without a finite loss: " in printed
-    assert all(parameter.isfinite().all() for parameter in trainer.parameters.values())
+    for name in ("weights", "ema"):
+        second, third, fourth = (
+            load_file(trainer.checkpoints.path_of(step) / f"{name}.safetensors") for step in (2, 3, 4)
+        )
+        assert all(torch.equal(second[key], third[key]) for key in second), "the skipped step moved nothing"
+        assert any(not torch.equal(third[key], fourth[key]) for key in third), "the next one did"
     steps = {int(state["step"]) for state in trainer.optimizer.state.values()}
     assert steps == {7}, "the optimiser must not have seen the skipped step"
 
@@ -232,7 +238,7 @@ def test_changed_base_and_adapter_are_noticed(world: Path, tmp_path: Path) -> No
         (32, "insightface/antelopev2/glintr100", "is for the recogniser insightface/antelopev2/glintr100"),
     ],
 )
-def test_adapter_of_another_base_or_embedder_is_refused(
+def test_adapter_of_another_base_or_recogniser_is_refused(
     world: Path, tmp_path: Path, dim: int, recogniser: str, message: str
 ) -> None:
     configs = configure_variant("full", dim, 2, resampler_dim=64, resampler_depth=1, resampler_heads=1)
