@@ -76,6 +76,41 @@ def test_refusals_are_one_line(
     assert message in err.splitlines()[-1] and err.splitlines()[-1].startswith("comfy-lynx: ")
 
 
+@pytest.mark.parametrize("last", [["--dry-run"], ["--resume-from", "0"]])
+def test_overrides_are_taken_before_and_after_options(
+    workplace: Path, capsys: pytest.CaptureFixture[str], last: Sequence[str]
+) -> None:
+    between = [
+        "stages.0.steps=2",
+        *last,
+        "stages.1.steps=x",
+        "optimizer.eps=-1",
+        "--accept-changes",
+        "run.seed=-1",
+    ]
+    assert run_command("train", *between) == 1
+    err = capsys.readouterr().err
+    for problem in (
+        "stages.1.steps is a whole number",
+        "optimizer.eps is more than 0",
+        "run.seed is 0 or more",
+    ):
+        assert problem in err
+
+
+@pytest.mark.parametrize("word", ["--dry-rum", "-x"])
+def test_misspelt_options_are_refused(workplace: Path, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_command("train", "--accept-changes", "run.seed=1", word)
+    assert re.search(rf"unrecognized arguments: .*{word}", capsys.readouterr().err)
+
+
+def test_other_verbs_take_no_overrides(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["doctor", "run.seed=1"])
+    assert "unrecognized arguments: run.seed=1" in capsys.readouterr().err
+
+
 def test_start_shows_progress_and_no_foreign_warnings(workplace: Path) -> None:
     arguments = [
         "optimizer.kind=adamw8bit_torchao",
