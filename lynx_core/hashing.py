@@ -11,15 +11,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WHOLE_FILE_BYTES = 4 << 20
 """Files up to this size are hashed whole by `hash_file`."""
-PIECE_BYTES = 64 << 10
-NUM_PIECES = 16
+_PIECE_BYTES = 64 << 10
+_NUM_PIECES = 16
 _CHUNK_BYTES = 16 << 20
 
 
@@ -34,7 +34,7 @@ def hash_file(path: Path) -> str:
     if size <= WHOLE_FILE_BYTES:
         digest.update(path.read_bytes())
     else:
-        add_file_samples(digest, path, NUM_PIECES, PIECE_BYTES)
+        add_file_samples(digest, path, _NUM_PIECES, _PIECE_BYTES)
     return digest.hexdigest()
 
 
@@ -76,6 +76,8 @@ def hash_values(values: Any) -> str:
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Hash names, dtypes, shapes and every bit of some tensors; some 20 s for 28 GB."""
+    import torch  # not at the top: comfy-lynx download does without
+
     digest = hashlib.sha256()
     for name in sorted(tensors):
         for leaf in _plain_tensors(tensors[name].detach()):

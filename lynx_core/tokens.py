@@ -14,10 +14,10 @@ import numpy as np
 from .spec import LynxError
 
 FRAMES_PER_LATENT = 4
-PX_PER_LATENT = 8
+_PX_PER_LATENT = 8
 PATCH_SIZE = (1, 2, 2)
 """Latent frames, rows and columns of one token."""
-PX_PER_TOKEN = PX_PER_LATENT * PATCH_SIZE[1]
+PX_PER_TOKEN = _PX_PER_LATENT * PATCH_SIZE[1]
 
 LatentShape = tuple[int, int, int]
 """Latent frames, latent height, latent width."""
@@ -35,7 +35,7 @@ def latent_shape(num_frames: int, height_px: int, width_px: int) -> LatentShape:
         if size_px < PX_PER_TOKEN or size_px % PX_PER_TOKEN:
             raise LynxError(f"the {name} of a clip is a multiple of {PX_PER_TOKEN} px, got {size_px}")
     num_latent_frames = (num_frames - 1) // FRAMES_PER_LATENT + 1
-    return num_latent_frames, height_px // PX_PER_LATENT, width_px // PX_PER_LATENT
+    return num_latent_frames, height_px // _PX_PER_LATENT, width_px // _PX_PER_LATENT
 
 
 @overload

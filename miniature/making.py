@@ -57,8 +57,8 @@ class Making:
         """How many of `number` steps or drawings are made."""
         return max(round(number * self.share), least)
 
-    def halve(self) -> torch.autocast:
-        """Multiply in bfloat16 where this is entered."""
+    def autocast(self) -> torch.autocast:
+        """Autocast to bfloat16."""
         return torch.autocast(self.device.type, torch.bfloat16)
 
 

@@ -159,6 +159,19 @@ def test_a_circle_of_files_is_seen() -> None:
     assert set(find_circle(imports)) >= {"lynx_core.formats.tensor_file", "lynx_core.formats.parts"}
 
 
+@pytest.mark.parametrize(
+    "path", sorted((REPO / "lynx_core").rglob("*.py")), ids=lambda p: str(p.relative_to(REPO))
+)
+def test_errors_of_the_core_are_lynx_errors(path: Path) -> None:
+    builtin = {"Exception", "ValueError", "RuntimeError", "TypeError", "KeyError", "OSError"}
+    found = {
+        node.name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & builtin
+    }
+    assert {name for name in found if not name.startswith("_")} <= {"LynxError"}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(REPO)))
 def test_files_and_functions_are_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

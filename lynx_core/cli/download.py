@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import errno
-import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -25,14 +23,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
+from ..durable_file import replace_durably, write_durably
 from ..formats.published_files import BUNDLES, UNPINNED, Source
+from ..hashing import hash_every_byte
 from ..spec import LynxError
 from .models_folder import ModelFolders, add_models_argument, find_model_folders
-
-if TYPE_CHECKING:
-    from .models_folder import ModelFolders
 
 
 def add_parser(verbs: Any) -> None:
@@ -130,12 +127,8 @@ class DownloadLock:
     def record(self, source: Source, pin: Pin) -> None:
         """Add a pin and write the file."""
         self._pins[source.target] = pin
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".part")
-        with beside.open("w") as file:
-            file.write(json.dumps({t: asdict(p) for t, p in sorted(self._pins.items())}, indent=1) + "\n")
-            _flush(file)
-        beside.replace(self.path)
+        pins = json.dumps({t: asdict(p) for t, p in sorted(self._pins.items())}, indent=1) + "\n"
+        write_durably(self.path, pins.encode())
 
 
 @dataclass(frozen=True)
@@ -222,7 +215,7 @@ def _plan(
     place = folders.find_place(source.target)
     where = "" if place == folders.models_dir / source.target else f" ({place})"
     pin = None if latest else (lock.find(source) or _pin_on_record(source))
-    seen = sha256_of(place) if place.exists() else None
+    seen = hash_every_byte(place) if place.exists() else None
     if pin and seen == pin.sha256:
         report(f"{source.target}: already there{where}")
         return None
@@ -273,15 +266,6 @@ def _existing_part(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def sha256_of(path: Path) -> str:
-    """Compute the sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def shown_bytes(num_bytes: int | None) -> str:
     """Print a size for people."""
     return "size reported by the hub" if num_bytes is None else f"{num_bytes:,} bytes"
@@ -319,14 +303,14 @@ def _fetch(fetch: Fetch) -> None:
         partial.parent.mkdir(parents=True, exist_ok=True)
         with _hub_errors(pin, pin.revision):
             _transfer(pin, partial)
-        seen = sha256_of(partial)
+        seen = hash_every_byte(partial)
         if seen != pin.sha256:
             partial.unlink()
             raise DownloadError(
                 f"{pin.repo}/{pin.file} arrived with sha256 {seen} instead of {pin.sha256}; it was thrown away. "
                 "Try again."
             )
-        partial.replace(fetch.target)
+        replace_durably(partial, fetch.target)
     except OSError as error:
         raise DownloadError(
             f"{fetch.target} could not be written: {error.strerror or error}. The part is kept; make room or "
@@ -351,13 +335,6 @@ def _transfer(pin: Pin, partial: Path) -> None:
             headers=build_hf_headers(token=False),
             expected_size=pin.num_bytes,
         )
-        _flush(file)
-
-
-def _flush(file: IO[Any]) -> None:
-    """Bring a file onto the disk before it takes another's name."""
-    file.flush()
-    os.fsync(file.fileno())
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from .arcface import ArcFaceIRSE50, load_arcface
 from .detection import PACK_FILES, FaceDetector, find_pack_folder, resolve_providers
 from .errors import FaceError, import_package
 
-MIN_MEAN_NORM = 0.1
+_MIN_MEAN_NORM = 0.1
 """Below this the mean says nothing: two vectors at a cosine of -0.98."""
 
 
@@ -170,7 +170,7 @@ def average_embeddings(embeddings: Tensor) -> Tensor:
             f"embeddings to average are [n, dim] with n of 1 or more, got {list(embeddings.shape)}"
         )
     mean = normalise(embeddings.float()).mean(0)
-    if mean.norm() < MIN_MEAN_NORM:
+    if mean.norm() < _MIN_MEAN_NORM:
         raise FaceError(
             f"the {len(embeddings)} faces cancel out (length of their mean {float(mean.norm()):.3f}, lowest cosine "
             f"{min_pairwise_cosine(embeddings):.2f}): these are not photos of one person"

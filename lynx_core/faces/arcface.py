@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..spec import EMBEDDING_DIM, ID_CROP_PX, RELEASE_RECOGNISER, first_line
 from .errors import FaceError
 
-GRID_PX = ID_CROP_PX // 16
+_GRID_PX = ID_CROP_PX // 16
 """Side of the last feature map: a 112 px crop halved four times."""
 
 
@@ -43,7 +43,7 @@ class ArcFaceConfig:
         return tuple(1 if dim == last else 2 for last, dim in zip(before, self.unit_dims, strict=True))
 
 
-def infer_arcface_config(shapes: Mapping[str, tuple[int, ...]]) -> ArcFaceConfig:
+def _infer_arcface_config(shapes: Mapping[str, tuple[int, ...]]) -> ArcFaceConfig:
     """Read the widths off the shapes of a file's tensors.
 
     Raises:
@@ -123,7 +123,7 @@ class ArcFaceIRSE50(nn.Module):
             nn.BatchNorm2d(last_dim),
             nn.Dropout(0.6),
             nn.Flatten(),
-            nn.Linear(last_dim * GRID_PX**2, config.embedding_dim),
+            nn.Linear(last_dim * _GRID_PX**2, config.embedding_dim),
             nn.BatchNorm1d(config.embedding_dim),
         )
 
@@ -150,10 +150,10 @@ def load_arcface(path: Path | str) -> ArcFaceIRSE50:
             f"the face recogniser's weights are not there: expected {path.name} in {path.parent}. "
             f"Fetch them with: comfy-lynx download faces"
         )
-    state, recogniser = read_weights(path)
+    state, recogniser = _read_weights(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     try:
-        config = infer_arcface_config(shapes)
+        config = _infer_arcface_config(shapes)
     except (KeyError, ValueError, IndexError):
         config = ArcFaceConfig()
     with torch.device("meta"):
@@ -162,7 +162,7 @@ def load_arcface(path: Path | str) -> ArcFaceIRSE50:
     for name in model.state_dict():
         if name.endswith(".num_batches_tracked"):
             state.setdefault(name, torch.tensor(0))
-    check_weights(path, state, model.state_dict())
+    _check_weights(path, state, model.state_dict())
     floats = {
         name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()
     }
@@ -170,7 +170,7 @@ def load_arcface(path: Path | str) -> ArcFaceIRSE50:
     return model.eval().requires_grad_(False)
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+def _read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors of a file and the name of its recogniser; no code in it is ever run."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
@@ -205,7 +205,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     return state, RELEASE_RECOGNISER
 
 
-def check_weights(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _check_weights(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Refuse a file whose names, shapes or values are not those of the network."""
     missing = [name for name in expected if name not in state]
     surplus = [name for name in state if name not in expected]

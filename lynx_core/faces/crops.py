@@ -18,8 +18,8 @@ from ..spec import ID_CROP_PX, REFERENCE_CROP_PX
 from .detection import Face, FaceDetector, check_image, choose_face, sort_faces
 from .errors import FaceError, NoFaceError, import_package
 
-MIN_FACE_PX = 112.0
-MIN_SHARPNESS = 25.0
+_MIN_FACE_PX = 112.0
+_MIN_SHARPNESS = 25.0
 """Variance of the Laplacian of the grey 112 px crop. Measured on nine real faces (the six of insightface's
 t1, and scikit-image's, matplotlib's and insightface's portraits): sharp 100 to 5400, JPEG quality 30 still
 97, blurred by a Gaussian of 2 crop pixels 8 to 17 (44 for the one grainy photo), shrunk to 40 px 28 to 202."""
@@ -91,7 +91,7 @@ def crop_face(
         chosen = choose_face(faces, order, index, (height, width))
     except FaceError as error:
         raise FaceError(f"{label}: {error}") from error
-    crop = build_crop(
+    crop = _build_crop(
         crop_for_id(image, chosen.landmarks),
         crop_for_reference(image, chosen.landmarks),
         measure_face_px(chosen.landmarks),
@@ -121,7 +121,7 @@ def crop_aligned(image: np.ndarray, label: str = "the photo") -> FaceCrop:
     if height == ID_CROP_PX:
         reference = crop_for_reference(image, ARCFACE_TEMPLATE)
         note = f"{label} is a 112 px ArcFace crop: its reference crop is enlarged 1.6 times and has a black border"
-        return build_crop(
+        return _build_crop(
             image,
             reference,
             float(ID_CROP_PX),
@@ -129,14 +129,14 @@ def crop_aligned(image: np.ndarray, label: str = "the photo") -> FaceCrop:
             label=label,
             warnings=(FaceWarning("112 px crop", f"{note}; a photo gives more"),),
         )
-    reference = resize_square(image, REFERENCE_CROP_PX)
+    reference = _resize_square(image, REFERENCE_CROP_PX)
     face_px = measure_face_px(reference_template()) * height / REFERENCE_CROP_PX
-    return build_crop(
+    return _build_crop(
         crop_for_id(reference, reference_template()), reference, face_px, score=1.0, label=label
     )
 
 
-def build_crop(
+def _build_crop(
     id_crop: np.ndarray,
     reference_crop: np.ndarray,
     face_px: float,
@@ -148,16 +148,16 @@ def build_crop(
     """Put the crops together and add the warnings about size and sharpness."""
     sharpness = measure_sharpness(id_crop)
     found = list(warnings)
-    if face_px < MIN_FACE_PX:
+    if face_px < _MIN_FACE_PX:
         text = (
-            f"the face in {label} measures {face_px:.0f} px, under {MIN_FACE_PX:.0f} px it is enlarged for the "
+            f"the face in {label} measures {face_px:.0f} px, under {_MIN_FACE_PX:.0f} px it is enlarged for the "
             f"embedding and likeness suffers; use a larger photo or a closer one"
         )
         found.append(FaceWarning("small face", text))
-    if sharpness < MIN_SHARPNESS:
+    if sharpness < _MIN_SHARPNESS:
         text = (
             f"the face in {label} is blurred: sharpness {sharpness:.0f}, sharp photos have 100 and more "
-            f"(bound {MIN_SHARPNESS:.0f}); use a sharper photo"
+            f"(bound {_MIN_SHARPNESS:.0f}); use a sharper photo"
         )
         found.append(FaceWarning("blurred face", text))
     return FaceCrop(id_crop, reference_crop, face_px, sharpness, score, tuple(found))
@@ -169,7 +169,7 @@ def measure_sharpness(id_crop: np.ndarray) -> float:
     return float(cv2.Laplacian(cv2.cvtColor(id_crop, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
 
 
-def resize_square(image: np.ndarray, size_px: int) -> np.ndarray:
+def _resize_square(image: np.ndarray, size_px: int) -> np.ndarray:
     """A square image at `size_px`; one of that size already comes back untouched."""
     if image.shape[0] == size_px:
         return image

@@ -18,10 +18,10 @@ import numpy as np
 from ..spec import first_line
 from .errors import FaceError, import_package
 
-FaceOrder = Literal[
+_FaceOrder = Literal[
     "largest", "left to right", "right to left", "top to bottom", "most confident", "nearest to centre"
 ]
-FACE_ORDERS: tuple[str, ...] = get_args(FaceOrder)
+FACE_ORDERS: tuple[str, ...] = get_args(_FaceOrder)
 
 ONNX_PROVIDERS = {
     "CPU": "CPUExecutionProvider",
@@ -29,7 +29,7 @@ ONNX_PROVIDERS = {
     "CoreML": "CoreMLExecutionProvider",
     "DirectML": "DmlExecutionProvider",
 }
-PROVIDER_PACKAGES = {"CUDA": "onnxruntime-gpu", "DirectML": "onnxruntime-directml"}
+_PROVIDER_PACKAGES = {"CUDA": "onnxruntime-gpu", "DirectML": "onnxruntime-directml"}
 
 # What insightface publishes in each model pack: (detector, recogniser).
 PACK_FILES = {
@@ -38,7 +38,7 @@ PACK_FILES = {
     "buffalo_s": ("det_500m.onnx", "w600k_mbf.onnx"),
     "antelopev2": ("scrfd_10g_bnkps.onnx", "glintr100.onnx"),
 }
-MIN_SCORE = 0.5
+_MIN_SCORE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def resolve_providers(names: tuple[str, ...]) -> list[str]:
         if name not in ONNX_PROVIDERS:
             raise FaceError(f"unknown provider '{name}'; choose from {', '.join(ONNX_PROVIDERS)}")
         if name not in found:
-            package = PROVIDER_PACKAGES.get(name)
+            package = _PROVIDER_PACKAGES.get(name)
             install = f", or install it with: python -m pip install {package}" if package else ""
             raise FaceError(
                 f"the installed ONNX Runtime cannot run on {name}; it offers {', '.join(sorted(found))}. "
@@ -155,7 +155,7 @@ class FaceDetector:
                 f"the face models in {folder} do not open ({first_line(error)}). A download may have broken "
                 f"off: delete the folder, then: comfy-lynx download faces"
             ) from error
-        analysis.prepare(ctx_id=0, det_thresh=MIN_SCORE, det_size=(self.det_px, self.det_px))
+        analysis.prepare(ctx_id=0, det_thresh=_MIN_SCORE, det_size=(self.det_px, self.det_px))
         self._analysis = analysis
 
     def detect(self, image: np.ndarray) -> list[Face]:

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from ..spec import LynxError, first_line
 
-PIP_NAMES = {"cv2": "opencv-python", "PIL": "pillow", "pillow_heif": "pillow-heif"}
+_PIP_NAMES = {"cv2": "opencv-python", "PIL": "pillow", "pillow_heif": "pillow-heif"}
 
 
 class FaceError(LynxError):
@@ -32,7 +32,7 @@ def import_package(module: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.split(".", maxsplit=1)[0]
-        pip_name = PIP_NAMES.get(package, package)
+        pip_name = _PIP_NAMES.get(package, package)
         absent = isinstance(error, ModuleNotFoundError) and error.name == package
         state = "is not installed" if absent else f"does not load ({first_line(error)})"
         system = " and, on Debian or Ubuntu, apt-get install libgl1" if "libGL" in str(error) else ""

@@ -33,7 +33,7 @@ __all__ = [
     "probe_photo",
 ]
 
-BAND_PX = 2**18
+_BAND_PX = 2**18
 """Pixels that are converted at a time."""
 
 _INT32_MAX = 2**31 - 1
@@ -136,7 +136,7 @@ def convert_picture(picture: Image.Image, path: Path, orientation: int = 1) -> n
     size = picture.size if orientation >= 5 else picture.size[::-1]
     photo = np.empty((*size, 3), np.uint8)
     as_stored = _view_as_stored(photo, orientation)
-    num_rows = max(1, BAND_PX // picture.width)
+    num_rows = max(1, _BAND_PX // picture.width)
     shows = False
     for top in range(0, picture.height, num_rows):
         bottom = min(top + num_rows, picture.height)

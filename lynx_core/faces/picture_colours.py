@@ -43,9 +43,9 @@ PRIMARIES = {
     12: (((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)), D65),  # Display P3
 }
 """Primaries of CICP that differ from sRGB by more than a habit of tagging: red, green, blue; white."""
-GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}
+_GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}
 """Transfers of CICP that are a power; the others of SDR are taken for sRGB's curve, as browsers do."""
-HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
 _ADOBE_RGB = ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06))
 _EXIF_IFD, _INTEROP_IFD, _COLOUR_SPACE, _INTEROP_INDEX = 0x8769, 0xA005, 0xA001, 1
@@ -53,16 +53,16 @@ _GAMMA_TOLERANCE = 0.05
 _XY_TOLERANCE = 0.002
 _MAX_META_BYTES = 2**24
 
-XY = tuple[float, float]
+_XY = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class ColourSpace:
     """Additive colours with one curve for all three."""
 
-    primaries: tuple[XY, XY, XY]
+    primaries: tuple[_XY, _XY, _XY]
     """Chromaticities of red, green and blue."""
-    white: XY
+    white: _XY
     gamma: float | None
     """Exponent; None for sRGB's curve."""
 
@@ -76,14 +76,14 @@ def find_srgb_conversion(picture: Image.Image, path: Path) -> Callable[[Image.Im
         FaceError: for HDR.
     """
     profile = picture.info.get("icc_profile")
-    cicp = (read_profile_cicp(profile) if profile else None) or read_cicp(picture, path)
-    if cicp and cicp[1] in HDR_TRANSFERS:
+    cicp = (_read_profile_cicp(profile) if profile else None) or _read_cicp(picture, path)
+    if cicp and cicp[1] in _HDR_TRANSFERS:
         raise FaceError(
-            f"{path.name} is an HDR photo ({HDR_TRANSFERS[cicp[1]]}), whose tones do not fit into 8 bits; "
+            f"{path.name} is an HDR photo ({_HDR_TRANSFERS[cicp[1]]}), whose tones do not fit into 8 bits; "
             "export it as a standard (SDR) JPEG"
         )
     if not profile:
-        space = find_colour_space(picture, cicp)
+        space = _find_colour_space(picture, cicp)
         profile = build_profile(space) if space else None
     if not profile and picture.mode != "LAB":
         return to_rgb
@@ -196,7 +196,7 @@ def _fixed(value: float) -> int:
     return round(value * 65536)
 
 
-def read_cicp(picture: Image.Image, path: Path) -> tuple[int, int] | None:
+def _read_cicp(picture: Image.Image, path: Path) -> tuple[int, int] | None:
     """Give primaries and transfer by CICP's numbers; None where the file has none."""
     if picture.format == "PNG":
         return _read_png_cicp(path)
@@ -205,7 +205,7 @@ def read_cicp(picture: Image.Image, path: Path) -> tuple[int, int] | None:
     return None
 
 
-def read_profile_cicp(profile: bytes) -> tuple[int, int] | None:
+def _read_profile_cicp(profile: bytes) -> tuple[int, int] | None:
     """Give the same from an ICC profile: HDR profiles have it beside an SDR fallback."""
     for start in range(132, min(len(profile) - 11, 132 + 12 * 100), 12):
         name, offset, num_bytes = struct.unpack_from(">4sII", profile, start)
@@ -214,11 +214,11 @@ def read_profile_cicp(profile: bytes) -> tuple[int, int] | None:
     return None
 
 
-def find_colour_space(picture: Image.Image, cicp: tuple[int, int] | None) -> ColourSpace | None:
+def _find_colour_space(picture: Image.Image, cicp: tuple[int, int] | None) -> ColourSpace | None:
     """Give the colour space of a picture without an ICC profile; None means sRGB."""
     if cicp is not None:
         primaries, white = PRIMARIES.get(cicp[0], (BT709, D65))
-        gamma = GAMMAS.get(cicp[1])
+        gamma = _GAMMAS.get(cicp[1])
         return ColourSpace(primaries, white, gamma) if cicp[0] in PRIMARIES or gamma else None
     if picture.format == "PNG":
         return None if "srgb" in picture.info else _read_png_space(picture.info)

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 FORMATS = (
     "JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "DIB", "JPEG2000", "PPM", "PSD", "QOI", "ICO",
 )  # fmt: skip
-ANIMATED_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
+_ANIMATED_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 """Here a second frame is one in time. Further pictures of a JPEG or HEIC are depth, gain maps and the like."""
 
-HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1"})
-AVIF_BRANDS = frozenset({b"avif", b"avis"})
-MAX_PX = 178_956_970
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1"})
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_MAX_PX = 178_956_970
 """Pixels of a photo at most: where Pillow suspects a file made to fill the memory."""
 
 _NEW_SUBFILE_TYPE, _DNG_VERSION, _ORIENTATION = 254, 50706, 274
@@ -72,23 +72,23 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
     if not head:
         raise FaceError(f"{path.name} is empty (0 bytes); copy or download it again")
     with decoder_errors(path):
-        if _has_brand(head, HEIF_BRANDS) and not _has_brand(head, AVIF_BRANDS):
-            picture = import_heif(path.name).HeifImageFile(path)
+        if _has_brand(head, _HEIF_BRANDS) and not _has_brand(head, _AVIF_BRANDS):
+            picture = _import_heif(path.name).HeifImageFile(path)
         else:
             image_module.init()
-            if _has_brand(head, AVIF_BRANDS) and "AVIF" not in image_module.OPEN:
+            if _has_brand(head, _AVIF_BRANDS) and "AVIF" not in image_module.OPEN:
                 raise FaceError(
                     f"{path.name} is AVIF, which needs Pillow 11.3: python -m pip install -U pillow"
                 )
             formats = [name for name in FORMATS if name in image_module.OPEN]
             picture = image_module.open(path, formats=formats)
     with picture:
-        if picture.width * picture.height > MAX_PX:
+        if picture.width * picture.height > _MAX_PX:
             _refuse_size(path, f"has {picture.width}x{picture.height} px")
         yield picture
 
 
-def import_heif(name: str) -> Any:
+def _import_heif(name: str) -> Any:
     """Import pillow-heif for the photo `name`.
 
     Raises:
@@ -134,7 +134,7 @@ def read_info(picture: Image.Image, path: Path) -> PhotoInfo:
         FaceError: for a damaged file, a document of several pages and a camera's raw file.
     """
     with decoder_errors(path):
-        num_frames = getattr(picture, "n_frames", 1) if picture.format in ANIMATED_FORMATS else 1
+        num_frames = getattr(picture, "n_frames", 1) if picture.format in _ANIMATED_FORMATS else 1
         if picture.format == "TIFF":
             _check_pages(picture, path)
             orientation = 1  # Pillow turns TIFF when it decodes, and gives the upright size
@@ -171,7 +171,7 @@ def _check_pages(picture: Any, path: Path) -> None:
 
 def _refuse_size(path: Path, found: str) -> None:
     raise FaceError(
-        f"{path.name} {found}, and {MAX_PX / 1e6:.0f} megapixels are the limit; scale it down, or crop it to the person"
+        f"{path.name} {found}, and {_MAX_PX / 1e6:.0f} megapixels are the limit; scale it down, or crop it to the person"
     )
 
 

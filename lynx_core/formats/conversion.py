@@ -25,7 +25,7 @@ from .parts import AdapterPart, infer_key_norm
 from .safetensors_writer import safetensors_bytes, tensor_info, write_safetensors
 from .tensor_file import AdapterError, TensorInfo
 
-FILE_NAMES: Mapping[str, Mapping[PartKind, str]] = {
+_FILE_NAMES: Mapping[str, Mapping[PartKind, str]] = {
     "release": {
         "resampler": "resampler.safetensors",
         "id": "ip_layers.safetensors",
@@ -181,7 +181,7 @@ def _file_path(adapter: Adapter, part: AdapterPart, layout: str, destination: Pa
     variant = "lite" if lite and part.kind != "ref" else "full"
     first = part.file.tensors[next(iter(part.names.values()))].dtype
     dtype = _DTYPE_NAMES.get(first, "fp8") if first else ""
-    return destination / FILE_NAMES[layout][part.kind].format(variant=variant, dtype=dtype)
+    return destination / _FILE_NAMES[layout][part.kind].format(variant=variant, dtype=dtype)
 
 
 def _check_space(planned: Sequence[PlannedFile]) -> None:

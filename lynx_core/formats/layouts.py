@@ -23,10 +23,10 @@ Numbering = Literal["blocks", "entries", "none"]
 """What the number in a key counts: blocks of the base model, or entries of the adapter (the
 lite release numbers its entries 0, 1, 2 for blocks 0, 2, 4), or nothing (resampler)."""
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
+_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.")
 """May stand in front of any key; the longest first."""
 
-LEAVES: dict[PartKind, str] = {
+_LEAVES: dict[PartKind, str] = {
     "resampler": (
         r"latents|(?:proj_in|proj_out|norm_out)\.(?:weight|bias)"
         r"|layers\.\d+\.0\.(?:norm1|norm2)\.(?:weight|bias)|layers\.\d+\.0\.(?:to_q|to_kv|to_out)\.weight"
@@ -55,7 +55,7 @@ class KeyForm:
 
 OWN_LAYOUT = "comfy-lynx"
 
-KEY_FORMS = (
+_KEY_FORMS = (
     KeyForm("release", "resampler", "{leaf}"),
     KeyForm("release", "id", "{number}.{leaf}", "entries"),
     KeyForm("release", "ref", "{number}.{leaf}", "entries"),
@@ -73,16 +73,16 @@ KEY_FORMS = (
 
 WRITABLE_LAYOUTS = ("release", "kijai", "wan2gp", OWN_LAYOUT)
 
-IGNORED_KEYS = r"ip_adapter\.\d+\.to_[kv]_ip\.weight"
+_IGNORED_KEYS = r"ip_adapter\.\d+\.to_[kv]_ip\.weight"
 """InstantID's attention layers for SDXL, in the same file as the resampler that Lynx shares."""
 
-QUANTISED_KEYS = (
+_QUANTISED_KEYS = (
     (r".*\._(data|scale|shift)|.*\.(input_scale|output_scale)", "quanto int8 (as Wan2GP uses)"),
     (r".*\.(scale_weight|scale_input|weight_scale|comfy_quant)|scaled_fp8", "scaled fp8"),
 )
 """Keys of quantised tensors whose scales lie beside them; reading those without is nonsense."""
 
-LOOKALIKES = (
+_LOOKALIKES = (
     (
         r".*\.(lora_up|lora_down|lora_A|lora_B|alpha|hada_w1_a|lokr_w1)(\..*)?",
         "a LoRA; use a LoRA loader for it",
@@ -95,7 +95,7 @@ LOOKALIKES = (
     (r"(decoder|encoder)\.(conv1|middle|head)\..*", "a VAE; load it with the node Load VAE"),
     (r"(shared|token_embedding)\.weight", "a text encoder; load it with the node Load CLIP"),
     (r"(body\.\d+\.res_layer|output_layer)\..*", "an ArcFace network; it belongs to the face analyzer"),
-    (IGNORED_KEYS, "an image IP-Adapter for another base model"),
+    (_IGNORED_KEYS, "an image IP-Adapter for another base model"),
     (r"(vace_blocks|control_layers|face_adapter)\..*", "another add-on for Wan"),
 )
 """What a file may be that was given by mistake: pattern of a key, and what to say."""
@@ -113,7 +113,7 @@ class KeyMatch:
 def match_key(key: str) -> KeyMatch | None:
     """Find the place of a file's key in an adapter, or None when it has none."""
     bare = strip_prefix(key)
-    for form in KEY_FORMS:
+    for form in _KEY_FORMS:
         match = _pattern(form).fullmatch(bare)
         if match:
             groups = match.groupdict()
@@ -124,7 +124,7 @@ def match_key(key: str) -> KeyMatch | None:
 
 def strip_prefix(key: str) -> str:
     """Take off the prefix that some tools put in front of every key."""
-    for prefix in PREFIXES:
+    for prefix in _PREFIXES:
         if key.startswith(prefix):
             return key[len(prefix) :]
     return key
@@ -132,7 +132,7 @@ def strip_prefix(key: str) -> str:
 
 def key_form(layout: str, part: PartKind) -> KeyForm:
     """Find how a layout names a part."""
-    return next(form for form in KEY_FORMS if form.layout == layout and form.part == part)
+    return next(form for form in _KEY_FORMS if form.layout == layout and form.part == part)
 
 
 def canonical_name(part: PartKind, block: int | None, leaf: str) -> str:
@@ -142,17 +142,17 @@ def canonical_name(part: PartKind, block: int | None, leaf: str) -> str:
 
 def name_quantisation(keys: Iterable[str]) -> str | None:
     """Tell how a file is quantised, when its keys show that; else None."""
-    return _first_match(QUANTISED_KEYS, keys)
+    return _first_match(_QUANTISED_KEYS, keys)
 
 
 def name_lookalike(keys: Iterable[str]) -> str | None:
     """Tell what a file looks like that is no adapter; None when nothing fits."""
-    return _first_match(LOOKALIKES, [strip_prefix(key) for key in keys])
+    return _first_match(_LOOKALIKES, [strip_prefix(key) for key in keys])
 
 
 def is_ignored(key: str) -> bool:
     """Whether a key may be in a file without meaning anything for Lynx."""
-    return re.fullmatch(IGNORED_KEYS, key) is not None
+    return re.fullmatch(_IGNORED_KEYS, key) is not None
 
 
 def _first_match(table: Iterable[tuple[str, str]], keys: Iterable[str]) -> str | None:
@@ -166,4 +166,4 @@ def _first_match(table: Iterable[tuple[str, str]], keys: Iterable[str]) -> str |
 @cache
 def _pattern(form: KeyForm) -> re.Pattern[str]:
     template = re.escape(form.template).replace(r"\{", "{").replace(r"\}", "}")
-    return re.compile(template.format(number=r"(?P<number>\d+)", leaf=f"(?P<leaf>{LEAVES[form.part]})"))
+    return re.compile(template.format(number=r"(?P<number>\d+)", leaf=f"(?P<leaf>{_LEAVES[form.part]})"))

@@ -20,7 +20,7 @@ from . import layouts, single_file
 from .layouts import KeyForm
 from .tensor_file import AdapterError, TensorFile
 
-WEIGHT_DTYPES = (
+_WEIGHT_DTYPES = (
     torch.float64,
     torch.float32,
     torch.float16,
@@ -122,7 +122,7 @@ def _unrecognised(file: TensorFile, unknown: list[str], *, partly: bool) -> Adap
 def _check_dtypes(file: TensorFile, entries: list[_Entry]) -> None:
     for entry in entries:
         info = file.tensors[entry.source]
-        if info.dtype not in WEIGHT_DTYPES:
+        if info.dtype not in _WEIGHT_DTYPES:
             raise AdapterError(
                 f"{file.path}: {entry.source} is stored as {info.stored_as}, which holds no plain weights. Use "
                 "the bf16 or fp16 file of the same adapter."

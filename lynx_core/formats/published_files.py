@@ -64,7 +64,7 @@ def _pack(name: str, *own: Source) -> tuple[Source, ...]:
 
 _SCRFD = (16_923_827, "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91")
 
-ARCFACE = Source(
+_ARCFACE = Source(
     "camenduru/PuLID",
     UNPINNED,
     "facexlib/recognition_arcface_ir_se50.pth",
@@ -137,7 +137,7 @@ BUNDLES: Mapping[str, Bundle] = {
     "faces": Bundle(
         "Face detector (insightface buffalo_l) and the ArcFace network of the Lynx release",
         "insightface's networks: non-commercial research only",
-        (*_BUFFALO_L, ARCFACE),
+        (*_BUFFALO_L, _ARCFACE),
     ),
     "antelopev2": Bundle(
         "Face detector and glintr100 of insightface antelopev2, for adapters with InstantID's resampler",

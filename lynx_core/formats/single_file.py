@@ -17,8 +17,8 @@ from ..models.id_adapter import KeyNorm
 from . import layouts
 from .tensor_file import AdapterError, TensorFile
 
-FORMAT = "comfy-lynx adapter"
-FORMAT_VERSION = 1
+_FORMAT = "comfy-lynx adapter"
+_FORMAT_VERSION = 1
 
 _FORMAT_KEY, _VERSION_KEY = "comfy_lynx.format", "comfy_lynx.format_version"
 _CONFIG_KEY, _RECOGNISER_KEY = "comfy_lynx.config", "comfy_lynx.embedder"
@@ -40,8 +40,8 @@ class SavedConfig:
 def make_metadata(configs: Mapping[str, Any], recogniser: str) -> dict[str, str]:
     """Make the metadata of a single file from the configurations of its parts."""
     return {
-        _FORMAT_KEY: FORMAT,
-        _VERSION_KEY: str(FORMAT_VERSION),
+        _FORMAT_KEY: _FORMAT,
+        _VERSION_KEY: str(_FORMAT_VERSION),
         _CONFIG_KEY: json.dumps(_plain(configs), sort_keys=True),
         _RECOGNISER_KEY: recogniser,
     }
@@ -56,15 +56,15 @@ def read_saved(file: TensorFile) -> SavedConfig | None:
     forms = (layouts.match_key(key) for key in file.tensors)
     if not any(match and match.form.layout == layouts.OWN_LAYOUT for match in forms):
         return None
-    if file.metadata.get(_FORMAT_KEY) != FORMAT:
+    if file.metadata.get(_FORMAT_KEY) != _FORMAT:
         raise AdapterError(
             f"{file.path} has the keys of a {layouts.OWN_LAYOUT} file, but no configuration: a tool that drops "
             "safetensors metadata saved it again. Use the original, or make it anew with comfy-lynx convert."
         )
     version = file.metadata.get(_VERSION_KEY, "")
-    if version != str(FORMAT_VERSION):
+    if version != str(_FORMAT_VERSION):
         raise AdapterError(
-            f"{file.path} has format version {version!r}, this pack reads {FORMAT_VERSION}; update the pack."
+            f"{file.path} has format version {version!r}, this pack reads {_FORMAT_VERSION}; update the pack."
         )
     try:
         parts = json.loads(file.metadata[_CONFIG_KEY])

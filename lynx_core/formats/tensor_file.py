@@ -194,7 +194,7 @@ def _check_entry(path: Path, name: str, entry: Any, data_bytes: int) -> None:
         )
 
 
-class GGUFFile(TensorFile):
+class _GGUFFile(TensorFile):
     """A GGUF file. Quantised tensors are read as float16, others in their own dtype."""
 
     def __init__(self, path: Path) -> None:
@@ -250,7 +250,7 @@ def _gguf_dtype(stored_as: str) -> torch.dtype | None:
     return _GGUF_DTYPES.get(stored_as, _GGUF_QUANTISED_TO)
 
 
-class PickleFile(TensorFile):
+class _PickleFile(TensorFile):
     """A state dict, possibly nested: `{"image_proj": {"latents": ...}}` becomes `image_proj.latents`."""
 
     def __init__(self, path: Path, *, zipped: bool) -> None:
@@ -306,7 +306,7 @@ def open_tensor_file(path: Path) -> TensorFile:
     except OSError as error:
         raise AdapterError(f"{path} cannot be read: {error.strerror or error}.") from error
     if head.startswith(_MAGIC_GGUF):
-        return GGUFFile(path)
+        return _GGUFFile(path)
     # The length in front of a safetensors header may look like any other magic number, so the
     # brace that opens the header decides before these.
     if len(head) > 8 and head[8:9] != _SAFETENSORS_BRACE:
@@ -314,7 +314,7 @@ def open_tensor_file(path: Path) -> TensorFile:
             if head.lstrip().startswith(magic):
                 raise AdapterError(f"{path} is {meaning}.")
         if head.startswith((_MAGIC_ZIP, _MAGIC_PICKLE)):
-            return PickleFile(path, zipped=head.startswith(_MAGIC_ZIP))
+            return _PickleFile(path, zipped=head.startswith(_MAGIC_ZIP))
     return SafetensorsFile(path)
 
 

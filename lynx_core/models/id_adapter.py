@@ -19,7 +19,7 @@ from ..spec import LynxError
 KeyNorm = Literal["block", "weightless"]
 """`block`: the base model's own norm_k of that block; `weightless`: RMS norm without weights."""
 
-WEIGHTLESS_EPS = 1e-5
+_WEIGHTLESS_EPS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -81,5 +81,5 @@ class IDAdapterLayer(nn.Module):
             tokens = torch.cat((tokens, self.registers.expand(len(tokens), -1, -1)), dim=1)
         key, value = self.to_k_ip(tokens), self.to_v_ip(tokens)
         if self.key_norm == "weightless":
-            key = F.rms_norm(key, key.shape[-1:], eps=WEIGHTLESS_EPS)
+            key = F.rms_norm(key, key.shape[-1:], eps=_WEIGHTLESS_EPS)
         return key, value

@@ -62,7 +62,7 @@ class KVCache(nn.Module):
         return sum(p.numel() * p.element_size() for p in self.parameters())
 
 
-def make_block_kv(block: int, key: Tensor, value: Tensor, dtype: torch.dtype) -> BlockKV:
+def _make_block_kv(block: int, key: Tensor, value: Tensor, dtype: torch.dtype) -> BlockKV:
     """Keep a key and a value in `dtype`.
 
     Raises:
@@ -105,7 +105,7 @@ def compute_id_kv(
         layer = read_layer(block).to(device)
         norm_key = layer.key_norm == "block"
         key, value = layer(tokens)
-        block_kvs.append((block, make_block_kv(block, key, value, dtype)))
+        block_kvs.append((block, _make_block_kv(block, key, value, dtype)))
         del layer
     return KVCache(block_kvs, norm_key)
 
@@ -133,7 +133,7 @@ class ReferenceKVBuilder:
         if block in self._missing:
             layer = self._read_layer(block).to(features.device)
             key, value = layer(features.float())
-            self._block_kvs[block] = make_block_kv(block, key, value, self._dtype)
+            self._block_kvs[block] = _make_block_kv(block, key, value, self._dtype)
             self._missing.remove(block)
 
     def finish(self) -> KVCache:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..spec import AttentionBackend, LynxError
 
-AUTO_ORDER: tuple[AttentionBackend, ...] = ("flash", "varlen", "loop")
+_AUTO_ORDER: tuple[AttentionBackend, ...] = ("flash", "varlen", "loop")
 
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
 _FLASH_MODULES = ("flash_attn_interface", "flash_attn")
@@ -118,7 +118,7 @@ def choose_backend(device: torch.device, dtype: torch.dtype, requested: str = "a
 
     Args:
         device, dtype: of queries, keys and values.
-        requested: a backend, or "auto": the first of AUTO_ORDER that can run.
+        requested: a backend, or "auto": the first of flash, varlen and loop that can run.
 
     Raises:
         BackendError: when the requested backend does not exist or cannot run here; it says
@@ -126,7 +126,7 @@ def choose_backend(device: torch.device, dtype: torch.dtype, requested: str = "a
     """
     backends: tuple[AttentionBackend, ...] = get_args(AttentionBackend)
     if requested == "auto":
-        chosen = next(name for name in AUTO_ORDER if unsupported_reason(name, device, dtype) is None)
+        chosen = next(name for name in _AUTO_ORDER if unsupported_reason(name, device, dtype) is None)
     elif requested in backends:
         chosen = next(name for name in backends if name == requested)
         reason = unsupported_reason(chosen, device, dtype)

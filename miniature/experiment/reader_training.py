@@ -60,7 +60,7 @@ def train_readers(making: Making) -> bool:
     def step(number: int, drawn: Batch) -> Tensor:
         set_cosine_rate(optimizer, number, total, LEARNING_RATE)
         pixels = _disturb(to_signal(drawn.pictures), number)
-        with making.halve():
+        with making.autocast():
             embeddings, read = readers.identity(pixels), readers.picture(pixels)
         loss = identity_loss(embeddings.float()) + picture_loss(read, drawn.labels)
         return take_step(loss, trained.parameters(), optimizer)
@@ -182,7 +182,7 @@ def _load_vae_pictures(making: Making) -> Batch:
 def reconstruct(making: Making, clips: np.ndarray, batch_size: int) -> np.ndarray:
     """Clips [N, T, 64, 64, 3] uint8 through the trained VAE and back, in bfloat16 arithmetic."""
     vae, out = open_vae(making.folder).to(making.device), []
-    with making.halve():
+    with making.autocast():
         for part in to_video_signal(clips).split(batch_size):
             latents = vae.encode(part.to(making.device)).latent_dist.mode().float()
             out.append(to_pictures(vae.decode(latents).sample.float().transpose(1, 2)))

@@ -106,7 +106,7 @@ def train_base(making: Making, data: EncodedSet) -> bool:
     def step(number: int, drawn: FlowDraws) -> Tensor:
         set_cosine_rate(muon, number, num_steps, MUON_RATE)
         set_cosine_rate(adam, number, num_steps, ADAM_RATE)
-        with making.halve():
+        with making.autocast():
             loss = _flow_loss(base, here, drawn, TURNS[number % len(TURNS)])
         loss = take_step(loss, base.parameters(), muon, adam, max_norm=1.0)
         share = 1 - min(MEAN_DECAY, (number + 1) / (number + 10))

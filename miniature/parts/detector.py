@@ -118,7 +118,7 @@ def train_network(
     def step(number: int, drawn: tuple[Tensor, Any]) -> Tensor:
         set_cosine_rate(optimizer, number, num_steps, LEARNING_RATE)
         pictures, truth = drawn
-        with making.halve():
+        with making.autocast():
             out = net(prepare(pictures))
         return take_step(measure_loss(out.float(), truth), net.parameters(), optimizer, max_norm=max_norm)
 

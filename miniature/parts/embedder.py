@@ -94,7 +94,7 @@ def train_embedder(making: Making) -> bool:
         set_cosine_rate(optimizer, number, num_steps, LEARNING_RATE)
         torch.manual_seed(number)  # of the dropout
         pixels, people = drawn
-        with making.halve():
+        with making.autocast():
             embeddings = network(to_input(pixels))
         loss: Tensor = head(embeddings.float(), people, shares[people], choices[people])
         return take_step(loss, weights, optimizer, max_norm=5.0)

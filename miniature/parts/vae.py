@@ -91,7 +91,7 @@ def train_vae(making: Making) -> bool:
         share, _ = STAGES[stage]
         set_cosine_rate(muon, place, lengths[stage], share * MUON_RATE)
         set_cosine_rate(adam, place, lengths[stage], share * ADAM_RATE)
-        with making.halve():
+        with making.autocast():
             if stage == "noisy":
                 loss = measure_noisy_loss(vae, reader, drawn, place)
             else:

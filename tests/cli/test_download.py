@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lynx_core import durable_file
 from lynx_core.cli import download
 from lynx_core.cli.download import DownloadError, DownloadLock, fetch_files
 from lynx_core.cli.main import main
@@ -257,7 +258,7 @@ def test_a_disk_that_fills_up_on_the_way_is_no_fault_of_the_network(hub, models,
     def fill(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download, "_flush", fill)
+    monkeypatch.setattr(durable_file.os, "fsync", fill)
     with pytest.raises(
         DownloadError, match=r"vae/weights\.bin could not be written: No space left.*make room"
     ) as refusal:

@@ -77,9 +77,9 @@ def test_loop_equals_a_dense_mask() -> None:
 def test_backend_equals_the_loop_on_the_gpu(backend: AttentionBackend) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    obstacle = unsupported_reason(backend, torch.device("cuda"), torch.bfloat16)
-    if obstacle:
-        pytest.skip(obstacle)
+    reason = unsupported_reason(backend, torch.device("cuda"), torch.bfloat16)
+    if reason:
+        pytest.skip(reason)
     tensors = make_tensors(torch.bfloat16, "cuda")
     exact = with_gradients(attend_with("loop"), tuple(t.float() for t in tensors))
     for found, wanted in zip(with_gradients(attend_with(backend), tensors), exact, strict=True):
