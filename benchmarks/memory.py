@@ -1,6 +1,6 @@
 """Memory that the pack takes, at the real size: `python benchmarks/memory.py`.
 
-Baked keys and values of the full adapter with its null: at most 0.48 GB. Host memory while
+Keys and values of the full adapter with its null: at most 0.48 GB. Host memory while
 computing keys and values: at most 1 GB above the base model. Adapter weights held while sampling: 0 bytes. The
 adapter is a full-size one on the disk (8.6 GB, random), read by the pack's own code; the base
 model's features, which the reference part is computed from, are random.
@@ -43,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def make_reference(adapter: Adapter, shape: Shape) -> KVCache:
-    """Bake from random features, given block by block as the reference pass does."""
+    """Compute from random features, given block by block as the reference pass does."""
     builder = ReferenceKVBuilder(adapter, DTYPE)
     features = torch.randn(1, REF_TOKENS, shape.dim)
     for block in range(shape.num_blocks):
@@ -52,7 +52,7 @@ def make_reference(adapter: Adapter, shape: Shape) -> KVCache:
 
 
 def measure_precompute(folder: Path, shape: Shape) -> None:
-    """Bake ID and reference, face and null, all kept; print memory and time of each."""
+    """Precompute ID and reference, face and null, all kept; print memory and time of each."""
     before_all = read_resident()[0]
     adapter = open_adapter(folder)
     print(f"opening the adapter: {(read_resident()[0] - before_all) / MB:.1f} MB")
@@ -136,7 +136,7 @@ def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
         folder = arguments.adapter_dir or Path(temporary) / "adapter"
-        print(f"Baking: {shape}, {DTYPE}, on the CPU", flush=True)
+        print(f"Precomputing: {shape}, {DTYPE}, on the CPU", flush=True)
         measure_precompute(write_adapter(folder, shape.dim, shape.num_blocks), shape)
         small = SHAPES["tiny"]
         print(f"Sampling: {small}", flush=True)
