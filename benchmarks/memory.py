@@ -1,7 +1,7 @@
 """Memory that the pack takes, at the real size: `python benchmarks/memory.py`.
 
-Cached keys and values of the full adapter with its null: at most 0.48 GB. Host memory while
-precomputing: at most 1 GB above the base model. Adapter weights held while sampling: 0 bytes. The
+Keys and values of the full adapter with its null: at most 0.48 GB. Host memory while
+computing keys and values: at most 1 GB above the base model. Adapter weights held while sampling: 0 bytes. The
 adapter is a full-size one on the disk (8.6 GB, random), read by the pack's own code; the base
 model's features, which the reference part is computed from, are random.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adapter_files import write_adapter
+from adapter_files import EMBEDDING_DIM, write_adapter
 from host_model import DEFAULT_HOST, build_base, load_host, run_step
 from peak_memory import PeakMemory, read_resident
 from shapes import REF_TOKENS, SHAPES, Shape
@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from lynx_core.formats.adapter import Adapter, open_adapter
 from lynx_core.models.kv_cache import KVCache, ReferenceKVBuilder, compute_id_kv
-from lynx_core.spec import EMBEDDING_DIM, null_embedding
 
 CPU = torch.device("cpu")
 DTYPE = torch.bfloat16
@@ -36,7 +35,7 @@ MB, GB = 1e6, 1e9
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument(
-        "--shape", choices=SHAPES, default="14b", help="of the precomputation (default: %(default)s)"
+        "--shape", choices=SHAPES, default="14b", help="of the adapter (default: %(default)s)"
     )
     parser.add_argument("--adapter-dir", type=Path, help="keep the adapter's files here and use them again")
     parser.add_argument("--comfyui", type=Path, default=DEFAULT_HOST, help="host (default: %(default)s)")
@@ -44,8 +43,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def make_reference(adapter: Adapter, shape: Shape) -> KVCache:
-    """Compute keys and values from random features, given block by block as the reference pass does."""
-    builder = ReferenceKVBuilder(adapter.ref.blocks, adapter.read_ref_layer, DTYPE)
+    """Compute from random features, given block by block as the reference pass does."""
+    builder = ReferenceKVBuilder(adapter, DTYPE)
     features = torch.randn(1, REF_TOKENS, shape.dim)
     for block in range(shape.num_blocks):
         builder.add_block(block, features)
@@ -59,12 +58,8 @@ def measure_precompute(folder: Path, shape: Shape) -> None:
     print(f"opening the adapter: {(read_resident()[0] - before_all) / MB:.1f} MB")
     face = nn.functional.normalize(torch.randn(EMBEDDING_DIM), dim=0)
     stages: dict[str, Callable[[], KVCache]] = {
-        "ID, null": lambda: compute_id_kv(
-            adapter.load_resampler(), adapter.id.blocks, adapter.read_id_layer, null_embedding(), CPU, DTYPE
-        ),
-        "ID, face": lambda: compute_id_kv(
-            adapter.load_resampler(), adapter.id.blocks, adapter.read_id_layer, face, CPU, DTYPE
-        ),
+        "ID, null": lambda: compute_id_kv(adapter, torch.zeros(EMBEDDING_DIM), CPU, DTYPE),
+        "ID, face": lambda: compute_id_kv(adapter, face, CPU, DTYPE),
         "reference, null": lambda: make_reference(adapter, shape),
         "reference, face": lambda: make_reference(adapter, shape),
     }
@@ -76,16 +71,14 @@ def measure_precompute(folder: Path, shape: Shape) -> None:
             kept[name] = compute()
         highest = max(highest, before + peak.anonymous - before_all)
         print(
-            f"compute {name:16s} kept {kept[name].count_bytes():>11,} bytes, anonymous peak "
+            f"{name:16s} kept {kept[name].count_bytes():>11,} bytes, anonymous peak "
             f"{peak.anonymous / MB:6.1f} MB, mapped file pages {peak.files / MB:7.1f} MB, "
             f"{time.perf_counter() - start:6.1f} s",
             flush=True,
         )
     total = sum(kv_cache.count_bytes() for kv_cache in kept.values())
-    print(
-        f"cached keys and values with the null          {total:,} bytes = {total / GB:.4f} GB (at most 0.48)"
-    )
-    print(f"peak host memory while precomputing, all kept      {highest / GB:.3f} GB (at most 1)")
+    print(f"keys and values with the null          {total:,} bytes = {total / GB:.4f} GB (at most 0.48)")
+    print(f"peak host memory while computing, all kept      {highest / GB:.3f} GB (at most 1)")
 
 
 def sum_storages(tensors: Iterable[Tensor]) -> int:
@@ -115,7 +108,7 @@ def measure_sampling(pack: Any, folder: Path, shape: Shape) -> None:
         others = [t for t in tensors if t.device == CPU and t.untyped_storage().data_ptr() not in known]
         widest = max(sum_storages([t]) for t in others)
         print(
-            f"alive in a model call: base model {sum_storages(base.model.parameters()) / MB:.1f} MB, cached keys and "
+            f"alive in a model call: base model {sum_storages(base.model.parameters()) / MB:.1f} MB, precomputed keys and "
             f"values {sum_storages(kv_tensors()) / MB:.1f} MB, everything else {sum_storages(others) / MB:.1f} MB "
             f"(largest {widest / MB:.2f} MB); the adapter's file {file_bytes / MB:.1f} MB"
         )
