@@ -79,7 +79,7 @@ def _plan_shown(source: Source, folders: ModelFolders, lock: DownloadLock) -> st
     there = f" (a file of {place.stat().st_size:,} bytes is there)" if place.is_file() else ""
     return (
         f"  {place}{there}\n"
-        f"    {source.repo}/{source.file} at {pin.revision if pin else source.revision}, {shown_bytes(size)}, "
+        f"    {source.repo}/{source.file} at {pin.revision if pin else source.revision}, {_shown_bytes(size)}, "
         f"sha256 {sha256 or 'reported by the hub'}"
     )
 
@@ -87,7 +87,6 @@ def _plan_shown(source: Source, folders: ModelFolders, lock: DownloadLock) -> st
 LOCK_FILE = "lynx/comfy-lynx-download.lock.json"
 """Below the models folder."""
 
-_CHUNK_BYTES = 16 * 2**20
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
@@ -192,7 +191,7 @@ def fetch_files(
     for fetch in fetches:
         pin = fetch.pin
         report(
-            f"{fetch.source.target}: from {pin.repo} at {pin.revision[:12]}, {shown_bytes(pin.num_bytes)}, "
+            f"{fetch.source.target}: from {pin.repo} at {pin.revision[:12]}, {_shown_bytes(pin.num_bytes)}, "
             f"to {fetch.target}"
         )
         _fetch(fetch)
@@ -266,7 +265,7 @@ def _existing_part(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def shown_bytes(num_bytes: int | None) -> str:
+def _shown_bytes(num_bytes: int | None) -> str:
     """Print a size for people."""
     return "size reported by the hub" if num_bytes is None else f"{num_bytes:,} bytes"
 

@@ -16,10 +16,10 @@ from ..spec import LynxError
 
 _PACK_DIR = Path(__file__).resolve().parents[2]
 
-EXTRA_PATHS_FILE = "extra_model_paths.yaml"
+_EXTRA_PATHS_FILE = "extra_model_paths.yaml"
 """Beside ComfyUI's main.py, where the host reads it by itself."""
 
-SEARCHED_FOLDERS = {
+_SEARCHED_FOLDERS = {
     "diffusion_models": ("unet", "diffusion_models"),
     "text_encoders": ("text_encoders", "clip"),
 }
@@ -47,7 +47,7 @@ class ModelFolders:
         self.models_dir = models_dir
         self._extra: dict[str, list[Path]] = {}
         self._first: dict[str, list[Path]] = {}
-        own_config = models_dir.parent / EXTRA_PATHS_FILE
+        own_config = models_dir.parent / _EXTRA_PATHS_FILE
         for config in (*([own_config] if own_config.is_file() else []), *extra_configs):
             for name, folder, is_default in _read_extra_paths(config):
                 folders = (self._first if is_default else self._extra).setdefault(name, [])
@@ -55,7 +55,7 @@ class ModelFolders:
 
     def list_folders(self, name: str) -> list[Path]:
         """Folders of models of one kind, as "vae", the one that the host searches first in front."""
-        own = [self.models_dir / folder for folder in SEARCHED_FOLDERS.get(name, (name,))]
+        own = [self.models_dir / folder for folder in _SEARCHED_FOLDERS.get(name, (name,))]
         return list(dict.fromkeys([*self._first.get(name, ()), *own, *self._extra.get(name, ())]))
 
     def find_place(self, target: str) -> Path:
@@ -93,7 +93,7 @@ def add_models_argument(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help=f"a file like {EXTRA_PATHS_FILE}, if ComfyUI is started with one; that beside main.py is read anyway",
+        help=f"a file like {_EXTRA_PATHS_FILE}, if ComfyUI is started with one; that beside main.py is read anyway",
     )
 
 

@@ -101,7 +101,7 @@ class PairDataset:
         self._orders: dict[str | None, np.ndarray] = {}
         if not self.items:
             raise self._nothing_left(manifest.path)
-        self.check_limit()
+        self._check_limit()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -128,7 +128,7 @@ class PairDataset:
             sample = self.features.load_sample(item)
         except MediaError as error:
             self.quarantine.add(reject(item.pair, error))
-            self.check_limit()
+            self._check_limit()
             raise
         frames = self._kept_frames.get(index)
         return sample if frames is None else sample.keep_frames(frames)
@@ -177,7 +177,7 @@ class PairDataset:
             absent_files=sum(item.absent_files for item in self.items),
         )
 
-    def check_limit(self) -> None:
+    def _check_limit(self) -> None:
         """Stop when more of the rows are quarantined than `max_quarantined` allows.
 
         Raises:
@@ -189,7 +189,7 @@ class PairDataset:
 
     def describe(self) -> str:
         """What there is to train on and what is skipped, as a run says it at its start."""
-        return describe_rows(self.skipped_rows(), self.manifest, [item.pair for item in self.items])
+        return _describe_rows(self.skipped_rows(), self.manifest, [item.pair for item in self.items])
 
     def _load_first(self, candidates: Iterator[int]) -> Sample | None:
         for index in candidates:
@@ -224,7 +224,7 @@ class PairDataset:
         return DataError(f"no usable sample is left{named}:{self.quarantine.summary()}")
 
 
-def describe_rows(skipped: SkippedRows, manifest: Manifest, pairs: Sequence[Pair]) -> str:
+def _describe_rows(skipped: SkippedRows, manifest: Manifest, pairs: Sequence[Pair]) -> str:
     """What a manifest gives and what not, for the start of a run.
 
     Args:

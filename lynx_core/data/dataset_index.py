@@ -43,8 +43,8 @@ from .quarantine import Rejection
 from .text_files import find_file
 from .video_file import VideoInfo
 
-PROBE_VERSION = 2
-NUM_THREADS = 8
+_PROBE_VERSION = 2
+_NUM_THREADS = 8
 
 OnCount = Callable[[int, int], None]
 """Called with how many are done, and how many there are."""
@@ -82,7 +82,7 @@ class _Looked:
 
     found: IndexEntry | Rejection
     warnings: tuple[Rejection, ...] = ()
-    files: PairFiles | None = None
+    files: _PairFiles | None = None
 
 
 def build_index(
@@ -96,12 +96,12 @@ def build_index(
     items: list[IndexEntry] = []
     rejections = list(manifest.rejections)
     warnings = list(manifest.warnings)
-    files: list[PairFiles] = []
-    index = FileIndex(cache.root)
+    files: list[_PairFiles] = []
+    index = _FileIndex(cache.root)
     decoders = [video_decoder_versions(), photo_decoder_versions()]
     if on_count is not None:
         on_count(0, len(manifest.pairs))
-    with ThreadPoolExecutor(NUM_THREADS) as threads:
+    with ThreadPoolExecutor(_NUM_THREADS) as threads:
         try:
             looked = threads.map(
                 lambda pair: _look_at_pair(pair, decoding, cache, index, decoders), manifest.pairs
@@ -136,7 +136,11 @@ def _describe(item: IndexEntry) -> list[object]:
 
 
 def _look_at_pair(
-    pair: Pair, decoding: DecodingConfig, cache: TensorCache, index: FileIndex, decoders: list[dict[str, str]]
+    pair: Pair,
+    decoding: DecodingConfig,
+    cache: TensorCache,
+    index: _FileIndex,
+    decoders: list[dict[str, str]],
 ) -> _Looked:
     known_target, *known_references = index.recall(pair)
     references: list[_HashedFile] = []
@@ -166,7 +170,7 @@ def _look_at_pair(
     )
     digests = {file.named: file.digest for file in files}
     named = tuple((str(path.absolute()), digests.get(path)) for path in (pair.target, *pair.references))
-    return _Looked(item, tuple(warnings), PairFiles(pair.row_hash, named))
+    return _Looked(item, tuple(warnings), _PairFiles(pair.row_hash, named))
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,7 @@ def _hash_media(role: str, named: Path, known: str | None) -> _HashedFile:
 def _probe(
     path: Path, target_hash: str, cache: TensorCache, decoders: list[dict[str, str]]
 ) -> ImageInfo | VideoInfo:
-    depends_on = [PROBE_VERSION, target_hash, decoders]
+    depends_on = [_PROBE_VERSION, target_hash, decoders]
     tensors = cache.get_or_make("probes", depends_on, lambda: _pack_info(probe_media(path)))
     width_px, height_px = tensors["size_px"].tolist()
     if "pts" not in tensors:
@@ -223,14 +227,14 @@ def _pack_info(info: ImageInfo | VideoInfo) -> dict[str, Tensor]:
     return tensors
 
 
-INDEX_NAME = "files.jsonl"
+_INDEX_NAME = "files.jsonl"
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PairFiles:
+class _PairFiles:
     """Hashes of the files of a pair, target first; None for one that cannot be read."""
 
     row_hash: str
@@ -238,7 +242,7 @@ class PairFiles:
     """Full path and hash."""
 
 
-class FileIndex:
+class _FileIndex:
     """The index of one cache.
 
     Args:
@@ -246,7 +250,7 @@ class FileIndex:
     """
 
     def __init__(self, root: Path | None) -> None:
-        self.path = None if root is None else root / INDEX_NAME
+        self.path = None if root is None else root / _INDEX_NAME
         self._by_path: dict[str, str] = {}
         self._by_row: dict[str, tuple[tuple[str, str | None], ...]] = {}
         self._ends_in_mid_line = False
@@ -264,7 +268,7 @@ class FileIndex:
             for path, (_, digest) in zip(paths, by_row, strict=True)
         ]
 
-    def keep(self, found: Iterable[PairFiles]) -> None:
+    def keep(self, found: Iterable[_PairFiles]) -> None:
         """Note the files of rows that are new or have changed.
 
         Raises:
@@ -295,7 +299,7 @@ class FileIndex:
                 len(lines),
             )
 
-    def _remember(self, pair: PairFiles) -> None:
+    def _remember(self, pair: _PairFiles) -> None:
         self._by_row[pair.row_hash] = pair.files
         self._by_path.update({path: digest for path, digest in pair.files if digest is not None})
 
@@ -311,6 +315,6 @@ class FileIndex:
             try:
                 entry = json.loads(line)
                 files = tuple((str(name), digest) for name, digest in entry["files"])
-                self._remember(PairFiles(str(entry["row"]), files))
+                self._remember(_PairFiles(str(entry["row"]), files))
             except (ValueError, TypeError, KeyError):
                 continue

@@ -34,7 +34,7 @@ from .text_files import expand_path, find_encoding, find_file
 
 _PARQUET_ROWS = 4096
 
-_Rows = Iterator[tuple[int, "dict[str, Any] | BadRow"]]
+_Rows = Iterator[tuple[int, "dict[str, Any] | _BadRow"]]
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ def read_manifest(path: Path | str, min_face_similarity: float | None = None) ->
     for line, row in readers[path.suffix.lower()](path):
         try:
             pair, notes = _use_row(row, line, path.parent, min_face_similarity, pairs)
-        except BadRow as bad:
-            name = readable_id(row) if isinstance(row, dict) else ""
+        except _BadRow as bad:
+            name = _readable_id(row) if isinstance(row, dict) else ""
             rejections.append(Rejection(name, line, bad.reason, bad.detail))
         else:
             pairs[pair.id] = pair
             warnings += notes
         if isinstance(row, dict):
-            ignored |= dict.fromkeys(name for name in row if name not in REQUIRED + OPTIONAL)
+            ignored |= dict.fromkeys(name for name in row if name not in _REQUIRED + _OPTIONAL)
     if not pairs:
         if not rejections:
             raise DataError(f"{path} has no rows; write one row for each pair")
@@ -112,27 +112,27 @@ def read_manifest(path: Path | str, min_face_similarity: float | None = None) ->
 
 
 def _use_row(
-    row: dict[str, Any] | BadRow,
+    row: dict[str, Any] | _BadRow,
     line: int,
     folder: Path,
     min_face_similarity: float | None,
     pairs: dict[str, Pair],
 ) -> tuple[Pair, list[Rejection]]:
-    if isinstance(row, BadRow):
+    if isinstance(row, _BadRow):
         raise row
-    pair, notes = parse_row(row, line, folder)
+    pair, notes = _parse_row(row, line, folder)
     if min_face_similarity is not None:
         if pair.face_similarity is None:
-            raise BadRow(
+            raise _BadRow(
                 "no face_similarity",
                 f"the field is empty, and data.min_face_similarity = {min_face_similarity}",
             )
         if pair.face_similarity < min_face_similarity:
-            raise BadRow(
+            raise _BadRow(
                 LOW_SIMILARITY, f"{pair.face_similarity:.3f}, the threshold is {min_face_similarity}"
             )
     if pair.id in pairs:
-        raise BadRow("duplicate id", f"line {pairs[pair.id].line} has it too; give each row its own")
+        raise _BadRow("duplicate id", f"line {pairs[pair.id].line} has it too; give each row its own")
     return pair, notes
 
 
@@ -153,14 +153,14 @@ def _read_jsonl(path: Path) -> _Rows:
         raise DataError(f"{path} cannot be read ({first_line(error)})") from error
 
 
-def _parse_json(raw: bytes | str) -> dict[str, Any] | BadRow:
+def _parse_json(raw: bytes | str) -> dict[str, Any] | _BadRow:
     try:
         row = json.loads(raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw)
     except (ValueError, RecursionError) as error:
-        return BadRow("unreadable row", f"{first_line(error)}; write one JSON object a line")
+        return _BadRow("unreadable row", f"{first_line(error)}; write one JSON object a line")
     if isinstance(row, dict):
-        return clean_row(row)
-    return BadRow("unreadable row", f"a {type(row).__name__} instead of an object")
+        return _clean_row(row)
+    return _BadRow("unreadable row", f"a {type(row).__name__} instead of an object")
 
 
 def _read_parquet(path: Path) -> _Rows:
@@ -184,19 +184,19 @@ def _read_parquet(path: Path) -> _Rows:
         ) from error
 
 
-def _parquet_row(batch: Any, position: int) -> dict[str, Any] | BadRow:
+def _parquet_row(batch: Any, position: int) -> dict[str, Any] | _BadRow:
     try:
         values = (column[position].as_py() for column in batch.columns)
-        return clean_row(dict(zip(batch.schema.names, values, strict=True)))
+        return _clean_row(dict(zip(batch.schema.names, values, strict=True)))
     except (ValueError, OverflowError) as error:  # text that is no UTF-8, dates out of range
-        return BadRow("unreadable row", first_line(error))
+        return _BadRow("unreadable row", first_line(error))
 
 
 KINDS = ("single-scene", "multi-scene", "augmented")
 """How a pair was made: both from one scene; from different scenes; one scene, edited afterwards."""
 
-REQUIRED = ("id", "target", "references", "caption", "kind")
-OPTIONAL = ("face_similarity", "frame_range", "fps")
+_REQUIRED = ("id", "target", "references", "caption", "kind")
+_OPTIONAL = ("face_similarity", "frame_range", "fps")
 _AROUND_TEXT = "\ufeff\r\n"
 
 
@@ -224,7 +224,7 @@ class Pair:
     """Over the row as written, by which it is known again in another folder."""
 
 
-class BadRow(Exception):
+class _BadRow(Exception):
     """A row that cannot be used."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -233,20 +233,20 @@ class BadRow(Exception):
         self.detail = detail
 
 
-def clean_row(row: Mapping[Any, Any]) -> dict[str, Any]:
+def _clean_row(row: Mapping[Any, Any]) -> dict[str, Any]:
     """The values of a row without the traces of the program that wrote them."""
     return {str(name).strip(_AROUND_TEXT): _clean_value(value) for name, value in row.items()}
 
 
-def parse_row(row: Mapping[str, Any], line: int, folder: Path) -> tuple[Pair, list[Rejection]]:
+def _parse_row(row: Mapping[str, Any], line: int, folder: Path) -> tuple[Pair, list[Rejection]]:
     """A pair, and what to know about it.
 
     Args:
-        row: of `clean_row`.
+        row: of `_clean_row`.
         folder: of the manifest, to which paths are relative.
 
     Raises:
-        BadRow: for a row that cannot be used.
+        _BadRow: for a row that cannot be used.
     """
     identity = _parse_id(row)
     references, empty = _parse_references(row, folder)
@@ -260,17 +260,17 @@ def parse_row(row: Mapping[str, Any], line: int, folder: Path) -> tuple[Pair, li
         face_similarity=_parse_number(row, "face_similarity", -1, 1),
         frame_range=_parse_frame_range(row),
         fps=_parse_number(row, "fps", 0, 1000, above=True),
-        row_hash=hash_values([identity, *(str(row[name]) for name in REQUIRED[1:])]),
+        row_hash=hash_values([identity, *(str(row[name]) for name in _REQUIRED[1:])]),
     )
     detail = f"{empty} of the {empty + len(references)} references are empty; the others are used"
     return pair, [Rejection(identity, line, "empty reference", detail)] if empty else []
 
 
-def readable_id(row: Mapping[str, Any]) -> str:
+def _readable_id(row: Mapping[str, Any]) -> str:
     """The id of a row that could not be parsed, "" when that is no id either."""
     try:
         return _parse_id(row)[:200]
-    except BadRow:
+    except _BadRow:
         return ""
 
 
@@ -297,7 +297,7 @@ def _require(row: Mapping[str, Any], name: str) -> Any:
         return value
     close = [] if name in row else difflib.get_close_matches(name, list(row), n=1)
     seen = "it is empty" if name in row else f"the row has '{close[0]}'" if close else "the row has none"
-    raise BadRow(f"missing {name}", f"{seen}; every row needs {', '.join(REQUIRED)}")
+    raise _BadRow(f"missing {name}", f"{seen}; every row needs {', '.join(_REQUIRED)}")
 
 
 def _parse_id(row: Mapping[str, Any]) -> str:
@@ -306,14 +306,14 @@ def _parse_id(row: Mapping[str, Any]) -> str:
         return value
     number = _whole_number(value)
     if number is None:
-        raise BadRow("bad id", f"{value!r}, a {type(value).__name__}; an id is text or a whole number")
+        raise _BadRow("bad id", f"{value!r}, a {type(value).__name__}; an id is text or a whole number")
     return str(number)
 
 
 def _parse_caption(row: Mapping[str, Any]) -> str:
     value = _require(row, "caption")
     if not isinstance(value, str):
-        raise BadRow("bad caption", f"a {type(value).__name__}; a caption is text")
+        raise _BadRow("bad caption", f"a {type(value).__name__}; a caption is text")
     return value
 
 
@@ -323,17 +323,17 @@ def _parse_kind(row: Mapping[str, Any]) -> str:
         return str(value)
     close = difflib.get_close_matches(str(value), KINDS, n=1, cutoff=0.3)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    raise BadRow("unknown kind", f"'{value}'; {hint}the kinds are {', '.join(KINDS)}")
+    raise _BadRow("unknown kind", f"'{value}'; {hint}the kinds are {', '.join(KINDS)}")
 
 
 def _parse_file(row: Mapping[str, Any], name: str, value: Any, folder: Path) -> Path:
     if not isinstance(value, str):
-        raise BadRow(f"bad {name}", f"a {type(value).__name__}; it is the path of a file")
+        raise _BadRow(f"bad {name}", f"a {type(value).__name__}; it is the path of a file")
     if "\0" in value:
-        raise BadRow(f"bad {name}", f"{value[:200]!r} is no path: it holds a null byte")
+        raise _BadRow(f"bad {name}", f"{value[:200]!r} is no path: it holds a null byte")
     path, unset = expand_path(value, folder)
     if unset:
-        raise BadRow(f"bad {name}", f"'{value[:200]}' names the variable {unset[0]}, which is not set")
+        raise _BadRow(f"bad {name}", f"'{value[:200]}' names the variable {unset[0]}, which is not set")
     return path
 
 
@@ -342,10 +342,10 @@ def _parse_references(row: Mapping[str, Any], folder: Path) -> tuple[tuple[Path,
     value = _require(row, "references")
     entries = [value] if isinstance(value, str) else value
     if not isinstance(entries, list):
-        raise BadRow("bad references", f"a {type(value).__name__}; it is a list of paths")
+        raise _BadRow("bad references", f"a {type(value).__name__}; it is a list of paths")
     filled = [entry for entry in entries if entry not in (None, "")]
     if not filled:
-        raise BadRow("missing references", f"all {len(entries)} entries of the list are empty")
+        raise _BadRow("missing references", f"all {len(entries)} entries of the list are empty")
     paths = tuple(_parse_file(row, "reference", entry, folder) for entry in filled)
     return paths, len(entries) - len(filled)
 
@@ -357,9 +357,9 @@ def _parse_number(
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadRow(f"bad {name}", f"{value!r}; it is a number")
+        raise _BadRow(f"bad {name}", f"{value!r}; it is a number")
     if value > most or value < least or (above and value == least):
-        raise BadRow(f"bad {name}", f"{value}; it lies between {least} and {most}")
+        raise _BadRow(f"bad {name}", f"{value}; it lies between {least} and {most}")
     return float(value)
 
 
@@ -369,7 +369,7 @@ def _parse_frame_range(row: Mapping[str, Any]) -> tuple[int, int] | None:
         return None
     ends = [_whole_number(entry) for entry in value] if isinstance(value, list) else []
     if len(ends) != 2 or ends[0] is None or ends[1] is None:
-        raise BadRow("bad frame_range", f"{value!r}; it is [first frame, frame after the last]")
+        raise _BadRow("bad frame_range", f"{value!r}; it is [first frame, frame after the last]")
     if not 0 <= ends[0] < ends[1]:
-        raise BadRow("bad frame_range", f"{value}; it holds no frame, the end is after the start")
+        raise _BadRow("bad frame_range", f"{value}; it holds no frame, the end is after the start")
     return ends[0], ends[1]

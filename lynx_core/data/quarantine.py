@@ -23,7 +23,7 @@ WARNINGS_NAME = "warnings.jsonl"
 
 
 LOW_SIMILARITY = "face similarity too low"
-FILTERED = (LOW_SIMILARITY, "too short")
+_FILTERED = (LOW_SIMILARITY, "too short")
 """Reasons that the configuration asks for: data.min_face_similarity, decoding.min_frames."""
 
 
@@ -201,7 +201,7 @@ class SkippedRows:
     @property
     def num_faults(self) -> int:
         """Rows that are quarantined for a fault, not skipped by a threshold of the configuration."""
-        return sum(rejection.reason not in FILTERED for rejection in self.rejections)
+        return sum(rejection.reason not in _FILTERED for rejection in self.rejections)
 
     @property
     def share(self) -> float:

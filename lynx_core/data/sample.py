@@ -96,10 +96,10 @@ class Nulls:
     """Latents of a mid-grey 256 px image, [C, 1, 32, 32] float32."""
 
 
-CROPS_VERSION = 2
+_CROPS_VERSION = 2
 """Of what a `crops` entry holds."""
 
-NO_FACE = "no face"
+_NO_FACE = "no face"
 
 
 @dataclass(frozen=True)
@@ -237,11 +237,11 @@ class Features:
             try:
                 crop = self.encoders.faces.crop(photo, path)
             except MediaError as error:
-                if error.reason != NO_FACE:
+                if error.reason != _NO_FACE:
                     raise
                 _check_unchanged(path, digest)
                 # Cached as well: else the detector would run on the photo again in every epoch.
-                return {NO_FACE: _pack_json(error.detail)}
+                return {_NO_FACE: _pack_json(error.detail)}
             _check_unchanged(path, digest)
             return {
                 "id_crop": torch.from_numpy(crop.id_crop.copy()),
@@ -256,12 +256,12 @@ class Features:
         except MediaError as error:
             self._unusable[digest] = error
             raise
-        if NO_FACE in crops:
-            raise MediaError(path, NO_FACE, _unpack_json(crops[NO_FACE]))
+        if _NO_FACE in crops:
+            raise MediaError(path, _NO_FACE, _unpack_json(crops[_NO_FACE]))
         return crops
 
     def _describe_crop(self, digest: str) -> list[object]:
-        return [digest, self.encoders.faces.crop_fingerprint, self.photo_decoders, CROPS_VERSION]
+        return [digest, self.encoders.faces.crop_fingerprint, self.photo_decoders, _CROPS_VERSION]
 
     def _load(self, kind: str, depends_on: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         return self.cache.get_or_make(kind, [DECODING_VERSION, depends_on], make)

@@ -23,7 +23,7 @@ import numpy as np
 
 from .errors import DataError, MediaError, first_line
 
-MIN_PYAV = 17
+_MIN_PYAV = 17
 
 FORMATS = (
     "mov", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "mxf", "nut", "dv", "gxf", "rm",
@@ -50,16 +50,16 @@ def import_av() -> Any:
     Raises:
         DataError: when it is missing, or so old that it decodes HD colours with the matrix of SD.
     """
-    way_out = f'python -m pip install -U "av>={MIN_PYAV}"'
+    way_out = f'python -m pip install -U "av>={_MIN_PYAV}"'
     try:
         import av
     except ImportError as error:
         raise DataError(f"videos need the package av (PyAV): {way_out}") from error
     version = str(getattr(av, "__version__", "0"))
     major = version.split(".")[0]
-    if not major.isdigit() or int(major) < MIN_PYAV:
+    if not major.isdigit() or int(major) < _MIN_PYAV:
         raise DataError(
-            f"PyAV {version} decodes BT.709 with wrong colours; {MIN_PYAV} or newer is needed: {way_out}"
+            f"PyAV {version} decodes BT.709 with wrong colours; {_MIN_PYAV} or newer is needed: {way_out}"
         )
     return av
 

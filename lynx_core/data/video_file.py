@@ -265,7 +265,7 @@ def _check_frames(path: Path, first: Any, frames: Iterator[Any]) -> Iterator[Any
         yield frame
 
 
-DEFAULT_FRAME_MS = 100.0
+_DEFAULT_FRAME_MS = 100.0
 _SHORTEST_MS = {"GIF": 20.0}
 _OTHERS_SHORTEST_MS = 11.0
 
@@ -330,7 +330,7 @@ def _read_duration(picture: Image.Image) -> float:
     """How long viewers show the frame, in milliseconds: a delay of next to nothing means 100."""
     duration_ms = float(picture.info.get("duration") or 0)
     shortest_ms = _SHORTEST_MS.get(str(picture.format), _OTHERS_SHORTEST_MS)
-    return duration_ms if duration_ms >= shortest_ms else DEFAULT_FRAME_MS
+    return duration_ms if duration_ms >= shortest_ms else _DEFAULT_FRAME_MS
 
 
 @contextmanager

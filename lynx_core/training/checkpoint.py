@@ -40,7 +40,7 @@ from .curriculum import Cursor
 from .optimizer import OptimizerState
 
 CHECKPOINTS_FOLDER = "checkpoints"
-STATE_FORMAT = 3
+_STATE_FORMAT = 3
 
 _WEIGHTS, _EMA, _OPTIMIZER, _STATE = "weights.safetensors", "ema.safetensors", "optimizer.pt", "state.json"
 _COMPLETE = "complete.json"
@@ -226,9 +226,9 @@ def read_state(path: Path) -> dict[str, Any]:
         CheckpointError: when it is of another format.
     """
     state = json.loads((path / _STATE).read_text())
-    if state.get("format") != STATE_FORMAT:
+    if state.get("format") != _STATE_FORMAT:
         raise CheckpointError(
-            f"{path} has format {state.get('format')!r}, this version reads {STATE_FORMAT}; finish the run with the "
+            f"{path} has format {state.get('format')!r}, this version reads {_STATE_FORMAT}; finish the run with the "
             "version that wrote it, or start a new one from its exported adapter (adapter.init)"
         )
     return state
@@ -251,7 +251,7 @@ def _write_files(folder: Path, contents: CheckpointContents) -> None:
         _write_tensors(folder / _EMA, contents.ema)
     with (folder / _OPTIMIZER).open("wb") as raw:
         torch.save(contents.optimizer, raw)
-    (folder / _STATE).write_text(json.dumps({"format": STATE_FORMAT, **contents.state}, indent=1))
+    (folder / _STATE).write_text(json.dumps({"format": _STATE_FORMAT, **contents.state}, indent=1))
     files = sorted(folder.iterdir())
     for file in files:
         sync(file)

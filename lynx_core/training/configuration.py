@@ -6,15 +6,15 @@ A value that makes no sense is refused here, by name, before any weight is loade
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..data.decoding import DecodingConfig
 from ..spec import AttentionBackend, Quantisation
 from .adapter_settings import AdapterSettings
-from .configuration_file import SettingChecks, parse_settings, read_settings
+from .configuration_file import SettingChecks, read_settings
 from .packing import PackingConfig
 
 BaseDtype = Literal["fp32", "bf16"]
@@ -328,8 +328,3 @@ class TrainingConfig:
 def read_configuration(path: Path | str, overrides: Sequence[str] = ()) -> TrainingConfig:
     """Read a run's TOML file and put `section.key=value` on top, as `read_settings`."""
     return read_settings(TrainingConfig, path, overrides)
-
-
-def parse_configuration(values: Mapping[str, Any]) -> TrainingConfig:
-    """Make a run's configuration from plain tables, as `parse_settings`."""
-    return parse_settings(TrainingConfig, values)

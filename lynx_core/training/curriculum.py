@@ -68,7 +68,7 @@ def describe_stages(cursors: Cursors, stages: Sequence[StageConfig]) -> str:
     )
 
 
-def select_samples(kind: StageKind, latent_frames: np.ndarray) -> np.ndarray:
+def _select_samples(kind: StageKind, latent_frames: np.ndarray) -> np.ndarray:
     """Which samples a stage uses, [samples] bool: images have one latent frame, videos more."""
     if kind in ("mixed", "first_frames"):
         return np.ones(len(latent_frames), dtype=bool)
@@ -129,7 +129,7 @@ class PackStream:
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.kind_weights = kind_weights
         self.cursors: dict[str, Cursor] = {}
-        self._eligible = [select_samples(stage.kind, table.latent_frames) for stage in stages]
+        self._eligible = [_select_samples(stage.kind, table.latent_frames) for stage in stages]
         self._plans: dict[tuple[int, int], _Epoch] = {}
 
     def next_pack(self, stage: int) -> PackIndices:
@@ -264,10 +264,10 @@ class PackLoader:
         samples = self.dataset.load_pack(order.samples)
         if self.stages[number].kind == "first_frames":
             samples = [sample.keep_frames(1) for sample in samples]
-        return LoadedPack(tuple(samples), match_keys(samples, order))
+        return LoadedPack(tuple(samples), _match_keys(samples, order))
 
 
-def match_keys(samples: Sequence[Sample], order: PackIndices) -> tuple[RNGKey, ...]:
+def _match_keys(samples: Sequence[Sample], order: PackIndices) -> tuple[RNGKey, ...]:
     """Give each sample its planned key; one that replaces a damaged sample gets one of its own."""
     planned: dict[str, list[RNGKey]] = {}
     for key in order.keys:

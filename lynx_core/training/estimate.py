@@ -30,7 +30,7 @@ from .distributed import LOG_FOLDER
 _GB = 1e9
 _WORKING_HIDDEN, _WORKING_FF = 6, 3
 _BASE_BYTES = {"fp32": 4, "bf16": 2}
-OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit_bitsandbytes": 2, "adamw8bit_torchao": 2, "muon": 4}
+_OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit_bitsandbytes": 2, "adamw8bit_torchao": 2, "muon": 4}
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,14 @@ class MemoryEstimate:
 
 def estimate_memory(config: TrainingConfig, shape: BaseShape, world_size: int) -> MemoryEstimate:
     """Estimate what each process holds on its device."""
-    num_trained, num_frozen = count_adapter_weights(config, shape)
+    num_trained, num_frozen = _count_adapter_weights(config, shape)
     sharded = world_size if config.distributed.sharding == "fsdp2" else 1
     trained = 4 * num_trained / sharded
     return MemoryEstimate(
         base=_estimate_base(config, shape, world_size),
         trained=trained + 4 * num_frozen,
         gradients=trained,
-        optimizer=OPTIMIZER_BYTES[config.optimizer.kind] * num_trained / sharded,
+        optimizer=_OPTIMIZER_BYTES[config.optimizer.kind] * num_trained / sharded,
         ema=trained if config.optimizer.ema_decay else 0.0,
         activations=_estimate_activations(config, shape),
         num_trained=num_trained,
@@ -114,13 +114,13 @@ def _estimate_activations(config: TrainingConfig, shape: BaseShape) -> float:
     return float(working * shape.num_blocks)
 
 
-def count_adapter_weights(config: TrainingConfig, shape: BaseShape) -> tuple[int, int]:
+def _count_adapter_weights(config: TrainingConfig, shape: BaseShape) -> tuple[int, int]:
     """Trained and frozen weights of the adapter, without making it."""
     import torch
 
     settings = config.adapter
     with torch.device("meta"):
-        adapter = AdapterModules(find_adapter_configs(config, shape))
+        adapter = AdapterModules(_find_adapter_configs(config, shape))
     if not settings.lora_rank:
         return sum(parameter.numel() for parameter in adapter.parameters()), 0
     low_rank = 0
@@ -131,7 +131,7 @@ def count_adapter_weights(config: TrainingConfig, shape: BaseShape) -> tuple[int
     return low_rank, sum(parameter.numel() for parameter in adapter.parameters())
 
 
-def find_adapter_configs(config: TrainingConfig, shape: BaseShape) -> AdapterConfigs:
+def _find_adapter_configs(config: TrainingConfig, shape: BaseShape) -> AdapterConfigs:
     """The adapter's shape: of the files it starts from, else of the variant."""
     settings = config.adapter
     if settings.init:
@@ -183,7 +183,7 @@ def find_write_problems(output: Path) -> Iterator[str]:
     for folder in (output, *(output / name for name in (CHECKPOINTS_FOLDER, LOG_FOLDER, VALIDATION_FOLDER))):
         if folder != output and not folder.exists():
             continue
-        existing = nearest_existing(folder)
+        existing = _nearest_existing(folder)
         try:
             with tempfile.TemporaryFile(dir=existing):
                 pass
@@ -196,7 +196,7 @@ def find_write_problems(output: Path) -> Iterator[str]:
             return
 
 
-def nearest_existing(path: Path) -> Path:
+def _nearest_existing(path: Path) -> Path:
     """The path itself, or the nearest folder above it that is there."""
     path = path.resolve()
     return next(place for place in (path, *path.parents) if place.exists())
@@ -205,8 +205,8 @@ def nearest_existing(path: Path) -> Path:
 def find_room_problems(config: TrainingConfig, shape: BaseShape, start_step: int) -> Iterator[str]:
     """Compare what checkpoints and the exported adapter will take with what is free."""
     run = config.run
-    num_trained, num_frozen = count_adapter_weights(config, shape)
-    checkpoint_bytes = estimate_checkpoint(config, num_trained)
+    num_trained, num_frozen = _count_adapter_weights(config, shape)
+    checkpoint_bytes = _estimate_checkpoint(config, num_trained)
     there = CheckpointFolder(run.output, run.keep_last, run.keep_every).steps()
     num_more = count_more_checkpoints(there, start_step, config.total_steps, run)
     export_bytes = (num_trained if not config.adapter.lora_rank else num_frozen) * _EXPORT_BYTES[
@@ -218,7 +218,7 @@ def find_room_problems(config: TrainingConfig, shape: BaseShape, start_step: int
         (run.output / CHECKPOINTS_FOLDER, num_more * checkpoint_bytes),
         (run.output, export_bytes),
     ):
-        place = nearest_existing(folder)
+        place = _nearest_existing(folder)
         disk = place.stat().st_dev
         wanted[disk] += num_bytes
         places[disk] = place
@@ -233,10 +233,10 @@ def find_room_problems(config: TrainingConfig, shape: BaseShape, start_step: int
             )
 
 
-def estimate_checkpoint(config: TrainingConfig, num_trained: int) -> int:
+def _estimate_checkpoint(config: TrainingConfig, num_trained: int) -> int:
     """Bytes of a checkpoint: weights and EMA in float32, and the optimiser's moments."""
     ema = 4 if config.optimizer.ema_decay else 0
-    return num_trained * (4 + ema + OPTIMIZER_BYTES[config.optimizer.kind])
+    return num_trained * (4 + ema + _OPTIMIZER_BYTES[config.optimizer.kind])
 
 
 def count_more_checkpoints(there: Sequence[int], start_step: int, total_steps: int, run: RunConfig) -> int:

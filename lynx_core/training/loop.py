@@ -50,7 +50,7 @@ from .run_lock import RunLock, RunLockError, StopSignal
 from .step import StepOutcome, TrainingStep
 from .validation import Validation, load_held_out
 
-ADAPTER_NAME = "adapter.safetensors"
+_ADAPTER_NAME = "adapter.safetensors"
 
 
 class TrainingError(LynxError):
@@ -63,8 +63,6 @@ class TrainingResult:
 
     ended: Literal["finished", "stopped"]
     step: int
-    adapter_path: Path | None
-    """The exported adapter of a finished run."""
 
 
 def train(
@@ -123,7 +121,7 @@ def _take_folder(lock: RunLock, context: DistributedContext, note: Callable[[str
     if context.is_main:
         try:
             lock.acquire(note)
-            for left in lock.output.glob(f".{ADAPTER_NAME}.*.part"):
+            for left in lock.output.glob(f".{_ADAPTER_NAME}.*.part"):
                 left.unlink()  # of an export that was killed
         except RunLockError as error:
             refusal = str(error)
@@ -288,9 +286,10 @@ class Trainer:
                 self.progress.note(
                     f"stopped after step {self.completed_steps}; the same command resumes from there"
                 )
-                return TrainingResult("stopped", self.completed_steps, None)
+                return TrainingResult("stopped", self.completed_steps)
         self.progress.show_skipped()
-        return TrainingResult("finished", self.completed_steps, self._export())
+        self._export()
+        return TrainingResult("finished", self.completed_steps)
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.completed_steps % every == 0
@@ -356,11 +355,10 @@ class Trainer:
             {f"validation/{name}": value for name, value in figures.items()}, self.completed_steps
         )
 
-    def _export(self) -> Path:
-        path = self.config.run.output / ADAPTER_NAME
+    def _export(self) -> None:
+        path = self.config.run.output / _ADAPTER_NAME
         write_adapter(self.adapter, path, self.config.run.export_dtype, self.ema, self.context.is_main)
         self.progress.note(f"the adapter is in {path}; put it into ComfyUI's models/lynx")
-        return path
 
     def close(self) -> None:
         """Close the loader's thread and the progress bar."""

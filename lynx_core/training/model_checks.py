@@ -59,10 +59,10 @@ def _find_package_problems(config: TrainingConfig) -> Iterator[str]:
             f'optimizer.kind = "muon" needs PyTorch 2.9 or newer, this is {torch.__version__}; update it or '
             'take "adamw"'
         )
-    yield from find_tracker_problems(config.run.trackers)
+    yield from _find_tracker_problems(config.run.trackers)
 
 
-def find_tracker_problems(trackers: tuple[str, ...]) -> Iterator[str]:
+def _find_tracker_problems(trackers: tuple[str, ...]) -> Iterator[str]:
     """Trackers that accelerate does not know, or whose package is missing; it drops the latter silently."""
     if not trackers or importlib.util.find_spec("accelerate") is None:
         return

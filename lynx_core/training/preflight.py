@@ -164,15 +164,15 @@ def _check_items(
     problems: list[str],
 ) -> None:
     if training:
-        problems += find_stage_problems(training, config, world_size)
+        problems += _find_stage_problems(training, config, world_size)
     if training and held_out:
-        problems += find_overlap_problems(training, held_out)
+        problems += _find_overlap_problems(training, held_out)
 
 
 def _note_long_captions(source: PairDataset, note: Note) -> None:
-    found = find_long_captions(source.items, source.features.encoders.text.count_tokens)
-    if found:
-        note(describe_long_captions(found, len(source)))
+    found = _describe_long_captions(source.items, source.features.encoders.text.count_tokens)
+    if found is not None:
+        note(found)
 
 
 def _ask(check: Callable[[int], object], value: int) -> list[str]:
@@ -194,7 +194,7 @@ def _collect(problems: list[str], open_it: Callable[[], _Result]) -> _Result | N
 _NUM_NAMED = 3
 
 
-def find_stage_problems(
+def _find_stage_problems(
     items: Sequence[IndexEntry], config: TrainingConfig, world_size: int
 ) -> Iterator[str]:
     """A sentence for each stage that has nothing to train on, or fewer packs than processes."""
@@ -238,7 +238,7 @@ def _plan_stage(stream: PackStream, table: SampleTable, number: int, num_packs: 
         planned += len(stream.plan(number, epoch))
 
 
-def find_overlap_problems(training: Sequence[IndexEntry], held_out: Sequence[IndexEntry]) -> Iterator[str]:
+def _find_overlap_problems(training: Sequence[IndexEntry], held_out: Sequence[IndexEntry]) -> Iterator[str]:
     """A sentence when held-out files, under whatever name, are in training pairs as well."""
     seen: dict[str, str] = {}
     for item in training:
@@ -272,34 +272,20 @@ def _reference_files(item: IndexEntry) -> list[tuple[str, Path]]:
     return list(zip(item.reference_hashes, item.pair.references, strict=True))
 
 
-@dataclass(frozen=True)
-class LongCaption:
-    """A caption that is truncated."""
-
-    sample_id: str
-    num_tokens: int
-
-
-def find_long_captions(items: Sequence[IndexEntry], count_tokens: Callable[[str], int]) -> list[LongCaption]:
-    """The captions of more than 512 tokens, the longest first."""
+def _describe_long_captions(items: Sequence[IndexEntry], count_tokens: Callable[[str], int]) -> str | None:
+    """How many captions are truncated, with the longest as examples; None when none is."""
     counts: dict[str, int] = {}
     for item in items:
-        caption = item.pair.caption
         # A token is at least a byte, so a short caption need not be counted; one is the end of the sequence.
-        if len(caption.encode()) >= TEXT_LENGTH and caption not in counts:
-            counts[caption] = count_tokens(caption)
-    found = [
-        LongCaption(item.pair.id, counts[item.pair.caption])
-        for item in items
-        if counts.get(item.pair.caption, 0) > TEXT_LENGTH
-    ]
-    return sorted(found, key=lambda caption: -caption.num_tokens)
-
-
-def describe_long_captions(found: Sequence[LongCaption], total: int) -> str:
-    """How many captions are truncated, with examples."""
-    examples = ", ".join(f"{caption.sample_id} ({caption.num_tokens})" for caption in found[:_NUM_NAMED])
+        if len(item.pair.caption.encode()) >= TEXT_LENGTH:
+            counts[item.pair.id] = count_tokens(item.pair.caption)
+    long = sorted(
+        (name for name, count in counts.items() if count > TEXT_LENGTH), key=lambda name: -counts[name]
+    )
+    if not long:
+        return None
+    examples = ", ".join(f"{name} ({counts[name]})" for name in long[:_NUM_NAMED])
     return (
-        f"{len(found)} of {total} captions are longer than {TEXT_LENGTH} tokens and are truncated, as in "
+        f"{len(long)} of {len(items)} captions are longer than {TEXT_LENGTH} tokens and are truncated, as in "
         f"inference: {examples}"
     )

@@ -24,7 +24,7 @@ from .distributed import DistributedContext
 from .flow_matching import shift_timestep
 from .step import StepOutcome
 
-NUM_QUANTILES = 4
+_NUM_QUANTILES = 4
 _GB = 1e9
 
 _logger = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class _Window:
     num_tokens: int = 0
     num_samples: int = 0
     fill: float = 0.0
-    quantile_loss: list[float] = field(default_factory=lambda: [0.0] * NUM_QUANTILES)
-    quantile_weight: list[float] = field(default_factory=lambda: [0.0] * NUM_QUANTILES)
+    quantile_loss: list[float] = field(default_factory=lambda: [0.0] * _NUM_QUANTILES)
+    quantile_weight: list[float] = field(default_factory=lambda: [0.0] * _NUM_QUANTILES)
 
 
 def print_note(text: str, is_main: bool = True) -> None:
@@ -110,7 +110,7 @@ class Progress:
             window.losses.append(outcome.loss)
             for sample in outcome.samples:
                 place = timestep_quantile(sample.t, self.config.objective)
-                quantile = min(int(place * NUM_QUANTILES), NUM_QUANTILES - 1)
+                quantile = min(int(place * _NUM_QUANTILES), _NUM_QUANTILES - 1)
                 window.quantile_loss[quantile] += sample.loss * sample.weight
                 window.quantile_weight[quantile] += sample.weight
         if self._bar is not None:
@@ -147,7 +147,7 @@ class Progress:
             "tokens_per_second": window.num_tokens / seconds,
             "samples_per_step": window.num_samples / window.steps,
             "fill": window.fill / window.steps,
-            "memory_gb": measure_memory(self.context.device) / _GB,
+            "memory_gb": _measure_memory(self.context.device) / _GB,
         }
         quantiles = self._quantile_losses()
         named = {f"loss_by_timestep/q{number + 1}": loss for number, loss in enumerate(quantiles)}
@@ -157,7 +157,7 @@ class Progress:
         self.note(
             f"step {step}/{self._total_steps} {stage}: loss {figures['loss']:.4f} (by timestep {shown}), "
             f"grad {outcome.grad_norm:.3g}, {figures['tokens_per_second']:.0f} tokens/s, fill {figures['fill']:.0%}, "
-            f"{figures['memory_gb']:.1f} GB, {format_duration(left)} left{self._describe_skipped()}"
+            f"{figures['memory_gb']:.1f} GB, {_format_duration(left)} left{self._describe_skipped()}"
         )
         self._window = _Window(time.monotonic())
 
@@ -195,7 +195,7 @@ class Progress:
         return [loss / weight if weight else math.nan for loss, weight in zip(losses, weights, strict=True)]
 
 
-def measure_memory(device: torch.device) -> int:
+def _measure_memory(device: torch.device) -> int:
     """The most bytes held so far: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -266,10 +266,10 @@ class ProgressLine:
             return ""
         seconds = (now - then) / (done - before)
         rate = f", {1 / seconds:.1f}/s" if seconds < 1 else f", {seconds:.1f} s each"
-        return rate + (f", {format_duration(seconds * (total - done))} left" if done < total else "")
+        return rate + (f", {_format_duration(seconds * (total - done))} left" if done < total else "")
 
 
-def format_duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     """As 3d04h, 2h05m or 45s."""
     minutes, whole_seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)

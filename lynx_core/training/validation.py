@@ -31,7 +31,7 @@ from .flow_matching import sample_losses, shift_timestep
 from .optimizer import EMA
 from .step import assemble_inputs, make_batch
 
-NUM_DRAWS = 4
+_NUM_DRAWS = 4
 """Timesteps at which the loss of each held-out sample is measured."""
 
 
@@ -105,7 +105,7 @@ class Validation:
         )
         losses = []
         for sample in samples:
-            for draw in range(NUM_DRAWS):
+            for draw in range(_NUM_DRAWS):
                 key = RNGKey(self.config.run.seed, "validation", 0, sample.id, draw)
                 batch = make_batch([sample], [key], self.nulls, objective, self.parts, self.context.device)
                 losses.append(sample_losses(self.model(batch.inputs), batch.targets))

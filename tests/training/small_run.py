@@ -27,8 +27,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
 from small_encoders import save_small_models
 from small_media import write_image, write_rows, write_video
 
-from lynx_core.training.configuration import TrainingConfig, parse_configuration, read_configuration
-from lynx_core.training.configuration_file import as_plain
+from lynx_core.training.configuration import TrainingConfig, read_configuration
+from lynx_core.training.configuration_file import as_plain, parse_settings
+
+
+def parse_configuration(values: Mapping[str, Any]) -> TrainingConfig:
+    """The configuration that a file of these values gives."""
+    return parse_settings(TrainingConfig, values)
+
 
 REPO_DIR = Path(__file__).resolve().parents[2]
 TEXT_DIM = 16

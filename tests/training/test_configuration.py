@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_run import MINI_CONFIG, plain_configuration
+from small_run import MINI_CONFIG, parse_configuration, plain_configuration
 
-from lynx_core.training.configuration import parse_configuration, read_configuration
+from lynx_core.training.configuration import read_configuration
 from lynx_core.training.configuration_file import RENAMED_KEYS, ConfigurationError, as_plain
 from lynx_core.training.optimizer import learning_rate_at
 

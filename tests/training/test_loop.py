@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_media import write_rows
-from small_run import make_configuration, plain_configuration, read_result
+from small_run import make_configuration, parse_configuration, plain_configuration, read_result
 from standin_faces import face_from_landmarks, write_detector_pack
 from standin_installation import CENTRED_LANDMARKS
 from tiny_packs import hash_weights
@@ -26,7 +26,7 @@ from lynx_core.models.adapter_configs import configure_variant
 from lynx_core.models.adapter_modules import AdapterModules
 from lynx_core.training import step as step_module
 from lynx_core.training.checkpoint import CheckpointError, read_checkpoint
-from lynx_core.training.configuration import TrainingConfig, parse_configuration
+from lynx_core.training.configuration import TrainingConfig
 from lynx_core.training.distributed import AdapterForward
 from lynx_core.training.loop import Trainer, TrainingError, TrainingResult, open_run, train
 from lynx_core.training.preflight import PreflightError

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_run import make_configuration, plain_configuration, read_result
+from small_run import make_configuration, parse_configuration, plain_configuration, read_result
 
 from lynx_core.hashing import hash_every_byte
 from lynx_core.rng import RNGKey
 from lynx_core.training import step as step_module
 from lynx_core.training.checkpoint import CheckpointError
-from lynx_core.training.configuration import parse_configuration
 from lynx_core.training.loop import Trainer, TrainingError, open_run, train
 from lynx_core.training.optimizer import warm_up_decay
 from lynx_core.training.run_lock import StopSignal
