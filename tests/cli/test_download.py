@@ -199,7 +199,7 @@ def test_a_file_may_be_a_link_to_another_disk(hub, models, other_disk):
 
 
 @needs_two_disks
-def test_space_is_looked_for_on_the_disk_of_each_folder(hub, models, other_disk, monkeypatch):
+def test_space_is_checked_on_the_disk_of_each_folder(hub, models, other_disk, monkeypatch):
     """Two files of 60 bytes fit one by one, but not together; the disk of `models` itself is nearly full."""
     (models / "vae").symlink_to(other_disk)
     free = {other_disk.stat().st_dev: 100, models.stat().st_dev: 1}

@@ -1,4 +1,4 @@
-"""The cache: named by content, whole or absent, and mended when damaged."""
+"""The cache: named by content, whole or absent, and made again when damaged."""
 
 from __future__ import annotations
 

@@ -1,15 +1,21 @@
-"""Manifests: bad rows are skipped with their line and reason, good ones survive them."""
+"""The manifest: every bad row is skipped with its reason, every good one read, whatever program wrote it."""
 
 from __future__ import annotations
 
+import json
+import unicodedata
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_media import write_rows
+from small_media import write_image, write_rows
 
+from lynx_core.data.dataset import PairDataset
+from lynx_core.data.decoding import DecodingConfig
+from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError
-from lynx_core.data.manifest import read_manifest
+from lynx_core.data.manifest import Manifest, read_manifest
 
 Row = dict[str, Any]
 
@@ -125,3 +131,131 @@ def test_manifests_that_are_none(folder: Path) -> None:
             (folder / name).write_bytes(content)
         with pytest.raises(DataError, match=message):
             read_manifest(folder / name)
+
+
+Row = dict[str, Any]
+
+
+def read_parquet_of(folder: Path, rows: list[Row]) -> Manifest:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "pairs.parquet")
+    return read_manifest(folder / "pairs.parquet")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le with mark", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_byte_order_marks_and_line_ends(folder: Path, rows: list[Row], encoding: str, end: str) -> None:
+    rows[0]["caption"] = "un été\nà la mer"
+    text = end.join(json.dumps(row, ensure_ascii=False) for row in rows) + end
+    if encoding == "utf-16-le with mark":
+        raw = b"\xff\xfe" + text.encode("utf-16-le")
+    else:
+        raw = text.encode(encoding)
+    (folder / "pairs.jsonl").write_bytes(raw)
+    manifest = read_manifest(folder / "pairs.jsonl")
+    assert [(pair.id, pair.line) for pair in manifest.pairs] == [("a", 1), ("b", 2), ("c", 3), ("d", 4)]
+    assert manifest.pairs[0].caption == "un été\nà la mer"
+
+
+def test_marks_in_column_names_and_values(folder: Path, rows: list[Row]) -> None:
+    """As a table has them that was read from a CSV of Excel or of another system."""
+    changed = [
+        {"\ufeffid": row.pop("id") + "\r", **row, "caption": "\ufeff" + row["caption"]} for row in rows
+    ]
+    for row in changed:
+        row["target"] += "\r\n"
+        row["kind"] += "\r"
+    manifest = read_parquet_of(folder, changed)
+    assert [pair.id for pair in manifest.pairs] == ["a", "b", "c", "d"]
+    assert manifest.pairs[0].caption == "a man a" and manifest.pairs[0].target == folder / "a.mp4"
+    assert manifest.ignored_columns == ()
+
+
+def test_floats_decimals_and_gaps_of_table_programs(folder: Path, rows: list[Row]) -> None:
+    """Whole numbers come as floats where a column has a gap, gaps as NaN."""
+    nan = float("nan")
+    for number, row in enumerate(rows):
+        row |= {
+            "id": Decimal(number + 17),
+            "face_similarity": Decimal("0.71") if number else None,
+            "frame_range": [Decimal(0), Decimal(3)] if number else None,
+            "fps": 25.0 if number else nan,
+        }
+    first, second, *_ = read_parquet_of(folder, rows).pairs
+    assert (first.id, second.id) == ("17", "18")
+    assert (first.face_similarity, first.frame_range, first.fps) == (None, None, None)
+    assert (second.face_similarity, second.frame_range, second.fps) == (0.71, (0, 3), 25.0)
+    assert isinstance(second.frame_range[0], int)  # type: ignore[index]
+
+    for number, row in enumerate(rows):
+        row |= {"id": float(number + 17), "face_similarity": nan, "fps": 25, "frame_range": [0.0, 3.0]}
+    manifest = read_manifest(write_rows(folder / "pairs.jsonl", rows))
+    assert [pair.id for pair in manifest.pairs] == ["17", "18", "19", "20"]
+    assert manifest.pairs[0].frame_range == (0, 3) and manifest.pairs[0].face_similarity is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"id": 1.5}, "bad id"),
+        ({"id": float("inf")}, "bad id"),
+        ({"id": float("nan")}, "missing id"),
+        ({"frame_range": [0.5, 3]}, "bad frame_range"),
+        ({"frame_range": [0, float("inf")]}, "bad frame_range"),
+        ({"caption": float("nan")}, "missing caption"),
+        ({"target": float("nan")}, "missing target"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_bad_rows(
+    folder: Path, rows: list[Row], change: Row, reason: str
+) -> None:
+    bad = {**rows[0], "id": "new", **change}
+    (rejection,) = read_manifest(write_rows(folder / "pairs.jsonl", [*rows, bad])).rejections
+    assert (rejection.reason, rejection.line) == (reason, 5) and rejection.detail
+
+
+def test_an_empty_entry_costs_that_photo(folder: Path, rows: list[Row]) -> None:
+    rows[0]["references"] = ["face_a.png", None, "", "face_b.png"]
+    manifest = read_manifest(write_rows(folder / "pairs.jsonl", rows))
+    assert manifest.pairs[0].references == (folder / "face_a.png", folder / "face_b.png")
+    (warning,) = manifest.warnings
+    assert (warning.id, warning.line, warning.reason) == ("a", 1, "empty reference")
+    assert "2 of the 4 references" in warning.detail
+
+
+def test_home_and_environment_in_paths(
+    folder: Path, rows: list[Row], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("LYNX_MEDIA", str(folder))
+    rows[0]["target"], rows[1]["target"] = "~/a.mp4", "$LYNX_MEDIA/b.mp4"
+    rows[2]["references"] = ["${LYNX_MEDIA}/face_c.png"]
+    rows[3]["target"] = str(folder / "d.png")
+    (elsewhere / "cost$5.png").write_bytes((folder / "face_d.png").read_bytes())
+    rows[3]["references"] = ["cost$5.png"]
+    for row in rows[:2]:
+        row["references"] = [str(folder / name) for name in row["references"]]
+    rows[2]["target"] = str(folder / "c.png")
+    manifest = read_manifest(write_rows(elsewhere / "pairs.jsonl", rows))
+    assert [pair.target.name for pair in manifest.pairs] == ["a.mp4", "b.mp4", "c.png", "d.png"]
+    assert all(path.is_file() for pair in manifest.pairs for path in (pair.target, *pair.references))
+
+
+@pytest.mark.parametrize(("written", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_the_other_unicode_form(
+    folder: Path, rows: list[Row], encoders: Encoders, written: str, on_disk: str
+) -> None:
+    """A folder and a file, as macOS hands them out and other programs write them."""
+    parts = ["été", "Zoë.png"]
+    place = folder.joinpath(*(unicodedata.normalize(on_disk, part) for part in parts))
+    place.parent.mkdir()
+    write_image(place)
+    rows[2]["target"] = "/".join(unicodedata.normalize(written, part) for part in parts)
+    manifest = read_manifest(write_rows(folder / "pairs.jsonl", rows))
+    source = PairDataset(manifest, encoders, DecodingConfig(max_px=64 * 64))
+    assert len(source.quarantine) == 0
+    assert source.items[2].pair.target.samefile(place)
+    assert source.load(2).latents.shape[1] == 1

@@ -1,4 +1,4 @@
-"""Preparation: fills the cache, goes on where it stopped, and keeps an account of every row and photo."""
+"""Preparation: fills the cache, resumes where it stopped, and keeps an account of every row and photo."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_pair_goes_when_no_photo_is_left(folder: Path, rows: list[Row], encode
     assert found["b"]["reason"] == "reference not found"
 
 
-def test_photo_without_a_face_is_looked_at_once(
+def test_photo_without_a_face_is_detected_once(
     folder: Path, rows: list[Row], encoders: Encoders, models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_image(folder / "wall.png", (100, 60))
@@ -155,7 +155,7 @@ def test_photo_without_a_face_is_looked_at_once(
     prepare(folder, rows, encoders)
 
     def refuse(*_: Any) -> None:
-        raise AssertionError("looked at again")
+        raise AssertionError("the detector ran again")
 
     monkeypatch.setattr("lynx_core.data.encoders.AnalyzerRecogniser.crop", refuse)
     prepare(folder, rows, make_small_encoders(models_dir))
@@ -256,7 +256,7 @@ def test_progress_shows_from_the_first_item(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("decoder", "remade"), [("video", {"latents"}), ("photo", {"latents", "crops"})])
-def test_another_decoder_makes_the_pixels_anew(
+def test_another_decoder_decodes_again(
     folder: Path,
     rows: list[Row],
     encoders: Encoders,
@@ -268,7 +268,7 @@ def test_another_decoder_makes_the_pixels_anew(
 
     def count() -> dict[str, int]:
         return {
-            sort: len(list((folder / "cache" / sort).rglob("*.safetensors"))) for sort in ("latents", "crops")
+            kind: len(list((folder / "cache" / kind).rglob("*.safetensors"))) for kind in ("latents", "crops")
         }
 
     before = count()
@@ -277,4 +277,4 @@ def test_another_decoder_makes_the_pixels_anew(
     real = decoding.version
     monkeypatch.setattr(decoding, "version", lambda package: "99.0" if package == name else real(package))
     prepare(folder, rows, encoders)
-    assert {sort for sort, number in count().items() if number == 2 * before[sort]} == remade
+    assert {kind for kind, number in count().items() if number == 2 * before[kind]} == remade

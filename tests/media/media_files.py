@@ -137,7 +137,7 @@ def zero_tail(recipe: Recipe, share: float) -> Recipe:
 
 
 def noise(recipe: Recipe, share: float, length: int = 1500) -> Recipe:
-    """Some bytes in the middle replaced by chance."""
+    """Some bytes in the middle replaced at random."""
 
     def change(raw: bytearray) -> bytearray:
         start = int(len(raw) * share)

@@ -86,10 +86,10 @@ def save_small_dataset(folder: Path, num_each: int = 7) -> None:
     sizes = ((48, 32), (32, 32), (32, 48))
     rows: list[dict[str, Any]] = []
     for number in range(num_each):
-        for sort in ("image", "clip"):
-            name = f"{sort}{number}"
+        for medium in ("image", "clip"):
+            name = f"{medium}{number}"
             size = sizes[number % len(sizes)]
-            if sort == "image":
+            if medium == "image":
                 target = write_image(folder / f"{name}.png", size, seed=number)
             else:
                 target = write_video(folder / f"{name}.mp4", 5 + 4 * (number % 2), size, seed=number)

@@ -1,4 +1,4 @@
-"""Checkpoints: complete or passed over, kept by the stated policy, unharmed by a full disk."""
+"""Checkpoints: complete or skipped, kept by the stated policy, unharmed by a full disk."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _flip_a_bit(path: Path) -> None:
         (lambda path: (path / "complete.json").write_text("{"), "complete.json cannot be read"),
     ],
 )
-def test_damaged_ones_are_passed_over(
+def test_damaged_ones_are_skipped(
     folder: CheckpointFolder, spoil: Callable[[Path], None], reason: str
 ) -> None:
     spoil(folder.path_of(2))
@@ -85,7 +85,7 @@ def test_planted_loader_that_trusts_is_noticed(
 ) -> None:
     monkeypatch.setattr(checkpoint_module, "find_damage", lambda path: None)
     with pytest.raises(AssertionError):
-        test_damaged_ones_are_passed_over(folder, _truncate, "weights.safetensors has")
+        test_damaged_ones_are_skipped(folder, _truncate, "weights.safetensors has")
 
 
 def test_half_written_ones_do_not_count(folder: CheckpointFolder) -> None:

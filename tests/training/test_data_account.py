@@ -131,7 +131,7 @@ def make_read_only(folder: Path) -> None:
 
 
 def test_read_only_cache_without_the_media(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Prepared, made read-only, the media removed: `prepare` and `train` go on with what is there."""
+    """Prepared, made read-only, the media removed: `prepare` and `train` work with what is cached."""
     assert run_command("prepare") == 0
     capsys.readouterr()
     for path in (workplace / "mini" / "data").iterdir():

@@ -1,4 +1,4 @@
-"""Two processes give what one gives; divided weights and a divided base give what whole ones do."""
+"""Two processes give what one gives; sharded weights and a sharded base give what full ones do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_fsdp2_gives_what_ddp_gives(world: Path, tmp_path: Path, replicated: dic
     assert_close(replicated, run_two(world, tmp_path / "run", sharding="fsdp2"))
 
 
-def test_divided_base_gives_what_a_whole_one_gives(
+def test_sharded_base_gives_what_a_full_one_gives(
     world: Path, tmp_path: Path, replicated: dict[str, Tensor]
 ) -> None:
     assert_same_bits(replicated, run_two(world, tmp_path / "run", sharding="ddp", shard_base=True))

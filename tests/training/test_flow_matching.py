@@ -128,10 +128,10 @@ def _assert_invariant(trainer: Trainer) -> None:
         assert (gradients - expected).norm() < 1e-5 * expected.norm()
 
 
-@pytest.mark.parametrize("mean", ["token", "sample"])
-def test_loss_is_invariant_to_packing_and_accumulation(trainer: Trainer, mean: str) -> None:
+@pytest.mark.parametrize("reduction", ["token", "sample"])
+def test_loss_is_invariant_to_packing_and_accumulation(trainer: Trainer, reduction: str) -> None:
     config = trainer.config
-    config = replace(config, objective=replace(config.objective, loss_reduction=mean))
+    config = replace(config, objective=replace(config.objective, loss_reduction=reduction))
     trainer.stepper = replace(trainer.stepper, config=config)
     _assert_invariant(trainer)
 

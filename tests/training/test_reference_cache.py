@@ -1,4 +1,4 @@
-"""Remembered references give what looking at them anew gives, in the cache that is allowed."""
+"""Cached references give what a new reference pass gives, within the size that is allowed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lynx_core.training.reference_cache import ReferenceFeatureCache
 
 
 class CountingWan(PackedWan):
-    """Counts the faces that it looks at."""
+    """Counts the faces of its reference passes."""
 
-    num_looks = 0
+    num_passes = 0
 
     def record_features(self, latents: Sequence[Tensor | None], text: Tensor) -> RecordedReferences:
-        self.num_looks += len(latents)
+        self.num_passes += len(latents)
         return super().record_features(latents, text)
 
 
@@ -37,25 +37,25 @@ def predict_both(wan: PackedWan, cache: ReferenceFeatureCache, samples: Sequence
     return [relative_error(a, b) for a, b in zip(found, expected, strict=True)]
 
 
-def test_remembered_references_change_nothing(wan: CountingWan) -> None:
+def test_cached_references_change_nothing(wan: CountingWan) -> None:
     cache, samples = ReferenceFeatureCache(wan, 1e9), make_samples()
     num_faces = len([s for s in samples if s.reference is not None])
     assert 0 < num_faces < len(samples)
     assert max(predict_both(wan, cache, samples)) < 1e-5
-    assert wan.num_looks == num_faces
+    assert wan.num_passes == num_faces
     assert max(predict_both(wan, cache, samples[::-1])) < 1e-5
-    assert wan.num_looks == num_faces, "they were there already"
+    assert wan.num_passes == num_faces, "they were there already"
 
 
-def test_a_full_memory_forgets_the_oldest(wan: CountingWan) -> None:
+def test_a_full_cache_drops_the_oldest(wan: CountingWan) -> None:
     faces = [s for s in make_samples() if s.reference is not None][:2]
     room_for_one = ReferenceFeatureCache(wan, 1)
     assert max(predict_both(wan, room_for_one, faces)) < 1e-5
-    assert wan.num_looks == 2
+    assert wan.num_passes == 2
     room_for_one.get(pack(faces[1:]))
-    assert wan.num_looks == 2, "the newest is kept"
+    assert wan.num_passes == 2, "the newest is kept"
     room_for_one.get(pack(faces[:1]))
-    assert wan.num_looks == 3
+    assert wan.num_passes == 3
 
 
 def test_a_pack_without_references_needs_none(wan: CountingWan) -> None:
