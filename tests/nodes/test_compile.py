@@ -22,9 +22,13 @@ class CountingBackend:
 
     def __init__(self) -> None:
         self.compilations = 0
+        self.of_hooks: list[str] = []
+        """What was captured of the pack's hooks, which the compiler must not see."""
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
         self.compilations += 1
+        traces = [str(node.stack_trace) for node in graph.graph.nodes]
+        self.of_hooks += [trace for trace in traces if "attention_hooks.py" in trace]
         return graph.forward
 
 
@@ -80,46 +84,59 @@ def test_same_numbers_and_no_recompilation(
         counts.append(backend.compilations)
     assert counts[0] > 0
     assert counts == [counts[0]] * 4
+    assert backend.of_hooks == []
     assert list_leftovers(base) == []
 
 
-@pytest.mark.parametrize("keys", [["diffusion_model.blocks.0", "diffusion_model.blocks.2"]])
 def test_a_window_that_opens_and_closes_while_sampling(
+    bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning, identity: dict[str, Any]
+) -> None:
+    """Compiled code must not remember whether an identity was there when it was captured, nor how strong it was."""
+    backend = CountingBackend()
+    windows = {"id_start": 0.3, "ref_end": 0.5}
+    on = bench.apply(base, prompt, negative, **identity, **windows)
+    weak = bench.apply(base, prompt, negative, **identity, **windows, id_strength=0.4, ref_strength=0.7)
+    compiled = compile_model(on.model, ["diffusion_model.blocks.0", "diffusion_model.blocks.2"], backend)
+    sampling = base.get_model_object("model_sampling")
+    counts = []
+    for applied in (on, weak):
+        for percent in (0.1, 0.4, 0.9, 0.1):
+            sigma = float(sampling.percent_to_sigma(percent))
+            for cond in (applied.positive, negative):
+                (got,), (expected,) = (bench.predict(m, [cond], sigma) for m in (compiled, on.model))
+                assert max_error(got, expected) < 1e-4
+        counts.append(backend.compilations)
+    assert counts[0] > 0
+    assert counts[1] == counts[0], "the strength is compiled in"
+    assert backend.of_hooks == []
+
+
+def test_other_identities_compile_nothing(
     bench: WanBench,
     base: Any,
+    full: Any,
+    on: Applied,
     prompt: Conditioning,
     negative: Conditioning,
     identity: dict[str, Any],
-    keys: str,
 ) -> None:
-    """Compiled code must not remember whether an identity was there when it was captured."""
-    on = bench.apply(base, prompt, negative, **identity, id_start=0.3, ref_end=0.5)
-    compiled = compile_model(on.model, keys, CountingBackend())
-    sampling = base.get_model_object("model_sampling")
-    for percent in (0.1, 0.4, 0.9, 0.1):
-        sigma = float(sampling.percent_to_sigma(percent))
-        for cond in (on.positive, negative):
-            (got,), (expected,) = (bench.predict(m, [cond], sigma) for m in (compiled, on.model))
-            assert max_error(got, expected) < 1e-4
-
-
-def test_another_identity_on_a_compiled_model(
-    bench: WanBench, base: Any, full: Any, on: Applied, prompt: Conditioning, negative: Conditioning
-) -> None:
-    compiled = compile_model(on.model, ["diffusion_model.blocks.1"], CountingBackend())
-    bench.predict(compiled, [on.positive])
-    count = torch._dynamo.utils.counters["frames"]["total"]
-    other = bench.apply(
-        base,
-        prompt,
-        negative,
-        adapter=full,
-        id=bench.make_id(8),
-        reference=bench.make_reference(base, full, seed=8),
-    )
-    (got,), (expected,) = (bench.predict(m, [other.positive]) for m in (compiled, other.model))
-    assert max_error(got, expected) < 1e-4
-    assert torch._dynamo.utils.counters["frames"]["total"] == count > 0
+    """Another person, another strength, reference frames of VACE, two people: to the compiler all the same."""
+    backend = CountingBackend()
+    compiled = compile_model(on.model, ["diffusion_model.blocks.1"], backend)
+    bench.predict(compiled, [on.positive, on.negative])
+    count = backend.compilations
+    other = {"adapter": full, "id": bench.make_id(8), "reference": bench.make_reference(base, full, seed=8)}
+    applied = {
+        "person": bench.apply(base, prompt, negative, **other),
+        "strength": bench.apply(base, prompt, negative, **identity, id_strength=0.3, ref_strength=-2.0),
+        "frames": bench.apply(base, prompt, negative, **identity, vace_reference_frames=1),
+        "two people": bench.apply(on.model, on.positive, on.negative, **other),
+    }
+    for name, it in applied.items():
+        conds = [it.positive, it.negative]
+        got, expected = (torch.cat(bench.predict(m, conds)) for m in (compiled, it.model))
+        assert max_error(got, expected) < 1e-4, name
+        assert backend.compilations == count > 0, name
 
 
 def test_compiled_before_apply_with_aot_autograd(
