@@ -127,12 +127,12 @@ class LynxEncodeID(io.ComfyNode):
             node_id="LynxEncodeID",
             display_name="Lynx Encode ID",
             category=sockets.CATEGORY,
-            description="Embeds who the person is. Several photos of one person are averaged, which steadies the "
-            "likeness.",
+            description="Computes the face embedding, which says who the person is. Several photos of one person are "
+            "averaged, which steadies the likeness.",
             search_aliases=["face embedding", "arcface", "identity"],
             inputs=[
                 sockets.FaceAnalyzer.Input(
-                    "face_analyzer", tooltip="Its encoder must be the one of the adapter."
+                    "face_analyzer", tooltip="Its recogniser must be the one that the adapter was trained on."
                 ),
                 sockets.Face.Input(
                     "face", tooltip="From Lynx Crop Face; one photo or a batch of one person."
@@ -171,9 +171,8 @@ class LynxEncodeReference(io.ComfyNode):
             node_id="LynxEncodeReference",
             display_name="Lynx Encode Reference",
             category=sockets.CATEGORY,
-            description="Lets the base model look at the 256 px face once, and keeps the Ref-adapter's keys and values "
-            "of it. Load LoRAs before this node: the features are the model's own. Each expert of Wan 2.2 needs its "
-            "own.",
+            description="Runs the base model on the 256 px face crop and caches each block's keys and values. Load LoRAs "
+            "before this node: the reference depends on them. Each expert of Wan 2.2 needs its own.",
             search_aliases=["reference features", "ref adapter", "face reference"],
             inputs=[
                 sockets.Adapter.Input("adapter", tooltip="An adapter with reference layers (lynx_full)."),
@@ -212,5 +211,5 @@ class LynxEncodeReference(io.ComfyNode):
         crop = convert_photos([face[photo_number - 1].reference_crop])[0]
         reference = encode_reference(model, adapter, clip, vae, crop)
         kept_mb = 2 * reference.face.kv_cache.count_bytes() / 1e6
-        show_note(cls, f"Baked through {reference.base.name}: {kept_mb:.1f} MB with its null.")
+        show_note(cls, f"Precomputed through {reference.base.name}: {kept_mb:.1f} MB with its null identity.")
         return io.NodeOutput(reference)

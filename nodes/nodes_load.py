@@ -13,7 +13,7 @@ from ..lynx_core.formats.adapter import open_adapter
 from . import sockets
 from .host import mini_lynx, model_files
 from .host.messages import raise_plainly, show_note
-from .host.model_files import ENCODER, NONE, PACK_ENCODER
+from .host.model_files import RELEASE_FILE, NONE, PACK_RECOGNISER
 
 
 class LynxLoadAdapter(io.ComfyNode):
@@ -34,7 +34,7 @@ class LynxLoadAdapter(io.ComfyNode):
             display_name="Lynx Load Adapter",
             category=sockets.CATEGORY,
             description="Opens a Lynx adapter: a release folder, a single file, or any mix of resampler, ID and "
-            "reference files. Reads headers only; weights are streamed when an identity is baked.",
+            "reference files. Reads headers only; weights are streamed when an identity is encoded.",
             search_aliases=[
                 "lynx",
                 "identity",
@@ -150,27 +150,27 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
             model_files.list_detector_packs(), model_files.DETECTOR_PACKS, model_files.locate_insightface_root
         )
         encoders = model_files.list_choices(
-            model_files.list_encoders(), [ENCODER], model_files.locate_encoder
+            model_files.list_recognisers(), [RELEASE_FILE], model_files.locate_recogniser
         )
         return io.Schema(
             node_id="LynxLoadFaceAnalyzer",
             display_name="Lynx Load Face Analyzer",
             category=sockets.CATEGORY,
-            description="Names the models that find a face in a photo and that tell persons apart. They are loaded "
-            "when a face is cropped or encoded.",
+            description="Names the detector, which finds the face in a photo, and the recogniser, which tells persons "
+            "apart. They are loaded when a face is cropped or encoded.",
             search_aliases=["insightface", "arcface", "face detection", "antelopev2", "buffalo"],
             inputs=[
                 io.Combo.Input(
                     "detector_pack",
                     options=packs,
                     default=model_files.choose_default(packs, "buffalo_l"),
-                    tooltip="insightface pack under models/insightface/models; only its detector is used.",
+                    tooltip="insightface model pack under models/insightface/models; only its detector is used.",
                 ),
                 io.Combo.Input(
                     "encoder",
-                    options=[*encoders, PACK_ENCODER],
-                    default=model_files.choose_default(encoders, ENCODER),
-                    tooltip="Network that embeds the face, under models/lynx/faces. It must be the one the adapter was "
+                    options=[*encoders, PACK_RECOGNISER],
+                    default=model_files.choose_default(encoders, RELEASE_FILE),
+                    tooltip="The face recogniser, under models/lynx/faces. It must be the one that the adapter was "
                     "trained on: facexlib's ArcFace for Lynx. InstantID's resampler takes antelopev2's own.",
                 ),
                 io.Combo.Input(
@@ -199,11 +199,11 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
             if detector_pack is None
             else [model_files.strip_mark(detector_pack)]
         )
-        encoders = model_files.list_encoders() if encoder is None else [model_files.strip_mark(encoder)]
+        encoders = model_files.list_recognisers() if encoder is None else [model_files.strip_mark(encoder)]
         files: list[Path] = []
         for pack in packs:
             files += model_files.list_pack_files(model_files.find_insightface_root(pack), pack)
-        places = (model_files.locate_encoder(name) for name in encoders if name != PACK_ENCODER)
+        places = (model_files.locate_recogniser(name) for name in encoders if name != PACK_RECOGNISER)
         return model_files.stamp_files([*files, *(place for place in places if place)])
 
     @classmethod
@@ -219,7 +219,7 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
                 root=model_files.find_insightface_root(pack),
                 pack=pack,
                 provider=provider,
-                recogniser_path=None if name == PACK_ENCODER else model_files.locate_encoder(name),
+                recogniser_path=None if name == PACK_RECOGNISER else model_files.locate_recogniser(name),
             )
         )
 
@@ -231,14 +231,14 @@ def explain_face_models(detector_pack: str | None, encoder: str | None) -> str:
     root = None if pack is None else model_files.locate_insightface_root(pack)
     if pack is not None and root is None:
         missing.append(model_files.find_missing_pack(pack))
-    if encoder is not None and encoder != PACK_ENCODER:
+    if encoder is not None and encoder != PACK_RECOGNISER:
         name = model_files.strip_mark(encoder)
-        if model_files.locate_encoder(name) is None:
-            missing.append(model_files.find_missing_encoder(name))
-    elif encoder == PACK_ENCODER and pack is not None and root is not None:
+        if model_files.locate_recogniser(name) is None:
+            missing.append(model_files.find_missing_recogniser(name))
+    elif encoder == PACK_RECOGNISER and pack is not None and root is not None:
         if pack not in PACK_FILES:
             return (
-                f"The encoder {PACK_ENCODER!r} works with these detector packs: {', '.join(PACK_FILES)}. What {pack!r} "
+                f"The encoder {PACK_RECOGNISER!r} works with these detector packs: {', '.join(PACK_FILES)}. What {pack!r} "
                 "has is not known. Choose one of these as detector_pack, or a file as encoder."
             )
         if PACK_FILES[pack][1] not in {file.name for file in model_files.list_pack_files(root, pack)}:

@@ -186,7 +186,7 @@ def build_two_experts() -> Json:
 
 
 def sample_in_two_halves(g: Graph, applied: list[Node]) -> tuple[Row, Node]:
-    """The high-noise expert samples the first half, the low-noise expert goes on from there."""
+    """The high-noise expert samples the first half, the low-noise expert the second."""
     noise = g.add("RandomNoise", noise_seed=0)
     no_noise = g.add("DisableNoise", title="No new noise for the second half")
     sampler = g.add("KSamplerSelect", sampler_name="euler")

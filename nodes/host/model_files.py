@@ -24,10 +24,10 @@ from ...lynx_core.spec import RELEASE_RECOGNISER
 
 LYNX_FOLDER = "lynx"
 FACES_FOLDER = "faces"
-"""Inside models/lynx: networks that embed faces, no adapters."""
+"""Inside models/lynx: face recognisers, no adapters."""
 
 FACES_KEY = "lynx_faces"
-"""The host's name for these folders, by which the editor says where a missing encoder belongs."""
+"""The host's name for these folders, by which the editor says where a missing recogniser belongs."""
 
 PACK_DIR = Path(__file__).resolve().parents[2]
 
@@ -35,10 +35,10 @@ MINI = "lynx_mini"
 """The names of Mini Lynx's files in `assets/mini` begin with it; graphs of earlier versions name them in loaders."""
 
 NONE = "none"
-ENCODER = "recognition_arcface_ir_se50.pth"
-"""The face encoder of the Lynx release."""
+RELEASE_FILE = "recognition_arcface_ir_se50.pth"
+"""The file of the face recogniser of the Lynx release."""
 
-PACK_ENCODER = "the detector pack's own"
+PACK_RECOGNISER = "the detector pack's own"
 
 
 def register_folders() -> None:
@@ -64,8 +64,8 @@ def list_adapters() -> list[str]:
     return sorted(folders | {name for name in files if "/" not in name})
 
 
-def list_encoders() -> list[str]:
-    """List face encoders under models/lynx/faces."""
+def list_recognisers() -> list[str]:
+    """List face recognisers under models/lynx/faces."""
     prefix = f"{FACES_FOLDER}/"
     return [name.removeprefix(prefix) for name in _list_lynx_files() if name.startswith(prefix)]
 
@@ -75,7 +75,7 @@ def _list_lynx_files() -> list[str]:
 
 
 def list_detector_packs() -> list[str]:
-    """List the folders of insightface packs."""
+    """List the folders of insightface model packs."""
     folders = (pack for root in find_insightface_roots() for pack in (root / "models").glob("*"))
     return sorted({pack.name for pack in folders if pack.is_dir() and not pack.name.startswith(".")})
 
@@ -88,8 +88,8 @@ def locate_adapter(name: str) -> Path | None:
     return _locate(name)
 
 
-def locate_encoder(name: str) -> Path | None:
-    """Find a face encoder's file; None when there is none, or nothing in it."""
+def locate_recogniser(name: str) -> Path | None:
+    """Find a face recogniser's file; None when there is none, or nothing in it."""
     return _locate(f"{FACES_FOLDER}/{name}")
 
 
@@ -102,10 +102,10 @@ def explain_recogniser(recogniser: str) -> str:
 
 def _find_choice(recogniser: str) -> str:
     if recogniser == RELEASE_RECOGNISER:
-        return f"the encoder {ENCODER!r}"
+        return f"the encoder {RELEASE_FILE!r}"
     for pack, (_, file_name) in PACK_FILES.items():
         if recogniser == f"insightface/{pack}/{Path(file_name).stem}":
-            return f"the encoder {PACK_ENCODER!r} and the detector_pack {pack!r}"
+            return f"the encoder {PACK_RECOGNISER!r} and the detector_pack {pack!r}"
     return f"an encoder file of {recogniser!r}"
 
 
@@ -150,7 +150,7 @@ def find_insightface_root(pack: str) -> Path:
 
 
 def list_pack_files(root: Path, pack: str) -> list[Path]:
-    """List the files of an insightface pack; none when one of its networks is an empty file."""
+    """List the files of an insightface model pack; none when one of its networks is an empty file."""
     if Path(pack).name != pack:
         return []  # a name from an edited prompt must not reach files outside the model folders
     try:
@@ -259,7 +259,7 @@ def find_missing_adapters(names: Sequence[str]) -> list[Missing]:
 
 
 def find_missing_pack(pack: str) -> Missing:
-    """Describe an insightface pack that is missing."""
+    """Describe an insightface model pack that is missing."""
     folder = f"insightface/models/{pack}"
     bundle = DETECTOR_PACKS.get(pack)
     sources = BUNDLES[bundle].sources if bundle else ()
@@ -267,11 +267,11 @@ def find_missing_pack(pack: str) -> Missing:
     return Missing(f"The detector pack {pack!r}", folder, chosen, bundle)
 
 
-def find_missing_encoder(name: str) -> Missing:
-    """Describe a face encoder that is missing."""
+def find_missing_recogniser(name: str) -> Missing:
+    """Describe a face recogniser that is missing."""
     folder = f"{LYNX_FOLDER}/{FACES_FOLDER}"
     chosen = tuple(source for source in BUNDLES["faces"].sources if source.target == f"{folder}/{name}")
-    return Missing(f"The face encoder {name!r}", folder, chosen, "faces" if chosen else None)
+    return Missing(f"The face recogniser {name!r}", folder, chosen, "faces" if chosen else None)
 
 
 def explain_missing(missing: Sequence[Missing]) -> str:

@@ -97,12 +97,12 @@ VACE = """VACE brings a scene, an object or an outfit; Lynx brings the person. C
 
 `trim_latent` goes to Lynx Apply as well: those frames are VACE's own and must stay out of the reference."""
 
-TROUBLE = """- **Someone else's face**: look at the two crops in group 2. Wrong face, tiny face, wrong encoder.
+TROUBLE = """- **Someone else's face**: look at the two crops in group 2. Wrong face, tiny face, wrong recogniser.
 - **Headshot, stiff, prompt lost**: preset *reference overpowers* in Lynx Apply.
 - **Lynx does nothing**: is the model of *Lynx Apply* the one that is sampled? `identity_cfg` above 1?
-- **Noise or mush**: shift, steps and cfg as shipped? A distilled LoRA needs cfg 1.
+- **Noisy or blurry output**: shift, steps and cfg as shipped? A distilled LoRA needs cfg 1.
 - **Out of memory**: fewer frames, smaller size, a GGUF or fp8 model. Lynx itself holds at most 0.48 GB.
-- **An error message**: it says what was seen and what to do; more in the pack's README."""
+- **An error message**: it says what was seen and what to do; more in the README of this pack."""
 
 MINI_WORLD = """**Nothing to download.** Lynx Load Mini opens a small Wan, VAE, text encoder, face models and Lynx adapter that come with this pack. Everything after it is as with the real ones: for real people, open **lynx_full**.
 

@@ -22,7 +22,6 @@ def test_core_nodes_sample_on_standin_models(comfy: InProcessComfy) -> None:
     inputs = {"model": model, "positive": positive, "negative": negative, "latent_image": latent, "cfg": 5.0}
     outputs = [comfy.run("KSampler", **inputs, seed=seed, steps=2)[0]["samples"] for seed in (1, 1, 2)]
     assert outputs[0].shape == (1, 16, 2, 8, 8)
-    assert outputs[0].isfinite().all()
     assert 0.1 < outputs[0].std() < 10
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.equal(outputs[0], outputs[2])

@@ -52,5 +52,5 @@ def test_an_empty_folder_or_file_hides_no_whole_one_in_a_later_folder(
 
 @pytest.mark.parametrize("name", ["../vae/wan_2.1_vae.safetensors", "/etc/hostname"])
 def test_a_name_reaches_no_file_outside_the_model_folders(model_files: Any, name: str) -> None:
-    assert model_files.locate_adapter(name) is None and model_files.locate_encoder(name) is None
+    assert model_files.locate_adapter(name) is None and model_files.locate_recogniser(name) is None
     assert model_files.locate_insightface_root(name) is None

@@ -45,7 +45,7 @@ def lite(bench: WanBench) -> Any:
 
 @pytest.fixture(scope="session")
 def reference(bench: WanBench, base: Any, full: Any) -> Any:
-    """A reference face baked through `base`."""
+    """A reference face encoded with `base`."""
     return bench.make_reference(base, full)
 
 

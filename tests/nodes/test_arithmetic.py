@@ -202,7 +202,7 @@ SCALES = (0.8, 0.6)
 def applied(
     bench: WanBench, odd_base: Any, files: dict[str, Any], prompt: Conditioning, negative: Conditioning
 ) -> Applied:
-    """The pack's way: open, bake, apply."""
+    """The pack's way: open, precompute, apply."""
     adapter = bench.open_adapter(files["folder"].name)
     reference = bench.make_reference(odd_base, adapter) if "ref_layers" in files else None
     inputs = {"adapter": adapter, "id": bench.make_id(), "reference": reference}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from wan_bench import OTHER_T2V, T2V, VACE, Conditioning, WanBench
+from wan_bench import OTHER_T2V, T2V, VACE, Conditioning, WanBench, max_error
 
 State = dict[str, Tensor]
 DIM = 256
@@ -122,8 +122,7 @@ def test_plain_blocks_are_taken(
     reference = bench.make_reference(model, full)
     applied = bench.apply(model, prompt, negative, adapter=full, id=bench.make_id(), reference=reference)
     with_person = bench.sample(applied.model, applied.positive, applied.negative)
-    assert with_person.isfinite().all()
-    assert not torch.equal(with_person, bench.sample(model, prompt, negative))
+    assert max_error(with_person, bench.sample(model, prompt, negative)) > 1e-3
 
 
 # --- classes that other packs exchange ----------------------------------------------------------

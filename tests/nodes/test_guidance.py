@@ -182,8 +182,19 @@ def test_one_part_alone_samples_at_any_cfg(
 ) -> None:
     inputs = {name: value for name, value in identity.items() if name in (*parts, "adapter")}
     applied = bench.apply(base, prompt, negative, **inputs)
-    assert run_guider(bench, make_guider(bench, applied, cfg, 2.0), steps=1).isfinite().all()
-    assert bench.sample(applied.model, applied.positive, applied.negative, cfg=cfg, steps=1).isfinite().all()
+    seen: list[dict[str, Any]] = []
+    applied.model.set_model_sampler_post_cfg_function(lambda args: seen.append(args) or args["denoised"])
+    run_guider(bench, make_guider(bench, applied, cfg, 2.0), steps=1)
+    bench.sample(applied.model, applied.positive, applied.negative, cfg=cfg, steps=1)
+    triple, ordinary = seen
+    for args, identity_cfg in ((triple, 2.0), (ordinary, cfg)):
+        c, u, i = bench.predict(
+            applied.model,
+            [applied.positive, applied.negative, applied.middle],
+            float(args["sigma"][0]),
+            args["input"],
+        )
+        assert max_error(args["denoised"], u + identity_cfg * (i - u) + cfg * (c - i)) < 2e-5
 
 
 # --- which guidance ------------------------------------------------------------------------
@@ -276,6 +287,29 @@ def test_middle_left_open_with_two_people_is_refused(
         bench.comfy.run("LynxGuider", model=on.model, positive=both, negative=on.negative)
     one = [*on.positive, *prompt]
     bench.comfy.run("LynxGuider", model=on.model, positive=one, negative=on.negative)
+
+
+def test_two_people_joined_as_the_help_page_says(
+    bench: WanBench,
+    base: Any,
+    on: Applied,
+    prompt: Conditioning,
+    negative: Conditioning,
+    full: Any,
+    notes: list[str],
+) -> None:
+    """The combined prediction is the mean of both persons' predictions."""
+    other = bench.apply(base, bench.make_text(3), negative, adapter=full, id=bench.make_id(7))
+    joined = {
+        name: bench.comfy.run(
+            "ConditioningCombine", conditioning_1=getattr(on, name), conditioning_2=getattr(other, name)
+        )[0]
+        for name in ("positive", "negative", "middle")
+    }
+    both = run_guider(bench, make_guider(bench, on._replace(**joined), 5.0, 2.0), steps=1)
+    assert notes == ["Triple guidance, cfg 5, identity_cfg 2: 3 predictions a step."]
+    alone = [run_guider(bench, make_guider(bench, applied, 5.0, 2.0), steps=1) for applied in (on, other)]
+    assert max_error(both, (alone[0] + alone[1]) / 2) < 1e-4
 
 
 def test_wrong_wires_are_said(

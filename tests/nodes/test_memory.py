@@ -151,7 +151,7 @@ def test_a_query_that_the_host_frees_early_is_free(
     assert alive == [False] * NUM_BLOCKS
 
 
-def test_the_null_is_baked_once_and_shared(
+def test_the_null_is_computed_once_and_shared(
     bench: WanBench, base: Any, full: Any, prompt: Conditioning, negative: Conditioning, monkeypatch: Any
 ) -> None:
     first = bench.apply(
@@ -211,23 +211,28 @@ def test_a_null_of_another_base_is_not_taken(bench: WanBench, base: Any, full: A
 def test_the_identity_survives_the_adapters_files(
     bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning, tmp_path: Any
 ) -> None:
-    """Baked once, the adapter's files may go: nothing reads them while sampling."""
+    """Keys and values once computed, the adapter's files may go: nothing reads them while sampling."""
     import shutil
 
     source = bench.comfy.base_dir / "models" / "lynx" / "lynx_full"
     folder = tmp_path / "lynx_full"
     shutil.copytree(source, folder)
     adapter = bench.comfy.pack_module("lynx_core.formats.adapter").open_adapter(folder)
-    on = bench.apply(
-        base,
-        prompt,
-        negative,
-        adapter=adapter,
-        id=bench.make_id(51),
-        reference=bench.make_reference(base, adapter, seed=51),
+    on, expected = (
+        bench.apply(
+            base,
+            prompt,
+            negative,
+            adapter=opened,
+            id=bench.make_id(51),
+            reference=bench.make_reference(base, opened, seed=51),
+        )
+        for opened in (adapter, bench.open_adapter("lynx_full"))
     )
     shutil.rmtree(folder)
-    assert bench.sample(on.model, on.positive, on.negative).isfinite().all()
+    got = bench.sample(on.model, on.positive, on.negative)
+    assert torch.equal(got, bench.sample(expected.model, expected.positive, expected.negative))
+    assert max_error(got, bench.sample(base, prompt, negative)) > 1e-3
 
 
 def test_moving_to_the_rows_does_not_change_what_is_held(

@@ -102,7 +102,6 @@ def test_any_two_scales_give_the_published_formula(
 def test_a_cfg_pp_sampler_sees_every_prediction(bench: WanBench, on: Applied) -> None:
     """It asks for all of them, and steps along the negative one."""
     ours = run_guider(bench, make_guider(bench, on, 4.0, 4.0), sampler="euler_cfg_pp")
-    assert torch.isfinite(ours).all()
     (core,) = bench.comfy.run(
         "CFGGuider", model=on.model, positive=on.positive, negative=on.negative, cfg=4.0
     )
@@ -148,14 +147,14 @@ def test_the_cores_caches_work_with_three_predictions(bench: WanBench, on: Appli
         )
         counted, rows = count_batches(model)
         out = run_guider(bench, make_guider(bench, on._replace(model=counted), 5.0, 2.0), steps=6)
-        assert out.isfinite().all()
         calls.append(len(rows))
         return out
 
     calls: list[int] = []
     plain = run_guider(bench, make_guider(bench, on, 5.0, 2.0), steps=6)
     assert torch.equal(cached(0.0), plain)
-    assert not torch.equal(cached(3.0), plain), "steps are skipped"
+    assert 1e-4 < max_error(cached(3.0), plain) < 1.0
+    assert calls[1] < calls[0], "steps are skipped"
 
 
 def test_all_predictions_are_made_when_a_node_asks_for_them(bench: WanBench, on: Applied) -> None:

@@ -147,9 +147,9 @@ def test_attention_in_halves_gets_each_rows_identity(
     def residual(block: int, query: Tensor, first_row: int) -> Tensor:
         rows = []
         for row, one in enumerate(query.split(1), start=first_row):
-            baked = kv_cache[row].get_block(block)
-            key = attentions[block].norm_k(baked.key)
-            rows.append(0.8 * attend(one, key, baked.value, attentions[block].num_heads))
+            block_kv = kv_cache[row].get_block(block)
+            key = attentions[block].norm_k(block_kv.key)
+            rows.append(0.8 * attend(one, key, block_kv.value, attentions[block].num_heads))
         return torch.cat(rows)
 
     nag_text = embed_nag_text(bench, base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,11 @@ import pytest
 from wan_bench import WanBench
 
 WEB_DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
+
+FEW_CHOICES = 12
+"""A help page names all choices of a shorter list, unless it lists files."""
+
+FILE_LISTS = ("adapter", "resampler", "id_layers", "ref_layers", "detector_pack", "encoder")
 
 NODE_IDS = {
     "LynxLoadAdapter": ["LYNX_ADAPTER"],
@@ -61,13 +67,39 @@ def test_every_node_is_described_and_found_by_search(bench: WanBench, name: str)
     assert len(schema.search_aliases) >= 3
 
 
+def read_table(page: str, heading: str) -> dict[str, str]:
+    """Read a help page's table below a heading that begins so: each name in the first column -> its row."""
+    rows = {}
+    sections = [section for section in page.split("\n## ")[1:] if section.startswith(heading)]
+    for row in "".join(sections).splitlines():
+        cells = row.strip("|").split(" | ")
+        if row.startswith("| `"):
+            rows.update(dict.fromkeys(re.findall(r"`([^`]+)`", cells[0]), row))
+    return rows
+
+
 @pytest.mark.parametrize("name", NODE_IDS)
-def test_every_node_has_a_help_page_that_names_its_inputs(bench: WanBench, name: str) -> None:
-    page = WEB_DOCS / f"{name}.md"
-    assert page.is_file()
-    text = page.read_text(encoding="utf-8")
-    missing = [i for i in list_inputs(bench.comfy.node_classes[name]) if i.split("_")[0] not in text]
-    assert not missing
+def test_every_help_page_names_each_input_with_its_limits(bench: WanBench, name: str) -> None:
+    page = (WEB_DOCS / f"{name}.md").read_text(encoding="utf-8")
+    node_class = bench.comfy.node_classes[name]
+    assert page.startswith(f"# {node_class.GET_SCHEMA().display_name}\n")
+    rows, inputs = read_table(page, "Input"), list_inputs(node_class)
+    assert rows.keys() == inputs.keys()
+    for input_name, (kind, options) in inputs.items():
+        row, choices = rows[input_name], kind if isinstance(kind, list) else options.get("options", [])
+        if kind in ("INT", "FLOAT"):
+            shown = "2^64 - 1" if options["max"] == 2**64 - 1 else f"{options['max']:g}"
+            assert f"*{options['min']:g} to {shown}" in row, input_name
+        elif kind == "BOOLEAN":
+            assert "on or off" in row, input_name
+        elif 0 < len(choices) < FEW_CHOICES and input_name not in FILE_LISTS:
+            assert [choice for choice in choices if choice not in page] == [], input_name
+
+
+@pytest.mark.parametrize("name", NODE_IDS)
+def test_every_help_page_names_each_output(bench: WanBench, name: str) -> None:
+    page = (WEB_DOCS / f"{name}.md").read_text(encoding="utf-8")
+    assert list(read_table(page, "Output")) == list(bench.comfy.node_classes[name].RETURN_NAMES)
 
 
 def test_the_release_can_be_chosen_before_it_is_there(bench: WanBench) -> None:

@@ -98,10 +98,10 @@ class WanBench:
         return face_id(embedding / embedding.norm(), recogniser)
 
     def make_reference(self, model: Any, adapter: Any, seed: int = 0) -> Any:
-        """Bake a reference from random 64 px latents of a face and of the null image."""
+        """Make a reference from random 64 px latents of a face and of the null image."""
         face, null = (seeded(1, LATENT_CHANNELS, 1, 8, 8, seed=s) for s in (2000 + seed, 3000))
-        bake = self.comfy.pack_module("nodes.host.reference_pass").make_reference
-        return bake(model, adapter, self.make_text(50), face, null)
+        make_reference = self.comfy.pack_module("nodes.host.reference_pass").make_reference
+        return make_reference(model, adapter, self.make_text(50), face, null)
 
     # --- what a user does -----------------------------------------------------------------
 

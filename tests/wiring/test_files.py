@@ -114,7 +114,7 @@ def test_a_new_adapter_file_acts_in_the_next_run(editor: Editor, replace: Replac
 def test_an_adapter_file_replaced_before_its_weights_are_read_again(
     editor: Editor, replace: Replace, tmp_path: Path
 ) -> None:
-    """The adapter is open, its weights are streamed when a new face is baked."""
+    """The adapter is open, its weights are streamed when a new face is encoded."""
     editor.build(make_lynx())
     editor.run()
     good = replace(f"lynx/{ID_LAYERS}", None)

@@ -120,7 +120,7 @@ def test_middle_left_out_loses_nobody(editor: Editor, sampler: str) -> None:
 
 
 def test_a_lora_may_hang_before_or_after_lynx_apply(editor: Editor) -> None:
-    """The reference is baked through the model without the LoRA in both wirings."""
+    """The reference is encoded with the model without the LoRA in both wirings."""
     lora = node("LoraLoaderModelOnly", model=["shift", 0], lora_name=LORA, strength_model=1.0)
     editor.build(make_lynx() | {"lora": lora})
     editor.link("apply", model=("lora", 0))
