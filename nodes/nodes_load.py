@@ -13,7 +13,7 @@ from ..lynx_core.formats.adapter import open_adapter
 from . import sockets
 from .host import mini_lynx, model_files
 from .host.messages import raise_plainly, show_note
-from .host.model_files import RELEASE_FILE, NONE, PACK_RECOGNISER
+from .host.model_files import NONE, PACK_RECOGNISER, RELEASE_FILE
 
 
 class LynxLoadAdapter(io.ComfyNode):
