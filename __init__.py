@@ -31,6 +31,6 @@ warn_of_old_host()
 
 async def comfy_entrypoint() -> Any:
     """Give ComfyUI the extension; nothing of the host is imported before it asks."""
-    from .nodes.extension import LynxExtension
+    from .nodes import LynxExtension
 
     return LynxExtension()

@@ -1,4 +1,4 @@
-// Shows warnings of Lynx nodes inside a subgraph (nodes/notes.py) in the corner of the editor, because a closed
+// Shows warnings of Lynx nodes inside a subgraph (nodes/host/messages.py) in the corner of the editor, because a closed
 // subgraph hides what its nodes say.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";

@@ -108,7 +108,7 @@ class InsightFaceRecogniser:
         if not path.is_file():
             raise FaceError(
                 f"the recogniser {self.name} is not there: expected {path.name} in {path.parent}. "
-                f"Fetch it with: comfy-lynx download faces"
+                f"Fetch it with: python -m lynx_core.cli.main download faces"
             )
         providers = resolve_providers(self.providers)
         model_zoo = import_package("insightface.model_zoo", f"the recogniser {self.name}")
@@ -116,7 +116,7 @@ class InsightFaceRecogniser:
             recogniser = model_zoo.get_model(str(path), providers=providers)
         except Exception as error:
             raise FaceError(
-                f"{path} does not open ({first_line(error)}); delete it, then: comfy-lynx download faces"
+                f"{path} does not open ({first_line(error)}); delete it, then: python -m lynx_core.cli.main download faces"
             ) from error
         if getattr(recogniser, "taskname", None) != "recognition":
             seen = getattr(recogniser, "taskname", "no face model")

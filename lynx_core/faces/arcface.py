@@ -148,7 +148,7 @@ def load_arcface(path: Path | str) -> ArcFaceIRSE50:
     if not path.is_file():
         raise FaceError(
             f"the face recogniser's weights are not there: expected {path.name} in {path.parent}. "
-            f"Fetch them with: comfy-lynx download faces"
+            f"Fetch them with: python -m lynx_core.cli.main download faces"
         )
     state, recogniser = _read_weights(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -183,19 +183,19 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
                 )
         except (SafetensorError, OSError) as error:
             raise FaceError(
-                f"{path} is no readable safetensors file ({first_line(error)}); fetch it again with: comfy-lynx download faces"
+                f"{path} is no readable safetensors file ({first_line(error)}); fetch it again with: python -m lynx_core.cli.main download faces"
             ) from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise FaceError(
             f"{path} is refused: it holds Python objects beside tensors, or is no PyTorch file, and opening it "
-            f"could run code. Use facexlib's recognition_arcface_ir_se50.pth: comfy-lynx download faces"
+            f"could run code. Use facexlib's recognition_arcface_ir_se50.pth: python -m lynx_core.cli.main download faces"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise FaceError(
             f"{path} does not open ({first_line(error)}); a download may have broken off, "
-            f"fetch it again with: comfy-lynx download faces"
+            f"fetch it again with: python -m lynx_core.cli.main download faces"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise FaceError(
@@ -217,7 +217,7 @@ def _check_weights(path: Path, state: Mapping[str, Tensor], expected: Mapping[st
         ]
         raise FaceError(
             f"{path} is not ArcFace IR-SE50: it {' and '.join(parts)}. "
-            f"Use facexlib's recognition_arcface_ir_se50.pth: comfy-lynx download faces"
+            f"Use facexlib's recognition_arcface_ir_se50.pth: python -m lynx_core.cli.main download faces"
         )
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:

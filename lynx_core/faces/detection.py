@@ -102,7 +102,7 @@ def find_pack_folder(root: Path, pack: str) -> Path:
     files = " and ".join(PACK_FILES.get(pack, ("the model pack's ONNX files",)))
     raise FaceError(
         f"the face models of '{pack}' are not there: expected {files} in {folder}. "
-        f"Fetch them with: comfy-lynx download faces"
+        f"Fetch them with: python -m lynx_core.cli.main download faces"
     )
 
 
@@ -148,12 +148,12 @@ class FaceDetector:
             seen = ", ".join(sorted(path.name for path in folder.glob("*.onnx")))
             raise FaceError(
                 f"none of the files in {folder} is a face detector (seen: {seen}). Fetch the whole model pack "
-                f"again with: comfy-lynx download faces"
+                f"again with: python -m lynx_core.cli.main download faces"
             ) from error
         except Exception as error:
             raise FaceError(
                 f"the face models in {folder} do not open ({first_line(error)}). A download may have broken "
-                f"off: delete the folder, then: comfy-lynx download faces"
+                f"off: delete the folder, then: python -m lynx_core.cli.main download faces"
             ) from error
         analysis.prepare(ctx_id=0, det_thresh=_MIN_SCORE, det_size=(self.det_px, self.det_px))
         self._analysis = analysis

@@ -153,7 +153,7 @@ def open_adapter(*paths: Path | str, name: str | None = None) -> Adapter:
 def _files_of(path: Path) -> list[Path]:
     if not path.exists():
         raise AdapterError(
-            f"{path} does not exist. Put the adapter's files there, or fetch them with: comfy-lynx download lynx_full"
+            f"{path} does not exist. Put the adapter's files there, or fetch them with: python -m lynx_core.cli.main download lynx_full"
         )
     if path.is_file():
         return [path]
@@ -165,7 +165,7 @@ def _files_of(path: Path) -> list[Path]:
     if not files:
         raise AdapterError(
             f"The folder {path} holds no file of weights ({', '.join(TENSOR_FILE_SUFFIXES)}). "
-            "Fetch the release with: comfy-lynx download lynx_full"
+            "Fetch the release with: python -m lynx_core.cli.main download lynx_full"
         )
     return files
 

@@ -68,7 +68,7 @@ def find_parts(file: TensorFile) -> list[AdapterPart]:
     if quantisation:
         raise AdapterError(
             f"{file.path} is quantised as {quantisation}, which this pack does not read. Use the bf16 or fp16 "
-            "file of the same adapter, a GGUF of it, or the release (comfy-lynx download lynx_full)."
+            "file of the same adapter, a GGUF of it, or the release (python -m lynx_core.cli.main download lynx_full)."
         )
     found: dict[PartKind, dict[KeyForm, list[_Entry]]] = {}
     unknown = []
@@ -115,7 +115,7 @@ def _unrecognised(file: TensorFile, unknown: list[str], *, partly: bool) -> Adap
     meaning = f"It looks like {lookalike}." if lookalike else "Its keys belong to no known layout."
     return AdapterError(
         f"{file.path} is no Lynx adapter. {meaning} It holds {len(file.tensors)} tensors, such as {shown}. "
-        "Adapters come with: comfy-lynx download lynx_full"
+        "Adapters come with: python -m lynx_core.cli.main download lynx_full"
     )
 
 

@@ -86,7 +86,7 @@ def test_a_missing_pack_names_files_folder_and_command(tmp_path: Path) -> None:
     for words in (
         "scrfd_10g_bnkps.onnx",
         str(tmp_path / "models" / "antelopev2"),
-        "comfy-lynx download faces",
+        "lynx_core.cli.main download faces",
     ):
         assert words in str(error.value)
     assert not any(tmp_path.iterdir()), "nothing may be downloaded"
@@ -119,7 +119,7 @@ def test_a_pack_without_detector_and_a_broken_file(tmp_path: Path) -> None:
         FaceDetector(tmp_path, "p").load()
     whole = (tmp_path / "models" / "p" / "w600k_r50.onnx").read_bytes()
     (tmp_path / "models" / "p" / "w600k_r50.onnx").write_bytes(whole[:1000])
-    with pytest.raises(FaceError, match=r"do not open.*delete the folder.*comfy-lynx download faces"):
+    with pytest.raises(FaceError, match=r"do not open.*delete the folder.*lynx_core.cli.main download faces"):
         FaceDetector(tmp_path, "p").load()
 
 

@@ -130,7 +130,7 @@ def test_a_pickle_of_code_is_refused_and_never_run(tmp_path: Path) -> None:
 
 def test_wrong_files_are_refused_with_what_is_missing(tmp_path: Path) -> None:
     state = dict(random_arcface(5, MINIATURE).state_dict())
-    with pytest.raises(FaceError, match=r"recognition.pth in .*comfy-lynx download faces"):
+    with pytest.raises(FaceError, match=r"recognition.pth in .*lynx_core.cli.main download faces"):
         load_arcface(tmp_path / "recognition.pth")
 
     torch.save({"conv1.weight": torch.zeros(3), "fc.bias": torch.zeros(3)}, tmp_path / "other.pth")
@@ -202,7 +202,7 @@ def test_insightface_recogniser_gives_insightfaces_own_embedding(tmp_path: Path)
 def test_insightface_recogniser_refusals(tmp_path: Path) -> None:
     pack = write_detector_pack(tmp_path, "antelopev2", [], (640, 640))
     with pytest.raises(
-        FaceError, match=r"expected glintr100.onnx in .*antelopev2.*comfy-lynx download faces"
+        FaceError, match=r"expected glintr100.onnx in .*antelopev2.*lynx_core.cli.main download faces"
     ):
         InsightFaceRecogniser(tmp_path, "antelopev2", "glintr100").embed(six_crops())
     with pytest.raises(FaceError, match="no recogniser but: detection"):

@@ -266,9 +266,9 @@ def test_whole_numbers_as_weights(full, save):
 
 
 def test_missing_and_empty_places(tmp_path):
-    with pytest.raises(AdapterError, match=r"nowhere does not exist.*comfy-lynx download"):
+    with pytest.raises(AdapterError, match=r"nowhere does not exist.*lynx_core.cli.main download"):
         open_adapter(tmp_path / "nowhere")
-    with pytest.raises(AdapterError, match=r"holds no file of weights.*comfy-lynx download"):
+    with pytest.raises(AdapterError, match=r"holds no file of weights.*lynx_core.cli.main download"):
         open_adapter(tmp_path)
     with pytest.raises(AdapterError, match="No adapter file was given"):
         open_adapter()

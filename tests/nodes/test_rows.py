@@ -148,10 +148,10 @@ def test_a_block_without_identity_may_do_what_it_likes(
     """The way out that the message names."""
     on = bench.apply(base, prompt, negative, **identity, id_blocks="0-1, 3", ref_blocks="0-1, 3")
     model = replace_blocks(on.model, run_one_row, 2)
-    got = bench.predict(model, [on.positive, on.negative])
+    got = bench.predict(model, [on.negative, on.positive])
     skipped = replace_blocks(on.model, lambda args, block: args, 2)
     for prediction, expected in zip(
-        got, (*bench.predict(skipped, [on.positive]), *bench.predict(on.model, [on.negative])), strict=True
+        got, (*bench.predict(on.model, [on.negative]), *bench.predict(skipped, [on.positive])), strict=True
     ):
         assert max_error(prediction, expected) < 1e-5
 
@@ -232,5 +232,5 @@ def test_a_model_called_within_its_own_call(bench: WanBench, on: Applied, other:
     got = bench.predict(model, [on.positive, on.negative])
     for prediction, expected in zip(got, bench.predict(on.model, [on.positive, on.negative]), strict=True):
         assert torch.equal(prediction, expected)
-    (text, _), (_, carried) = on.positive[0], other.positive[0]
+    (text, _), (_, carried) = on.negative[0], other.positive[0]  # the host puts the last one first
     assert max_error(inner[1], bench.predict(on.model, [[[text, carried]]])[0]) < 1e-5

@@ -11,7 +11,7 @@ from wan_bench import WanBench
 
 WEB_DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
 
-FEW_CHOICES = 12
+FEW_CHOICES = 8
 """A help page names all choices of a shorter list, unless it lists files."""
 
 FILE_LISTS = ("adapter", "resampler", "id_layers", "ref_layers", "detector_pack", "encoder")
