@@ -18,7 +18,6 @@ from ..spec import ID_CROP_PX, REFERENCE_CROP_PX
 from .detection import Face, FaceDetector, check_image, choose_face, sort_faces
 from .errors import FaceError, NoFaceError, import_package
 
-_MIN_FACE_PX = 112.0
 _MIN_SHARPNESS = 25.0
 """Variance of the Laplacian of the grey 112 px crop. Measured on nine real faces (the six of insightface's
 t1, and scikit-image's, matplotlib's and insightface's portraits): sharp 100 to 5400, JPEG quality 30 still
@@ -148,9 +147,9 @@ def _build_crop(
     """Put the crops together and add the warnings about size and sharpness."""
     sharpness = measure_sharpness(id_crop)
     found = list(warnings)
-    if face_px < _MIN_FACE_PX:
+    if face_px < ID_CROP_PX:
         text = (
-            f"the face in {label} measures {face_px:.0f} px, under {_MIN_FACE_PX:.0f} px it is enlarged for the "
+            f"the face in {label} measures {face_px:.0f} px, under {ID_CROP_PX} px it is enlarged for the "
             f"embedding and likeness suffers; use a larger photo or a closer one"
         )
         found.append(FaceWarning("small face", text))

@@ -61,12 +61,18 @@ def test_an_index_too_high_names_the_photo_and_the_count(tmp_path: Path) -> None
         crop_face(photo, detector_for(tmp_path, six_faces(), photo), "largest", 9, "photo 1 of 1")
 
 
-def test_a_tiny_face_is_a_warning_with_its_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("scale", "face_px"), [(0.5, 71), (0.775, 110), (0.81, 115)])
+def test_a_face_that_must_be_enlarged_is_a_warning_with_its_size(
+    tmp_path: Path, scale: float, face_px: int
+) -> None:
     photo, landmarks = photo_with_six_faces()
-    small = cv2.resize(photo, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    detector = detector_for(tmp_path, [face_from_landmarks(landmarks[0] / 2)], small)
+    small = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    detector = detector_for(tmp_path, [face_from_landmarks(landmarks[0] * scale)], small)
     crop, _ = crop_face(small, detector, "largest", 0, "photo 1 of 2")
-    assert len(crop.warnings) == 1 and "photo 1 of 2 measures 71 px" in crop.warnings[0]
+    assert round(crop.face_px) == face_px
+    expected = [f"photo 1 of 2 measures {face_px} px, under 112 px"] if face_px < 112 else []
+    assert len(crop.warnings) == len(expected)
+    assert all(text in warning for text, warning in zip(expected, crop.warnings, strict=True))
 
 
 @pytest.mark.parametrize("number", range(6))

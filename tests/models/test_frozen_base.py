@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import gc
+import copy
+import types
 import weakref
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tiny_packs import (
 )
 
 from lynx_core.formats.base_file import BaseModelError, load_transformer
+from lynx_core.models import frozen_base
 from lynx_core.models.frozen_base import BlockOffload, quantise_base
 from lynx_core.models.packed_wan import PackedWan
 from lynx_core.spec import Quantisation
@@ -201,16 +203,22 @@ def test_offloaded_blocks_compute_the_same(precision: Quantisation) -> None:
     assert fetched[:4] == [0, 0, 1, 1]
 
 
-def test_offloaded_weights_are_let_go() -> None:
+def test_offloaded_weights_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     offload = BlockOffload(make_transformer(), torch.device("cpu"))
     first = offload.fetch(0)
     assert offload.fetch(0) is first, "copied once while it runs"
     kept = weakref.ref(first)
     del first
     assert kept() is not None
+    alive: list[bool] = []
+
+    def copy_block(shell: torch.nn.Module) -> torch.nn.Module:
+        alive.append(kept() is not None)
+        return copy.deepcopy(shell)
+
+    monkeypatch.setattr(frozen_base, "copy", types.SimpleNamespace(deepcopy=copy_block))
     offload.fetch(1)
-    gc.collect()
-    assert kept() is None
+    assert alive == [False], "the block before is gone when the next is copied"
 
 
 def test_hash_sees_one_bit() -> None:
