@@ -220,7 +220,7 @@ def _config(part: AdapterPart | None, kind: type[_Config]) -> _Config | None:
 
 
 def _release_of(layers: AdapterPart) -> str:
-    lite = isinstance(layers.config, IDAdapterConfig) and layers.config.key_norm == "weightless"
+    lite = isinstance(layers.config, IDAdapterConfig) and layers.config.is_lite
     return "lynx_lite" if lite else "lynx_full"
 
 

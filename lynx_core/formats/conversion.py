@@ -142,7 +142,7 @@ def _check_expressible(adapter: Adapter, layout: str) -> None:
     if layout != "release":
         return
     checks: tuple[tuple[PartKind, tuple[int, ...], int], ...] = (
-        ("id", config.blocks if config else (), 2 if config and config.key_norm == "weightless" else 1),
+        ("id", config.blocks if config else (), 2 if config and config.is_lite else 1),
         ("ref", adapter.ref.blocks if adapter.ref else (), 1),
     )
     for kind, blocks, step in checks:
@@ -158,7 +158,7 @@ def _written_name(adapter: Adapter, kind: PartKind, layout: str, canonical: str)
     match = layouts.match_key(canonical)
     assert match is not None  # canonical names are of a known layout
     number = match.number
-    lite = kind == "id" and adapter.id is not None and adapter.id.key_norm == "weightless"
+    lite = kind == "id" and adapter.id is not None and adapter.id.is_lite
     if form.numbering == "entries" and lite and number is not None:
         number //= 2
     return form.key(number, match.leaf)
@@ -177,7 +177,7 @@ def _file_path(adapter: Adapter, part: AdapterPart, layout: str, destination: Pa
         return destination
     if destination.exists() and not destination.is_dir():
         raise AdapterError(f"{destination} is a file; the layout {layout} is a folder of files, name that.")
-    lite = adapter.id is not None and adapter.id.key_norm == "weightless"
+    lite = adapter.id is not None and adapter.id.is_lite
     variant = "lite" if lite and part.kind != "ref" else "full"
     first = part.file.tensors[next(iter(part.names.values()))].dtype
     dtype = _DTYPE_NAMES.get(first, "fp8") if first else ""

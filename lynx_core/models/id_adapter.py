@@ -37,6 +37,11 @@ class IDAdapterConfig:
     has_bias: bool
     key_norm: KeyNorm
 
+    @property
+    def is_lite(self) -> bool:
+        """Whether this is the published lite variant, which alone norms its keys without weights."""
+        return self.key_norm == "weightless"
+
     def __post_init__(self) -> None:
         if self.dim < 1 or self.token_dim < 1:
             raise LynxError(

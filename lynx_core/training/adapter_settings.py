@@ -131,7 +131,7 @@ def find_misfits(
 
 
 def _compare_id_layers(settings: AdapterSettings, opened: Adapter, layers: IDAdapterConfig) -> Iterator[str]:
-    is_lite = layers.key_norm == "weightless"
+    is_lite = layers.is_lite
     # Lite ID layers with full reference layers are a mix that many people use; no variant names it.
     is_known_mix = is_lite and settings.variant == "full"
     if is_lite == (settings.variant == "lite") or is_known_mix:
@@ -153,7 +153,7 @@ def _compare_resampler(settings: AdapterSettings, opened: Adapter) -> Iterator[s
         ("resampler_depth", opened.resampler.depth),
         ("resampler_heads", opened.resampler.num_heads),
     ]
-    if opened.id.key_norm == "weightless":
+    if opened.id.is_lite:
         pairs.append(("lite_token_dim", opened.id.token_dim))
     defaults = AdapterSettings()
     for name, stored in pairs:
@@ -169,7 +169,7 @@ def _find_absent(
     settings: AdapterSettings, opened: Adapter, part: IDAdapterConfig | RefAdapterConfig, num_blocks: int
 ) -> Iterator[str]:
     kind = "ID" if isinstance(part, IDAdapterConfig) else "reference"
-    is_lite = isinstance(part, IDAdapterConfig) and part.key_norm == "weightless"
+    is_lite = isinstance(part, IDAdapterConfig) and part.is_lite
     expected = range(0, num_blocks, 2 if is_lite else 1)
     absent = sorted(set(expected) - set(part.blocks))
     if absent:
@@ -183,6 +183,6 @@ def _find_absent(
 
 def describe_mix(settings: AdapterSettings, opened: Adapter) -> str | None:
     """Say that a full variant has lite ID layers; None when it has not."""
-    if settings.variant == "full" and opened.id and opened.id.key_norm == "weightless":
+    if settings.variant == "full" and opened.id and opened.id.is_lite:
         return f"adapter.init ({opened.name}) has lite ID layers and reference layers; both are trained as they are"
     return None
