@@ -24,8 +24,7 @@ from packing import generate_shapes
 
 from lynx_core.models.adapter_configs import configure_variant
 from lynx_core.models.adapter_modules import AdapterModules
-from lynx_core.models.packed_inputs import PackedInputs
-from lynx_core.models.packed_wan import PackedWan
+from lynx_core.models.packed_wan import PackedInputs, PackedWan
 from lynx_core.models.segment_attention import choose_backend
 from lynx_core.training.packing import PackingConfig, fit_to_budget, plan_epoch
 

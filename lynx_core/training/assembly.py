@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..data.manifest import read_manifest
 from ..data.quarantine import QUARANTINE_NAME, WARNINGS_NAME
 from ..faces.analyzer import FaceAnalyzer
 from ..formats.adapter import Adapter, open_adapter
-from ..formats.adapter_weights import init_resampler, load_modules, save_modules
+from ..formats.adapter_weights import init_resampler, load_modules
 from ..formats.base_file import load_transformer
 from ..hashing import hash_file, hash_files
 from ..models.adapter_configs import AdapterConfigs, configure_variant
@@ -26,17 +25,16 @@ from ..models.packed_wan import PackedWan
 from ..models.segment_attention import choose_backend
 from ..rng import derive_seed
 from .adapter_settings import AdapterSettings, describe_mix, find_misfits, wanted_parts
-from .configuration import BaseConfig, DataConfig, ExportDtype, TrainingConfig
+from .configuration import BaseConfig, DataConfig, TrainingConfig
 from .configuration_file import ConfigurationError
 from .curriculum import SampleTable
-from .distributed import DistributedContext, ShardedBlocks, full_tensor
-from .optimizer import EMA
+from .distributed import DistributedContext, ShardedBlocks
 from .packing import PackingConfig, fit_to_budget
 from .progress import ProgressLine
 
 _logger = logging.getLogger(__name__)
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def open_base(config: BaseConfig, context: DistributedContext, shard: bool) -> PackedWan:
@@ -215,22 +213,3 @@ def tabulate_items(items: Sequence[IndexEntry], packing: PackingConfig) -> tuple
     frames = [fitted.trimmed.get(index, shape[0]) for index, shape in enumerate(shapes)]
     kinds = [item.pair.kind for item in items]
     return SampleTable.make(ids, kinds, fitted.lengths, frames), fitted.trimmed
-
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def write_adapter(
-    adapter: AdapterModules, path: Path, dtype: ExportDtype, ema: EMA | None, is_main: bool
-) -> None:
-    """Write the adapter, with the EMA of its weights if one is kept.
-
-    Every process must call it; the main one writes. A file that is there is replaced.
-
-    Raises:
-        AdapterError: when a weight is not finite, or the disk is full or refuses.
-    """
-    with ema.swapped_in() if ema else contextlib.nullcontext():
-        state = {name: full_tensor(tensor).cpu() for name, tensor in adapter.canonical_state().items()}
-        if is_main:
-            save_modules(adapter, path, dtype=_DTYPES[dtype], state=state, overwrite=True)

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from ..models.adapter_modules import AdapterModules
 from ..models.frozen_base import BlockOffload
-from ..models.packed_inputs import PackedInputs
-from ..models.packed_wan import PackedWan
+from ..models.packed_wan import PackedInputs, PackedWan
 from .configuration import DistributedConfig, RunConfig
 from .configuration_file import ConfigurationError
 from .reference_cache import ReferenceFeatureCache

@@ -19,9 +19,10 @@ import torch
 from ..data.dataset import PairDataset
 from ..data.sample import Nulls
 from ..formats.adapter import open_adapter
+from ..formats.adapter_weights import save_modules
 from ..models.adapter_modules import AdapterModules
 from ..spec import LynxError
-from .assembly import hash_base, make_adapter, make_table, open_base, write_adapter
+from .assembly import DTYPES, hash_base, make_adapter, make_table, open_base
 from .checkpoint import (
     CheckpointContents,
     CheckpointError,
@@ -356,8 +357,17 @@ class Trainer:
         )
 
     def _export(self) -> None:
+        """Write the adapter with the EMA of its weights if one is kept; every process takes part, the main one writes.
+
+        Raises:
+            AdapterError: when a weight is not finite, or the disk is full or refuses.
+        """
         path = self.config.run.output / _ADAPTER_NAME
-        write_adapter(self.adapter, path, self.config.run.export_dtype, self.ema, self.context.is_main)
+        with self.ema.swapped_in() if self.ema else contextlib.nullcontext():
+            state = {name: _to_cpu(tensor) for name, tensor in self.adapter.canonical_state().items()}
+            if self.context.is_main:
+                dtype = DTYPES[self.config.run.export_dtype]
+                save_modules(self.adapter, path, dtype=dtype, state=state, overwrite=True)
         self.progress.note(f"the adapter is in {path}; put it into ComfyUI's models/lynx")
 
     def close(self) -> None:

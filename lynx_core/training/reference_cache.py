@@ -13,8 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..models.packed_inputs import PackedInputs
-from ..models.packed_wan import PackedWan, RecordedReferences
+from ..models.packed_wan import PackedInputs, PackedWan, RecordedReferences
 from ..models.segment_attention import Segments
 
 

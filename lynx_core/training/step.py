@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..data.sample import Nulls, Sample
 from ..models.adapter_configs import AdapterConfigs
-from ..models.packed_inputs import PackedInputs
+from ..models.packed_wan import PackedInputs
 from ..rng import RNGKey
 from ..spec import null_embedding
 from .configuration import ObjectiveConfig, TrainingConfig

@@ -12,8 +12,7 @@ from torch import Tensor
 from lynx_core.hashing import hash_tensors
 from lynx_core.models.adapter_configs import configure_variant
 from lynx_core.models.adapter_modules import AdapterModules
-from lynx_core.models.packed_inputs import PackedInputs
-from lynx_core.models.packed_wan import PackedWan
+from lynx_core.models.packed_wan import PackedInputs, PackedWan
 from lynx_core.spec import Variant
 
 DIM, NUM_BLOCKS, TEXT_DIM = 256, 2, 32

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from lynx_core.models.adapter_configs import configure_variant
 from lynx_core.models.adapter_modules import AdapterModules
-from lynx_core.models.packed_inputs import PackedInputs
-from lynx_core.models.packed_wan import PackedWan
+from lynx_core.models.packed_wan import PackedInputs, PackedWan
 from miniature.experiment.cases import draw_cases
 from miniature.experiment.measures import Measured, Truth
 from miniature.experiment.readers import Readers, load_readers, save_readers

@@ -17,8 +17,7 @@ from lynx_core.formats.adapter import open_adapter
 from lynx_core.formats.adapter_weights import load_modules
 from lynx_core.formats.base_file import load_transformer
 from lynx_core.models.adapter_modules import AdapterModules
-from lynx_core.models.packed_inputs import PackedInputs
-from lynx_core.models.packed_wan import PackedWan
+from lynx_core.models.packed_wan import PackedInputs, PackedWan
 
 GOLDEN_SETS = Path(
     os.environ.get("LYNX_GOLDEN_SETS", Path(__file__).resolve().parents[3] / "shared" / "conformance")

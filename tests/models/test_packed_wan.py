@@ -24,8 +24,7 @@ from torch import Tensor
 
 from lynx_core.models import packed_block
 from lynx_core.models.adapter_modules import AdapterModules
-from lynx_core.models.packed_inputs import PackedInputs
-from lynx_core.models.packed_wan import PackedWan
+from lynx_core.models.packed_wan import PackedInputs, PackedWan
 from lynx_core.models.segment_attention import Segments
 from lynx_core.spec import Variant
 from lynx_core.tokens import count_tokens
