@@ -1,9 +1,9 @@
 """Flow matching, as Wan was trained: x_t = (1 - t) x0 + t noise, target = noise - x0.
 
 The loss of a step is a weighted sum over all its samples divided by the weight of all of them: of
-every pack, of every accumulated pack, of every process. A mean of means would weigh a sample by
-the company it is packed with (transformers issue 34191). "token" weighs a sample by its number of
-tokens, so one clip of 33,600 counts 21 times an image of 1,600; "sample" weighs all alike.
+every pack, of every accumulated pack, of every process. A mean of means would make a sample's weight depend on the
+samples it is packed with (transformers issue 34191). With "token" a sample's weight is its number of tokens, so
+one clip of 33,600 counts 21 times an image of 1,600; with "sample" all have the same.
 """
 
 from __future__ import annotations
