@@ -49,7 +49,7 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     validation = {"every": 4, "num_samples": 2, "video_samples": 1, "video_steps": 2}
     config = make_configuration(world, output, run=run, validation=validation)
     trainer, result = run_config(config)
-    assert result == TrainingResult("finished", 8, output / "adapter.safetensors")
+    assert result == TrainingResult("finished", 8)
     yield trainer
 
 
