@@ -70,7 +70,7 @@ def test_all_problems_are_in_one_message(refuse: Any) -> None:
         "the VAE is not at no/vae",
         "the text encoder is not at no/text",
         "the tokenizer is not at no/tokenizer",
-        "the face encoder is not at no/face.pth",
+        "the face recogniser is not at no/face.pth",
         "no/adapter does not exist",
         "the package of 'wandb' is not installed: pip install wandb",
         "there is no tracker 'nonsense'; choose from aim",
