@@ -40,7 +40,7 @@ def test_base_of_another_width(bench: WanBench, apply: Any, identity: Inputs, fu
 def test_base_with_too_few_blocks(bench: WanBench, apply: Any, identity: Inputs) -> None:
     short = bench.make_base(256, 2, "wan_two_blocks.safetensors")
     assert_refused(
-        ["lynx_full", "block 3", "wan_two_blocks.safetensors", "2 blocks", "Load the base model"],
+        ["lynx_full", "at least 4 blocks", "wan_two_blocks.safetensors", "2 blocks", "load that base model"],
         lambda: apply(short, **identity),
     )
 
@@ -139,7 +139,7 @@ def test_adapter_without_id_part(bench: WanBench, apply: Any, base: Any) -> None
 
 
 def test_adapter_without_reference_part(bench: WanBench, base: Any, lite: Any) -> None:
-    assert_refused(["lynx_lite", "reference", "ref layers"], lambda: bench.make_reference(base, lite))
+    assert_refused(["lynx_lite", "no reference part", "reference layers"], lambda: bench.make_reference(base, lite))
 
 
 def test_adapter_with_nan_weights(bench: WanBench, apply: Any, base: Any, tmp_path: Any) -> None:
