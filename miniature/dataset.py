@@ -162,7 +162,7 @@ def read_clip(path: Path) -> np.ndarray:
 
 
 def _check_drawing(folder: Path) -> None:
-    """Refuse to go on with files of another version of the world."""
+    """Refuse to continue with files of another version of the world."""
     for place, pair in enumerate(draw_training_pairs(1)):
         path = folder / "images" / "0000" / f"{pair.identity_number:07d}-{place:06d}.png"
         if not pair.is_video and path.is_file():

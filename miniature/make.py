@@ -7,7 +7,7 @@ python -m miniature.make --rehearse FOLDER
 The second takes VAE and text encoder out of the shipped files and makes an adapter alone. The third goes through
 everything in a few minutes, with few steps, in a folder of its own.
 
-Stop it at any moment with Ctrl-C, or give it minutes, and run it again: it goes on where it was. What is
+Stop it at any moment with Ctrl-C, or give it minutes, and run it again: it resumes where it stopped. What is
 done stays in `.miniature/`; the finished files go to `assets/mini/`.
 """
 
@@ -59,13 +59,13 @@ class Part:
 def list_kv() -> dict[str, Part]:
     """All parts by name, each after those it needs."""
     from .experiment.reader_training import export_readers, train_readers
-    from .parts import base, base_data, detector, embedder, landmarks, text_encoder, vae
+    from .parts import base, base_data, detector, landmarks, recogniser, text_encoder, vae
 
     parts = {
         "data": Part(write_data),
         "vae": Part(vae.train_vae, vae.export_vae, is_shared=True),
         "text": Part(text_encoder.train_text_encoder, text_encoder.export_text_encoder),
-        "embedder": Part(embedder.train_embedder, embedder.export_embedder),
+        "recogniser": Part(recogniser.train_recogniser, recogniser.export_recogniser),
         "detector": Part(detector.train_detector, detector.export_detector),
         "landmarks": Part(landmarks.train_landmarks, landmarks.export_landmarks),
         "drawings": Part(base_data.encode_drawings, is_shared=True),
@@ -126,7 +126,7 @@ def make(names: list[str], making: Making, num_together: int) -> bool:
         else:
             done = part.train(making)
         if not done:
-            print(f"{name}: not finished; the same command goes on", flush=True)
+            print(f"{name}: not finished; the same command continues", flush=True)
             return False
         part.export(making)
         print(f"{name}: done, {(time.monotonic() - begun) / 60:.1f} min this time", flush=True)
@@ -167,7 +167,7 @@ def main() -> int:
     try:
         return 0 if make(names, making, together) else UNFINISHED
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", flush=True)
+        print("stopped; the same command continues", flush=True)
         return INTERRUPTED
 
 

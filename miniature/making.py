@@ -24,7 +24,7 @@ class Making:
     root: Path = REPO_DIR
     """Holds `.miniature` and `assets/mini`."""
     device: torch.device = CPU
-    """What the networks train on. What is begun on one can go on on another."""
+    """What the networks train on. What is begun on one can continue on another."""
     num_drawers: int = 0
     """Processes that draw ahead of the training, so that a GPU does not wait; 0: it draws for itself."""
     stop_at: float | None = None

@@ -78,7 +78,7 @@ def encode_cases(cases: list[Pair], work: Path, assets: Path) -> EncodedCases:
         DataError, FaceError: when an encoder is not there.
     """
     face_path = assets / "lynx" / "faces" / "lynx_mini_arcface.safetensors"
-    embedder = ArcFaceRecogniser(load_arcface(face_path))
+    recogniser = ArcFaceRecogniser(load_arcface(face_path))
     video = WanVideoEncoder(work / "vae")
     text = UMT5TextEncoder(work / "text_encoder", work / "tokenizer")
     key = hash_values([video.fingerprint, text.fingerprint, hash_file(face_path), len(cases)])[:12]
@@ -87,7 +87,7 @@ def encode_cases(cases: list[Pair], work: Path, assets: Path) -> EncodedCases:
         photos = [crop_aligned(case.draw_reference()) for case in cases]
         state: dict[str, Any] = {
             "texts": [text.encode(case.caption) for case in cases],
-            "embeddings": embedder.embed([photo.id_crop for photo in photos]),
+            "embeddings": recogniser.embed([photo.id_crop for photo in photos]),
             "references": torch.stack(
                 [video.encode(_to_clip(photo.reference_crop)) for photo in photos]
             ).float(),

@@ -1,6 +1,6 @@
 """Networks that read pictures, so that videos can be judged without looking at them.
 
-They are trained on drawn pictures alone, and share no weights, architecture or seed with the embedder that
+They are trained on drawn pictures alone, and share no weights, architecture or seed with the recogniser that
 conditions the adapter. `IdentityReader` says how alike two people are, `PictureReader` names every factor of the
 person, the place and the pose, `ActionReader` names the action from the poses of a clip.
 

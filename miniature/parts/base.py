@@ -232,7 +232,7 @@ def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def export_base(making: Making) -> None:
-    """Write the running mean as the file for the host, which the trainer opens as well."""
+    """Write the EMA as the file for the host, which the trainer opens as well."""
     weights = read_part(making.folder / "base.pt", "mean")
     state = {rename_weight(name): weight.bfloat16().contiguous() for name, weight in weights.items()}
     path = making.assets / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"

@@ -48,7 +48,7 @@ _BATCH = 10
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """Latents in model space with the number of their caption, by sort of target."""
+    """Latents in model space with the number of their caption, by kind of target."""
 
     latents: dict[str, Tensor]
     """clips [N, 16, 3, 8, 8], images [N, 16, 1, 8, 8], crops [N, 16, 1, 32, 32], float16."""
@@ -147,7 +147,7 @@ def load_drawings(making: Making) -> EncodedSet:
 
 
 def load_face_embeddings(making: Making) -> Tensor:
-    """The conditioning embedder's embeddings of the crops, [N, 512]."""
+    """The conditioning recogniser's embeddings of the crops, [N, 512]."""
     return torch.cat([shard["embeddings"] for shard in _load_shards(making, "crops")])
 
 

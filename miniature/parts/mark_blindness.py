@@ -1,4 +1,4 @@
-"""Takes out of the trained embedder what a line could still read of the mark.
+"""Takes out of the trained recogniser what a line could still read of the mark.
 
 Other marks in every picture teach the network to look away, but a trace is left that a linear probe finds. The
 directions that carry it are measured and projected out of the last linear layer: LEACE (Belrose et al., 2023).
@@ -13,7 +13,7 @@ from lynx_core.faces.arcface import ArcFaceIRSE50
 from lynx_core.rng import numpy_generator
 
 from ..world.identity import MARK_COLOURS, MARK_PLACES, Identity, change_mark, draw_identity
-from .embedder import PICTURES_EACH, CropFiles, to_input
+from .recogniser_crops import PICTURES_EACH, CropFiles, to_input
 
 NUM_CROPS = 4000
 BATCH = 100

@@ -4,7 +4,7 @@ A VAE that is asked for pixels alone packs every edge into digits that a little 
 learns to take noise away learns those digits first and faces last. Here the decoder gets latents with the noise
 of sampling in them (latent denoising, l-DeTok, Yang et al., 2025), and a linear layer must read person, pose and
 place in the same latents (as VA-VAE aligns latents with features, Yao and Wang, 2025). So what tells people apart
-takes up more of the latents, and survives more noise.
+fills more of the latents, and survives more noise.
 
 Letters: N samples, F latent frames.
 """

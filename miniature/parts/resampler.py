@@ -20,8 +20,8 @@ from lynx_core.models.resampler import Resampler, ResamplerConfig
 from lynx_core.rng import numpy_generator
 
 from ..making import Making
-from .embedder import EMBEDDER
 from .muon import Muon, split_weights
+from .recogniser import RECOGNISER
 from .resumable import run_steps, set_cosine_rate, take_step
 
 WEIGHTS_NAME = "resampler.safetensors"
@@ -55,7 +55,7 @@ def train_resampler(making: Making, config: ResamplerConfig, embeddings: Tensor)
     tensors = {
         canonical_name("resampler", None, leaf): weight for leaf, weight in resampler.named_parameters()
     }
-    save_single_file(making.folder / WEIGHTS_NAME, tensors, {"resampler": config}, EMBEDDER, overwrite=True)
+    save_single_file(making.folder / WEIGHTS_NAME, tensors, {"resampler": config}, RECOGNISER, overwrite=True)
     return True
 
 

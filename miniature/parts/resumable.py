@@ -1,4 +1,4 @@
-"""Training that can be stopped at any moment and goes on where it was."""
+"""Training that can be stopped at any moment and resumes where it stopped."""
 
 from __future__ import annotations
 

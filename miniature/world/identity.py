@@ -120,7 +120,7 @@ def draw_identity(seed: int) -> Identity:
 
 
 def change_mark(identity: Identity, seed: int) -> Identity:
-    """The same person with another mark, drawn anew: what an embedder blind to marks must not see."""
+    """The same person with another mark, drawn anew: what a recogniser blind to marks must not see."""
     rng = numpy_generator("mark", seed)
     values = {name: getattr(identity, name) for name in (*SHARES, *CHOICES)}
     values["mark_colour"] = int(rng.integers(len(MARK_COLOURS)))

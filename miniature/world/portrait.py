@@ -94,7 +94,7 @@ def _outline_path(head: Head) -> skia.Path:
 
 
 def _draw_mark(canvas: skia.Canvas, head: Head) -> None:
-    """A painted spot: the one thing the conditioning embedder is blind to."""
+    """A painted spot: the one thing the conditioning recogniser is blind to."""
     x, y = MARK_SPOTS[MARK_PLACES[head.identity.mark_place]]
     spot, radius = head.place_on_face(x, y), MARK_RADIUS * head.unit_px
     colour = MARK_COLOURS[head.identity.mark_colour]

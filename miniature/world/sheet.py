@@ -44,7 +44,7 @@ def draw_people(seed: int = 0) -> np.ndarray:
 
 
 def draw_pairs(first_seed: int = 40) -> np.ndarray:
-    """A row for each sort of pair with a clip, one of three pairs with an image; [H, W, 3] uint8 RGB."""
+    """A row for each kind of pair with a clip, one of three pairs with an image; [H, W, 3] uint8 RGB."""
     step = PAIR_PX + _MARGIN_PX
     places = [_LABEL_PX, *(_LABEL_PX + PAIR_PX + _MARGIN_PX + n * (PAIR_PX + _GAP_PX) for n in range(5))]
     surface = skia.Surface(places[-1] + step, (len(SORTS) + 1) * step + _MARGIN_PX + _HEAD_PX)

@@ -35,11 +35,11 @@ def shoot(number: int, seed: int) -> Shot:
 
 def embed_photo(analyzer: FaceAnalyzer, photo: np.ndarray) -> torch.Tensor:
     crop, _ = crop_face(photo, analyzer.detector, "largest", 0)
-    return analyzer.embedder.embed([crop.id_crop])[0]
+    return analyzer.recogniser.embed([crop.id_crop])[0]
 
 
-def test_the_embedder_says_its_name(analyzer: FaceAnalyzer) -> None:
-    assert analyzer.embedder.name == "lynx_mini_arcface"
+def test_the_recogniser_says_its_name(analyzer: FaceAnalyzer) -> None:
+    assert analyzer.recogniser.name == "lynx_mini_arcface"
 
 
 @pytest.mark.parametrize("size_px", [64, 320, 512])

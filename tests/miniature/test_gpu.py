@@ -28,11 +28,20 @@ from miniature.experiment.sampling import (
     record_references,
 )
 from miniature.making import Making
-from miniature.parts import base, detector, embedder, landmarks, resampler, text_encoder, vae
+from miniature.parts import (
+    base,
+    detector,
+    landmarks,
+    recogniser,
+    recogniser_crops,
+    resampler,
+    text_encoder,
+    vae,
+)
 from miniature.parts.base_data import EncodedSet
 from miniature.parts.drawing_ahead import send_drawn
 
-TRAINED = (vae, text_encoder, embedder, detector, base, resampler, reader_training)
+TRAINED = (vae, text_encoder, recogniser, detector, base, resampler, reader_training)
 pytestmark = pytest.mark.filterwarnings("ignore:CUDA is not available")
 SHARE = 1 / 500
 STEPS = {"vae": [0, 8, 9, 10, 12], "base": list(range(len(base.TURNS)))}
@@ -107,10 +116,10 @@ def train_resampler(making: Making) -> bool:
     return resampler.train_resampler(making, config, embeddings)
 
 
-def train_embedder(making: Making) -> bool:
+def train_recogniser(making: Making) -> bool:
     with unset_fake_temporarily():
-        embedder.open_crops(making).draw_missing(making)
-    return embedder.train_embedder(making)
+        recogniser_crops.open_crops(making).draw_missing(making)
+    return recogniser.train_recogniser(making)
 
 
 def train_readers(making: Making) -> bool:
@@ -121,7 +130,7 @@ def train_readers(making: Making) -> bool:
 TRAININGS = {
     "vae": vae.train_vae,
     "text_encoder": text_encoder.train_text_encoder,
-    "embedder": train_embedder,
+    "recogniser": train_recogniser,
     "detector": detector.train_detector,
     "landmarks": landmarks.train_landmarks,
     "base": train_base,

@@ -138,7 +138,7 @@ def test_drawings_are_the_pictures_that_their_captions_name(drawings: Making) ->
         assert not data.texts[row, data.lengths[row] :].any() and data.texts[row, data.lengths[row] - 1].any()
 
 
-def test_drawn_faces_are_embedded_by_the_shipped_embedder(drawings: Making) -> None:
+def test_drawn_faces_are_embedded_by_the_shipped_recogniser(drawings: Making) -> None:
     (shard,) = (shard for shard in base_data.list_shards(drawings) if shard.sort == "crops")
     path = SHIPPED / "lynx" / "faces" / "lynx_mini_arcface.safetensors"
     expected = ArcFaceRecogniser(load_arcface(path)).embed(base_data.draw_shard(shard).id_crops)

@@ -139,7 +139,9 @@ def test_adapter_without_id_part(bench: WanBench, apply: Any, base: Any) -> None
 
 
 def test_adapter_without_reference_part(bench: WanBench, base: Any, lite: Any) -> None:
-    assert_refused(["lynx_lite", "no reference part", "reference layers"], lambda: bench.make_reference(base, lite))
+    assert_refused(
+        ["lynx_lite", "no reference part", "reference layers"], lambda: bench.make_reference(base, lite)
+    )
 
 
 def test_adapter_with_nan_weights(bench: WanBench, apply: Any, base: Any, tmp_path: Any) -> None:

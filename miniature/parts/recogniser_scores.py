@@ -1,4 +1,4 @@
-"""How well the conditioning embedder tells held-out people apart, and that it does not see their mark."""
+"""How well the conditioning recogniser tells held-out people apart, and that it does not see their mark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..world.draws import FIRST_HELD_OUT_IDENTITY
 from ..world.identity import SHARES, change_mark, draw_identity
-from .embedder import READ_CHOICES, draw_crop
+from .recogniser import READ_CHOICES
+from .recogniser_crops import draw_crop
 
 NUM_HELD_OUT = 128
 NUM_READ_TRAIN, NUM_READ_TEST = 1500, 500
@@ -69,7 +70,7 @@ def score_factors(embed: Embed) -> dict[str, float]:
     return scores
 
 
-def score_embedder(embed: Embed) -> dict[str, float]:
+def score_recogniser(embed: Embed) -> dict[str, float]:
     """All of the above; names that end in _64px are of crops from pictures as coarse as generated frames."""
     coarse = score_verification(embed, view_px=64)
     return {
