@@ -55,7 +55,7 @@ def test_an_old_host_gets_a_sentence(
         [sys.executable, "-c", LOAD, str(comfyui_dirs[host]), str(REPO), str(tmp_path), version],
         capture_output=True, text=True, timeout=240, cwd=tmp_path, check=False,
     )  # fmt: skip
-    assert "found 8" in done.stdout, done.stderr[-2000:]
+    assert "found 9" in done.stdout, done.stderr[-2000:]
     sentence = f"ComfyUI-Lynx is made for ComfyUI 0.16.3 and newer, and this is {version}"
     assert (sentence in done.stderr) == is_told
     assert ("update ComfyUI" in done.stderr) == is_told
