@@ -59,7 +59,7 @@ def add_parser(verbs: Any) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     from ..faces.analyzer import FaceAnalyzer
     from ..faces.errors import FaceError
-    from ..formats.errors import AdapterError
+    from ..formats.tensor_file import AdapterError
 
     people = list_people(arguments.folder)
     if not people:

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .embedding import normalise
+from .analyzer import normalise
 from .errors import FaceError
 
 CombineMethod = Literal["mean", "weighted", "best"]

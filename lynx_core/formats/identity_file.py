@@ -21,15 +21,16 @@ from PIL import Image
 from torch import Tensor
 
 from ..models.kv_cache import BlockKV, KVCache
+from ..spec import ID_CROP_PX, REFERENCE_CROP_PX
 from .conversion import write_together
-from .errors import AdapterError
-from .safetensors_file import SafetensorsFile, safetensors_bytes, tensor_info, write_safetensors
+from .safetensors_writer import safetensors_bytes, tensor_info, write_safetensors
+from .tensor_file import AdapterError, SafetensorsFile
 
 FORMAT = "comfy-lynx identity"
 FORMAT_VERSION = 1
 FORMAT_KEY, VERSION_KEY, ABOUT_KEY = "comfy_lynx.format", "comfy_lynx.format_version", "comfy_lynx.identity"
 
-ID_CROP_PX, REFERENCE_CROP_PX, THUMBNAIL_PX = 112, 256, 128
+THUMBNAIL_PX = 128
 MAX_PHOTOS = 64
 MAX_PNG_BYTES = 1 << 20
 """No crop of 256 px is larger."""

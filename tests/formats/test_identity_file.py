@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lynx_core.formats.errors import AdapterError
 from lynx_core.formats.identity_file import (
     ABOUT_KEY,
     FORMAT_KEY,
@@ -23,6 +22,7 @@ from lynx_core.formats.identity_file import (
     read_thumbnail,
     save_identity,
 )
+from lynx_core.formats.tensor_file import AdapterError
 from lynx_core.models.kv_cache import BlockKV, KVCache
 
 MADE_FOR = MadeFor("lynx_full", "f1", "wan.safetensors (WAN21)", "c0ffee", 8, 2)
