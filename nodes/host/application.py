@@ -15,6 +15,7 @@ from ...lynx_core.formats.adapter import Adapter
 from ...lynx_core.models.id_adapter import IDAdapterLayer
 from ...lynx_core.models.kv_cache import KVCache, compute_id_kv
 from ..presets import PART_NAMES, IdentitySettings, PartSettings
+from ..strengths import parse_curve
 from .attention_hooks import attach
 from .base_model import BaseModel, check_adapter_fits, describe_base
 from .conditioning import (
@@ -27,6 +28,7 @@ from .conditioning import (
 )
 from .identity import FaceID, IdentityKV, IdentityKVCache, Reference
 from .model_files import explain_recogniser
+from .region import Region
 
 PRECOMPUTE_BYTES = 1 << 30
 """A resampler and one layer in float32, with room to work."""
@@ -74,8 +76,9 @@ def apply_identity(
     reference: Reference | None,
     settings: IdentitySettings,
     vace_reference_frames: int = 0,
+    region: Region | None = None,
 ) -> AppliedIdentity:
-    """Attach an identity to a model and its conditionings.
+    """Attach an identity to a model and its conditionings; with a region, it acts there alone.
 
     The negative gets the null identity, as in the release: not "adapter off". A part of
     strength 0 is left out; with both left out everything is handed on untouched.
@@ -99,11 +102,11 @@ def apply_identity(
             get_id_kv(adapter, embedding, dtype)
             for embedding in (face_id.embedding, torch.zeros_like(face_id.embedding))
         )
-        face.append(make_injection("id", face_kv, settings.id))
+        face.append(make_injection("id", face_kv, settings.id, region))
         null.append(replace(face[-1], kv=null_kv, is_null=True))
     if reference is not None and settings.ref.strength:
         check_reference(reference, base)
-        injection = make_injection("ref", reference.face, settings.ref)
+        injection = make_injection("ref", reference.face, settings.ref, region)
         face.append(replace(injection, base=reference.base, skip_frames=vace_reference_frames))
         null.append(replace(face[-1], kv=reference.null, is_null=True))
     if not face:
@@ -121,14 +124,16 @@ def apply_identity(
     )
 
 
-def make_injection(kind: Kind, kv: IdentityKV, settings: PartSettings) -> Injection:
+def make_injection(kind: Kind, kv: IdentityKV, settings: PartSettings, region: Region | None) -> Injection:
     return Injection(
         kind=kind,
         kv=kv,
         strength=settings.strength,
         start_percent=settings.start_percent,
         end_percent=settings.end_percent,
-        blocks=settings.choose_blocks(kv.kv_cache.list_blocks(), PART_NAMES[kind]),
+        blocks=settings.weigh_blocks(kv.kv_cache.list_blocks(), PART_NAMES[kind]),
+        curve=parse_curve(settings.curve),
+        region=region,
     )
 
 
