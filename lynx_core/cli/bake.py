@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SUFFIX = ".safetensors"
 
 
-def add_parser(verbs: Any) -> argparse.ArgumentParser:
+def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "bake",
         help="make identity files from photos",
@@ -53,10 +53,10 @@ def add_parser(verbs: Any) -> argparse.ArgumentParser:
     parser.add_argument("--licence", default="", help="licence of the photos, kept in the files")
     parser.add_argument("--consent", default="", help="note on the person's consent, kept in the files")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
-    return parser
+    parser.set_defaults(run=_run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     from ..faces.analyzer import FaceAnalyzer
     from ..faces.errors import FaceError
     from ..formats.tensor_file import AdapterError

@@ -106,7 +106,11 @@ class AttentionHook:
                 self.refuse(
                     call,
                     f"gets {query.shape[1]} of the video's tokens, which leaves open where "
-                    + ("its mask lies" if active.injection.region else "the vace_reference_frames are"),
+                    + (
+                        "its mask lies"
+                        if active.injection.region
+                        else f"the {active.injection.skip_frames} vace_reference_frames are"
+                    ),
                 )
         if len(spans) == 1:
             return self.sum_injections(query, spans[0][1])
