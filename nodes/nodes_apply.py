@@ -79,7 +79,11 @@ class LynxApply(io.ComfyNode):
                 io.Model.Input("model", tooltip="Wan 2.1 T2V 14B, VACE 14B or Wan 2.2 14B, in any format."),
                 io.Conditioning.Input("positive", tooltip="The prompt."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt; it gets the null identity."),
-                sockets.Adapter.Input("adapter", tooltip="From Lynx Load Adapter."),
+                sockets.Adapter.Input(
+                    "adapter",
+                    optional=True,
+                    tooltip="From Lynx Load Adapter; not needed for an identity that was saved with keep_kv.",
+                ),
                 sockets.FaceID.Input(
                     "id", optional=True, tooltip="From Lynx Encode ID; left out, only the reference acts."
                 ),
@@ -136,7 +140,6 @@ class LynxApply(io.ComfyNode):
         model: Any,
         positive: Any,
         negative: Any,
-        adapter: Adapter,
         preset: str,
         id_strength: float,
         id_start: float,
@@ -146,6 +149,7 @@ class LynxApply(io.ComfyNode):
         ref_start: float,
         ref_end: float,
         ref_blocks: str,
+        adapter: Adapter | None = None,
         id: FaceID | None = None,
         reference: Reference | None = None,
         vace_reference_frames: int = 0,

@@ -71,7 +71,7 @@ def apply_identity(
     model: Any,
     positive: Conditioning,
     negative: Conditioning,
-    adapter: Adapter,
+    adapter: Adapter | None,
     face_id: FaceID | None,
     reference: Reference | None,
     settings: IdentitySettings,
@@ -87,7 +87,8 @@ def apply_identity(
         ValueError: when the parts do not fit each other or the model, or none is given.
     """
     base = describe_base(model)
-    check_adapter_fits(adapter, base)
+    if adapter is not None:
+        check_adapter_fits(adapter, base)
     if face_id is None and reference is None:
         raise ValueError(
             "Lynx has no identity to apply: connect LYNX_ID (from Lynx Encode ID), LYNX_REFERENCE (from Lynx Encode "
@@ -96,12 +97,8 @@ def apply_identity(
     face: list[Injection] = []
     null: list[Injection] = []
     if face_id is not None and settings.id.strength:
-        check_recogniser(adapter, face_id)
         dtype = model.model.get_dtype_inference()
-        face_kv, null_kv = (
-            get_id_kv(adapter, embedding, dtype)
-            for embedding in (face_id.embedding, torch.zeros_like(face_id.embedding))
-        )
+        face_kv, null_kv = choose_id_kv(adapter, face_id, base, dtype)
         face.append(make_injection("id", face_kv, settings.id, region))
         null.append(replace(face[-1], kv=null_kv, is_null=True))
     if reference is not None and settings.ref.strength:
@@ -122,6 +119,33 @@ def apply_identity(
         if len(list_people(positive)) == 1
         else add_injections(negative, face),
     )
+
+
+def choose_id_kv(
+    adapter: Adapter | None, face_id: FaceID, base: BaseModel, dtype: torch.dtype
+) -> tuple[IdentityKV, IdentityKV]:
+    """Give the keys and values of a person and of nobody: from the identity file, or computed by the adapter.
+
+    Raises:
+        ValueError: when neither can be had, or they are for another adapter or base.
+    """
+    saved = face_id.saved_kv
+    if saved is not None and (adapter is None or adapter.fingerprint == saved.adapter_fingerprint):
+        if (saved.base.dim, saved.base.num_blocks) != (base.dim, base.num_blocks):
+            raise ValueError(
+                f"This identity was saved with keys and values for {saved.base.name} (dim {saved.base.dim}, "
+                f"{saved.base.num_blocks} blocks), but the MODEL here is {base.name} (dim {base.dim}, {base.num_blocks} "
+                "blocks). Connect an adapter made for this base, which computes them anew."
+            )
+        return saved.face, saved.null
+    if adapter is None:
+        raise ValueError(
+            "Lynx Apply needs the adapter to make keys and values of this LYNX_ID: connect adapter (from Lynx Load "
+            "Adapter), or load an identity that was saved with keep_kv."
+        )
+    check_recogniser(adapter, face_id)
+    nobody = torch.zeros_like(face_id.embedding)
+    return get_id_kv(adapter, face_id.embedding, dtype), get_id_kv(adapter, nobody, dtype)
 
 
 def make_injection(kind: Kind, kv: IdentityKV, settings: PartSettings, region: Region | None) -> Injection:
