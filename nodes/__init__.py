@@ -8,6 +8,7 @@ from .host.model_files import register_folders
 from .nodes_apply import LynxApply
 from .nodes_face import LynxCropFace, LynxEncodeID, LynxEncodeReference
 from .nodes_guidance import LynxGuider, LynxSampler
+from .nodes_identity import LynxCombineIdentities, LynxLoadIdentity, LynxSaveIdentity
 from .nodes_load import LynxLoadAdapter, LynxLoadFaceAnalyzer, LynxLoadMini
 
 
@@ -22,6 +23,9 @@ class LynxExtension(ComfyExtension):
             LynxCropFace,
             LynxEncodeID,
             LynxEncodeReference,
+            LynxSaveIdentity,
+            LynxLoadIdentity,
+            LynxCombineIdentities,
             LynxApply,
             LynxGuider,
             LynxSampler,

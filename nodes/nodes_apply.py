@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 from ..lynx_core.formats.adapter import Adapter
@@ -11,7 +12,9 @@ from . import sockets
 from .host.application import apply_identity
 from .host.identity import FaceID, Reference
 from .host.messages import raise_plainly, show_note
-from .presets import ALL_BLOCKS, CUSTOM, PRESETS, PartSettings, read_settings
+from .host.region import Region
+from .presets import CUSTOM, PRESETS, PartSettings, read_settings
+from .strengths import ALL_BLOCKS, CONSTANT, CURVES
 
 
 def define_part_inputs(part: str, what: str) -> list[io.Input]:
@@ -44,10 +47,21 @@ def define_part_inputs(part: str, what: str) -> list[io.Input]:
         io.String.Input(
             f"{part}_blocks",
             default=ALL_BLOCKS,
-            tooltip=f"Blocks in which {what} acts: 'all', or numbers and ranges such as '0-9, 20, 30-39' "
-            "(Wan 14B has 0 to 39).",
+            tooltip=f"Blocks in which {what} acts: 'all', 'first half', 'second half', 'middle half', or numbers and "
+            "ranges with a weight behind a colon where it is not 1, such as '0-20:1, 25:0.5' (Wan 14B has 0 to 39).",
         ),
     ]
+
+
+def define_curve_input(part: str, what: str) -> io.Input:
+    """Define the input that says how one adapter part changes over sampling."""
+    return io.String.Input(
+        f"{part}_curve",
+        default=CONSTANT,
+        optional=True,
+        tooltip=f"How {what} changes over sampling: {', '.join(CURVES)}, or points 'share of sampling : factor' such "
+        "as '0:1, 0.5:0.3, 1:1', 0 to 1 and -10 to 10. The factor goes on the strength.",
+    )
 
 
 class LynxApply(io.ComfyNode):
@@ -65,7 +79,11 @@ class LynxApply(io.ComfyNode):
                 io.Model.Input("model", tooltip="Wan 2.1 T2V 14B, VACE 14B or Wan 2.2 14B, in any format."),
                 io.Conditioning.Input("positive", tooltip="The prompt."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt; it gets the null identity."),
-                sockets.Adapter.Input("adapter", tooltip="From Lynx Load Adapter."),
+                sockets.Adapter.Input(
+                    "adapter",
+                    optional=True,
+                    tooltip="From Lynx Load Adapter; not needed for an identity that was saved with keep_kv.",
+                ),
                 sockets.FaceID.Input(
                     "id", optional=True, tooltip="From Lynx Encode ID; left out, only the reference acts."
                 ),
@@ -96,6 +114,15 @@ class LynxApply(io.ComfyNode):
                     tooltip="Latent frames at the start that are VACE's own reference images, 0 to 64; connect "
                     "trim_latent of WanVaceToVideo. The reference stays out of them.",
                 ),
+                # Behind the others: saved graphs keep the values of widgets by their order.
+                define_curve_input("id", "the ID"),
+                define_curve_input("ref", "the reference"),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where this person is, white on black: one image, or one for each frame of the video. With "
+                    "several Lynx Apply in a row each person stays in the own mask. Left open, everywhere.",
+                ),
             ],
             outputs=[
                 io.Model.Output(),
@@ -113,7 +140,6 @@ class LynxApply(io.ComfyNode):
         model: Any,
         positive: Any,
         negative: Any,
-        adapter: Adapter,
         preset: str,
         id_strength: float,
         id_start: float,
@@ -123,9 +149,13 @@ class LynxApply(io.ComfyNode):
         ref_start: float,
         ref_end: float,
         ref_blocks: str,
+        adapter: Adapter | None = None,
         id: FaceID | None = None,
         reference: Reference | None = None,
         vace_reference_frames: int = 0,
+        id_curve: str = CONSTANT,
+        ref_curve: str = CONSTANT,
+        mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         values = {
             "id_strength": id_strength,
@@ -136,10 +166,20 @@ class LynxApply(io.ComfyNode):
             "ref_start": ref_start,
             "ref_end": ref_end,
             "ref_blocks": ref_blocks,
+            "id_curve": id_curve,
+            "ref_curve": ref_curve,
         }
         settings, remarks = read_settings(preset, values)
         applied = apply_identity(
-            model, positive, negative, adapter, id, reference, settings, vace_reference_frames
+            model,
+            positive,
+            negative,
+            adapter,
+            id,
+            reference,
+            settings,
+            vace_reference_frames,
+            None if mask is None else Region(mask, vace_reference_frames),
         )
         if vace_reference_frames and reference is None:
             remarks.append("vace_reference_frames does nothing without a reference.")
@@ -154,4 +194,6 @@ def describe_part(name: str, part: PartSettings, given: FaceID | Reference | Non
         return f"{name}: nothing is connected, its values do nothing"
     if not part.strength:
         return f"{name}: left out, its strength is 0"
-    return f"{name} {part.strength:g} from {part.start_percent:.0%} to {part.end_percent:.0%}, blocks {part.blocks}"
+    curve = "" if part.curve == CONSTANT else f", curve {part.curve}"
+    window = f"from {part.start_percent:.0%} to {part.end_percent:.0%}"
+    return f"{name} {part.strength:g}{curve} {window}, blocks {part.blocks}"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-ALL_BLOCKS = "all"
+from .strengths import ALL_BLOCKS, CONSTANT, parse_blocks, parse_curve, weigh_blocks
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,7 @@ class PartSettings:
     start_percent: float = 0.0
     end_percent: float = 1.0
     blocks: str = ALL_BLOCKS
+    curve: str = CONSTANT
 
     def __post_init__(self) -> None:
         if not -10.0 <= self.strength <= 10.0:
@@ -33,49 +33,34 @@ class PartSettings:
                 f"end {self.end_percent:g}"
             )
         parse_blocks(self.blocks)
+        parse_curve(self.curve)
 
-    def choose_blocks(self, available: tuple[int, ...], part_name: str) -> frozenset[int]:
-        """Choose from the blocks that the adapter has layers for.
+    def weigh_blocks(self, available: tuple[int, ...], part_name: str) -> dict[int, float]:
+        """Weigh the blocks that the adapter has layers in.
 
         Raises:
             ValueError: when none of them is chosen; the message begins with `part_name`.
         """
-        chosen = frozenset(
-            b for b in available if any(first <= b <= last for first, last in parse_blocks(self.blocks))
-        )
-        if not chosen:
-            raise ValueError(
-                f"{part_name}: blocks {self.blocks!r} holds none of the blocks this adapter acts in "
-                f"({available[0]} to {available[-1]}): write for example 'all' or '{available[0]}-{available[-1]}'"
-            )
-        return chosen
-
-
-def parse_blocks(text: str) -> list[tuple[int, int]]:
-    """Read 'all' or '0-9, 20, 30-39' as ranges with both ends in.
-
-    Raises:
-        ValueError: naming the part that is neither a number nor a range.
-    """
-    if text.strip().lower() == ALL_BLOCKS:
-        return [(0, 10**6)]
-    ranges = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last:
-            raise ValueError(
-                f"blocks {text!r}: {part.strip()!r} is no block number or range; write for example '0-9, 20, 30-39', or 'all'"
-            )
-        ranges.append((first, last))
-    return ranges
+        try:
+            return weigh_blocks(self.blocks, available)
+        except ValueError as error:
+            raise ValueError(f"{part_name}: {error}") from error
 
 
 PART_NAMES = {"id": "ID", "ref": "reference"}
 """Adapter part to what messages call it; the part is also the first half of its widgets' names."""
 
-WIDGET_FIELDS = {"strength": "strength", "start": "start_percent", "end": "end_percent", "blocks": "blocks"}
+WIDGET_FIELDS = {
+    "strength": "strength",
+    "start": "start_percent",
+    "end": "end_percent",
+    "blocks": "blocks",
+    "curve": "curve",
+}
 """Second half of a widget's name to the field of `PartSettings` that it sets."""
+
+READERS: dict[str, Callable[[str], object]] = {"blocks": parse_blocks, "curve": parse_curve}
+"""Second half of the name of a widget that holds text to what reads it."""
 
 
 @dataclass(frozen=True)
@@ -140,17 +125,18 @@ def read_settings(preset: str, widgets: Mapping[str, Any]) -> tuple[IdentitySett
         differing = [
             f"{name} is {format_value(value)} (preset: {format_value(expected[name])})"
             for name, value in settings.list_widgets().items()
-            if not is_same(value, expected[name])
+            if not is_same(name, value, expected[name])
         ]
         if differing:
             remarks.append(f"Not as in the preset '{preset}', the values here count: {', '.join(differing)}.")
     return settings, remarks
 
 
-def is_same(value: float | str, other: float | str) -> bool:
+def is_same(widget: str, value: float | str, other: float | str) -> bool:
     """Whether two values of a widget mean the same: 'all' and 'ALL', 0.6 and what a browser makes of it."""
-    if isinstance(value, str) and isinstance(other, str):
-        return parse_blocks(value) == parse_blocks(other)
+    read = READERS.get(widget.rpartition("_")[2])
+    if read is not None:
+        return read(str(value)) == read(str(other))
     return math.isclose(float(value), float(other), abs_tol=1e-6)
 
 

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from ..spec import LynxError
-from . import convert, doctor, download, train
+from . import bake, convert, doctor, download, train
 
-_VERBS = (download, convert, doctor, train)
+_VERBS = (download, convert, doctor, bake, train)
 _INTERRUPTED = 130
 
 

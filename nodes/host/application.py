@@ -15,6 +15,7 @@ from ...lynx_core.formats.adapter import Adapter
 from ...lynx_core.models.id_adapter import IDAdapterLayer
 from ...lynx_core.models.kv_cache import KVCache, compute_id_kv
 from ..presets import PART_NAMES, IdentitySettings, PartSettings
+from ..strengths import parse_curve
 from .attention_hooks import attach
 from .base_model import BaseModel, check_adapter_fits, describe_base
 from .conditioning import (
@@ -27,6 +28,7 @@ from .conditioning import (
 )
 from .identity import FaceID, IdentityKV, IdentityKVCache, Reference
 from .model_files import explain_recogniser
+from .region import Region
 
 PRECOMPUTE_BYTES = 1 << 30
 """A resampler and one layer in float32, with room to work."""
@@ -69,13 +71,14 @@ def apply_identity(
     model: Any,
     positive: Conditioning,
     negative: Conditioning,
-    adapter: Adapter,
+    adapter: Adapter | None,
     face_id: FaceID | None,
     reference: Reference | None,
     settings: IdentitySettings,
     vace_reference_frames: int = 0,
+    region: Region | None = None,
 ) -> AppliedIdentity:
-    """Attach an identity to a model and its conditionings.
+    """Attach an identity to a model and its conditionings; with a region, it acts there alone.
 
     The negative gets the null identity, as in the release: not "adapter off". A part of
     strength 0 is left out; with both left out everything is handed on untouched.
@@ -84,7 +87,8 @@ def apply_identity(
         ValueError: when the parts do not fit each other or the model, or none is given.
     """
     base = describe_base(model)
-    check_adapter_fits(adapter, base)
+    if adapter is not None:
+        check_adapter_fits(adapter, base)
     if face_id is None and reference is None:
         raise ValueError(
             "Lynx has no identity to apply: connect LYNX_ID (from Lynx Encode ID), LYNX_REFERENCE (from Lynx Encode "
@@ -93,17 +97,13 @@ def apply_identity(
     face: list[Injection] = []
     null: list[Injection] = []
     if face_id is not None and settings.id.strength:
-        check_recogniser(adapter, face_id)
         dtype = model.model.get_dtype_inference()
-        face_kv, null_kv = (
-            get_id_kv(adapter, embedding, dtype)
-            for embedding in (face_id.embedding, torch.zeros_like(face_id.embedding))
-        )
-        face.append(make_injection("id", face_kv, settings.id))
+        face_kv, null_kv = choose_id_kv(adapter, face_id, base, dtype)
+        face.append(make_injection("id", face_kv, settings.id, region))
         null.append(replace(face[-1], kv=null_kv, is_null=True))
     if reference is not None and settings.ref.strength:
         check_reference(reference, base)
-        injection = make_injection("ref", reference.face, settings.ref)
+        injection = make_injection("ref", reference.face, settings.ref, region)
         face.append(replace(injection, base=reference.base, skip_frames=vace_reference_frames))
         null.append(replace(face[-1], kv=reference.null, is_null=True))
     if not face:
@@ -121,14 +121,43 @@ def apply_identity(
     )
 
 
-def make_injection(kind: Kind, kv: IdentityKV, settings: PartSettings) -> Injection:
+def choose_id_kv(
+    adapter: Adapter | None, face_id: FaceID, base: BaseModel, dtype: torch.dtype
+) -> tuple[IdentityKV, IdentityKV]:
+    """Give the keys and values of a person and of nobody: from the identity file, or computed by the adapter.
+
+    Raises:
+        ValueError: when neither can be had, or they are for another adapter or base.
+    """
+    saved = face_id.saved_kv
+    if saved is not None and (adapter is None or adapter.fingerprint == saved.adapter_fingerprint):
+        if (saved.base.dim, saved.base.num_blocks) != (base.dim, base.num_blocks):
+            raise ValueError(
+                f"This identity was saved with keys and values for {saved.base.name} (dim {saved.base.dim}, "
+                f"{saved.base.num_blocks} blocks), but the MODEL here is {base.name} (dim {base.dim}, {base.num_blocks} "
+                "blocks). Connect an adapter made for this base, which computes them anew."
+            )
+        return saved.face, saved.null
+    if adapter is None:
+        raise ValueError(
+            "Lynx Apply needs the adapter to make keys and values of this LYNX_ID: connect adapter (from Lynx Load "
+            "Adapter), or load an identity that was saved with keep_kv."
+        )
+    check_recogniser(adapter, face_id)
+    nobody = torch.zeros_like(face_id.embedding)
+    return get_id_kv(adapter, face_id.embedding, dtype), get_id_kv(adapter, nobody, dtype)
+
+
+def make_injection(kind: Kind, kv: IdentityKV, settings: PartSettings, region: Region | None) -> Injection:
     return Injection(
         kind=kind,
         kv=kv,
         strength=settings.strength,
         start_percent=settings.start_percent,
         end_percent=settings.end_percent,
-        blocks=settings.choose_blocks(kv.kv_cache.list_blocks(), PART_NAMES[kind]),
+        blocks=settings.weigh_blocks(kv.kv_cache.list_blocks(), PART_NAMES[kind]),
+        curve=parse_curve(settings.curve),
+        region=region,
     )
 
 

@@ -105,8 +105,12 @@ class AttentionHook:
             if not active.fits(query.shape[1]):
                 self.refuse(
                     call,
-                    f"gets {query.shape[1]} of the video's tokens, which leaves open where the "
-                    f"{active.injection.skip_frames} vace_reference_frames are",
+                    f"gets {query.shape[1]} of the video's tokens, which leaves open where "
+                    + (
+                        "its mask lies"
+                        if active.injection.region
+                        else f"the {active.injection.skip_frames} vace_reference_frames are"
+                    ),
                 )
         if len(spans) == 1:
             return self.sum_injections(query, spans[0][1])
@@ -117,9 +121,20 @@ class AttentionHook:
         return residual
 
     def sum_injections(self, query: Tensor, actives: list[ActiveInjection]) -> Tensor:
-        total = self.attend(query, actives[0])
-        for active in actives[1:]:
-            total.add_(self.attend(query, active))
+        """Add up what each injection gives these rows, [rows, tokens, dim]."""
+        num_tokens = query.shape[1]
+        total: Tensor | None = None
+        for active in actives:
+            for place, weight in active.choose_tokens(num_tokens):
+                found = self.attend(query[:, place], active)
+                if weight is not None:
+                    found = found * weight.to(found)[:, None]
+                if total is None and isinstance(place, slice) and place == slice(0, num_tokens):
+                    total = found
+                    continue
+                total = torch.zeros_like(query) if total is None else total
+                total[:, place] += found
+        assert total is not None  # an injection without a token is not active
         return total
 
     def attend(self, query: Tensor, active: ActiveInjection) -> Tensor:
@@ -130,14 +145,8 @@ class AttentionHook:
         if kv_cache.norm_key:
             key = self.attention.norm_k(key)
         # The strength goes into the few values, not into the many results.
-        value = value * injection.strength
-        runs = active.choose_tokens(query.shape[1])
-        if runs == (slice(0, query.shape[1]),):
-            return attend_extra(query, key, value, self.attention.num_heads)
-        residual = torch.zeros_like(query)
-        for run in runs:
-            residual[:, run] = attend_extra(query[:, run], key, value, self.attention.num_heads)
-        return residual
+        value = value * (active.strength * injection.blocks[self.block])
+        return attend_extra(query, key, value, self.attention.num_heads)
 
     def add_residual(self, x: Tensor, call: ModelCall) -> Tensor:
         """Add the adapters' attention to the attention output `x`, [rows, tokens, dim].
@@ -258,6 +267,8 @@ class Attachment:
     def outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """OUTER_SAMPLE wrapper: say in the log where the identity does not reach the video."""
         self.log.start(executor.class_obj)
+        noise = args[0] if args else kwargs["noise"]
+        self.log.check_regions(executor.class_obj, noise.shape[-3:])
         samples = executor(*args, **kwargs)
         self.log.finish()
         return samples

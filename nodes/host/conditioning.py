@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
+from ..strengths import StrengthCurve
 from .base_model import BaseModel
 from .identity import IdentityKV
+from .region import Region
 
 COND_KEY = "lynx"
 
@@ -26,12 +28,18 @@ class Injection:
     strength: float
     start_percent: float
     end_percent: float
-    blocks: frozenset[int]
+    blocks: Mapping[int, float]
+    """Block number to the factor on the strength there."""
+
+    curve: StrengthCurve
     is_null: bool = False
     """Whether this is the null identity ("nobody"), which the negative conditioning carries."""
 
     skip_frames: int = 0
     """Leading latent frames that stay without this injection (VACE's reference frames)."""
+
+    region: Region | None = None
+    """Where in the picture it acts; None is everywhere."""
 
     base: BaseModel | None = None
     """The model that the keys and values were computed with; None where any of the right size will do."""

@@ -18,6 +18,25 @@ from .base_model import BaseModel
 
 
 @dataclass(frozen=True)
+class IdentityKV:
+    """Keys and values of one adapter part for one identity, known to the host's memory management."""
+
+    kv_cache: KVCache
+    patcher: Any = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SavedKV:
+    """Keys and values of an ID that come from an identity file, and what they were computed with."""
+
+    face: IdentityKV
+    null: IdentityKV
+    adapter_name: str
+    adapter_fingerprint: str
+    base: BaseModel
+
+
+@dataclass(frozen=True)
 class FaceID:
     """LYNX_ID: a face embedding and the network that made it."""
 
@@ -27,13 +46,8 @@ class FaceID:
     recogniser: str
     """Canonical name; an adapter only understands the recogniser it was trained on."""
 
-
-@dataclass(frozen=True)
-class IdentityKV:
-    """Keys and values of one adapter part for one identity, known to the host's memory management."""
-
-    kv_cache: KVCache
-    patcher: Any = field(repr=False)
+    saved_kv: SavedKV | None = None
+    """From an identity file; without an adapter they act as they are."""
 
 
 @dataclass(frozen=True)

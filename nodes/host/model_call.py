@@ -11,12 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from .conditioning import CondInjections, Injection, LynxCond
+from .region import share_overlaps
+
+Places = tuple[tuple[slice | Tensor, Tensor | None], ...]
+"""Tokens that get an injection (a run, or their numbers) and the weight of each; None weighs all of them 1."""
 
 
 @dataclass(frozen=True)
@@ -24,18 +29,23 @@ class ActiveInjection:
     """One injection at work in one call."""
 
     injection: Injection
-    tokens: tuple[slice, ...] | None
-    """Runs of tokens that get it, in order; None is every token."""
+    strength: float
+    """Of this step, before the factor of the block."""
+    places: Places | None = field(default=None, compare=False)
+    """None is every token in full."""
+    last_token: int = 0
+    """One behind the video's last token."""
 
     def fits(self, num_tokens: int) -> bool:
         """Tell whether the tokens without it can be told in a row of `num_tokens`."""
-        return not self.injection.skip_frames or self.tokens is None or self.tokens[-1].stop <= num_tokens
+        is_partial = self.injection.skip_frames or self.injection.region is not None
+        return not is_partial or self.places is None or self.last_token <= num_tokens
 
-    def choose_tokens(self, num_tokens: int) -> tuple[slice, ...]:
-        """Give the runs of a row; all of it where another node has cut some of the video's tokens out."""
-        if self.tokens is None or self.tokens[-1].stop > num_tokens:
-            return (slice(0, num_tokens),)
-        return self.tokens
+    def choose_tokens(self, num_tokens: int) -> Places:
+        """Give the tokens of a row; all of it where another node has cut some of the video's tokens out."""
+        if self.places is None or self.last_token > num_tokens:
+            return ((slice(0, num_tokens), None),)
+        return self.places
 
 
 @dataclass
@@ -156,36 +166,100 @@ def start_call(
     Raises:
         ValueError: when the batch is not the one that the host made of the conditionings.
     """
-    sigma = float(t.max())
-    patch_size = model.diffusion_model.patch_size
+    strengths = StepStrengths(model.model_sampling, float(t.max()))
     height, width = (
-        math.ceil(size / patch) for size, patch in zip(x.shape[-2:], patch_size[1:], strict=True)
+        math.ceil(size / patch)
+        for size, patch in zip(x.shape[-2:], model.diffusion_model.patch_size[1:], strict=True)
     )
     first_token = count_leading_tokens(model.diffusion_model, model_args)
 
-    def is_open(injection: Injection) -> bool:
-        start, end = (
-            model.model_sampling.percent_to_sigma(p) for p in (injection.start_percent, injection.end_percent)
-        )
-        return bool(injection.strength) and end <= sigma <= start
-
     def inject(cond: LynxCond) -> list[ActiveInjection]:
         frames = list_frames(cond, x.shape[2], window)
-        found = []
-        for injection in filter(is_open, cond.injections):
-            tokens = (
-                list_runs([frame >= injection.skip_frames for frame in frames], first_token, height * width)
-                if injection.kind == "ref"
-                else None
-            )
-            if tokens != ():
-                found.append(ActiveInjection(injection, tokens))
-        return found
+        grid = TokenGrid(frames, first_token, height, width, x.device)
+        opened = [(i, strength) for i in cond.injections if (strength := strengths.choose(i))]
+        weights = grid.weigh_regions([i for i, _ in opened])
+        placed = [
+            ActiveInjection(injection, strength, grid.place(injection, weights.get(number)), grid.last_token)
+            for number, (injection, strength) in enumerate(opened)
+        ]
+        return [active for active in placed if active.places != ()]
 
     call = ModelCall([inject(cond) for cond in rows.conds], len(x))
     if call.counts_rows:
         check_batch(rows, len(x))
     return call
+
+
+class StepStrengths:
+    """How strongly injections act at one sigma."""
+
+    def __init__(self, model_sampling: Any, sigma: float) -> None:
+        self.model_sampling, self.sigma = model_sampling, sigma
+
+    def choose(self, injection: Injection) -> float:
+        """Give the strength of this step; 0 outside of the window."""
+        start, end = (
+            self.model_sampling.percent_to_sigma(p) for p in (injection.start_percent, injection.end_percent)
+        )
+        if not end <= self.sigma <= start:
+            return 0.0
+        return injection.strength * (1.0 if injection.curve.is_constant else injection.curve.at(self.percent))
+
+    @cached_property
+    def percent(self) -> float:
+        """The share of sampling at which the noise is this sigma: the host knows the way back alone."""
+        low, high = 0.0, 1.0
+        for _ in range(24):
+            middle = (low + high) / 2
+            if float(self.model_sampling.percent_to_sigma(middle)) > self.sigma:
+                low = middle
+            else:
+                high = middle
+        return high
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """The video's tokens in one row of a call, frame by frame, line by line."""
+
+    frames: Sequence[int]
+    """Numbers of the latent frames in the whole video."""
+    first_token: int
+    height: int
+    width: int
+    """Tokens a frame."""
+    device: torch.device
+
+    @property
+    def last_token(self) -> int:
+        return self.first_token + len(self.frames) * self.height * self.width
+
+    def weigh_regions(self, injections: Sequence[Injection]) -> dict[int, Tensor]:
+        """Give the weight of every token for the injections that have a region, by their place in the list.
+
+        Where regions of one kind overlap, their people share the tokens.
+        """
+        weights: dict[int, Tensor] = {}
+        for kind in ("id", "ref"):
+            regions = {n: i.region for n, i in enumerate(injections) if i.kind == kind and i.region}
+            if regions:
+                found = [
+                    r.to_tokens(self.frames, self.height, self.width, self.device) for r in regions.values()
+                ]
+                weights.update(zip(regions, share_overlaps(found), strict=True))
+        return weights
+
+    def place(self, injection: Injection, weights: Tensor | None) -> Places | None:
+        """Say which tokens get an injection: none in the leading frames it skips, and none outside its region."""
+        if injection.kind == "id" and weights is None:
+            return None
+        tokens_per_frame = self.height * self.width
+        kept = [injection.kind == "id" or frame >= injection.skip_frames for frame in self.frames]
+        if weights is None:
+            return tuple((run, None) for run in list_runs(kept, self.first_token, tokens_per_frame))
+        weights = weights * torch.tensor(kept, device=self.device).repeat_interleave(tokens_per_frame)
+        index = weights.nonzero().flatten()
+        return ((index + self.first_token, weights[index]),) if len(index) else ()
 
 
 def check_batch(rows: CondInjections, num_rows: int) -> None:

@@ -26,6 +26,9 @@ LYNX_FOLDER = "lynx"
 FACES_FOLDER = "faces"
 """Inside models/lynx: face recognisers, no adapters."""
 
+IDENTITIES_FOLDER = "identities"
+"""Inside models/lynx: identity files, no adapters."""
+
 FACES_KEY = "lynx_faces"
 """The host's name for these folders, by which the editor says where a missing recogniser belongs."""
 
@@ -54,7 +57,8 @@ def register_folders() -> None:
 
 def list_adapter_files() -> list[str]:
     """List files under models/lynx, relative, with forward slashes."""
-    return [name for name in _list_lynx_files() if not name.startswith(f"{FACES_FOLDER}/")]
+    others = (f"{FACES_FOLDER}/", f"{IDENTITIES_FOLDER}/")
+    return [name for name in list_lynx_files() if not name.startswith(others)]
 
 
 def list_adapters() -> list[str]:
@@ -67,10 +71,11 @@ def list_adapters() -> list[str]:
 def list_recognisers() -> list[str]:
     """List face recognisers under models/lynx/faces."""
     prefix = f"{FACES_FOLDER}/"
-    return [name.removeprefix(prefix) for name in _list_lynx_files() if name.startswith(prefix)]
+    return [name.removeprefix(prefix) for name in list_lynx_files() if name.startswith(prefix)]
 
 
-def _list_lynx_files() -> list[str]:
+def list_lynx_files() -> list[str]:
+    """List all files under models/lynx, relative, with forward slashes."""
     return sorted(name.replace("\\", "/") for name in folder_paths.get_filename_list(LYNX_FOLDER))
 
 
@@ -85,12 +90,12 @@ def locate_adapter(name: str) -> Path | None:
 
     An empty file or folder does not hide a whole one in a later folder of the host's list.
     """
-    return _locate(name)
+    return locate_lynx_file(name)
 
 
 def locate_recogniser(name: str) -> Path | None:
     """Find a face recogniser's file; None when there is none, or nothing in it."""
-    return _locate(f"{FACES_FOLDER}/{name}")
+    return locate_lynx_file(f"{FACES_FOLDER}/{name}")
 
 
 def explain_recogniser(recogniser: str) -> str:
@@ -109,7 +114,8 @@ def _find_choice(recogniser: str) -> str:
     return f"an encoder file of {recogniser!r}"
 
 
-def _locate(name: str) -> Path | None:
+def locate_lynx_file(name: str) -> Path | None:
+    """Find a file or folder under models/lynx that is not empty; None when there is none, or it lies elsewhere."""
     inside = PurePosixPath(name)
     if inside.is_absolute() or Path(name).is_absolute() or ".." in inside.parts:
         return None  # a name from an edited prompt must not reach files outside the model folders

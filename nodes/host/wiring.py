@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from torch import Tensor
 
-from .conditioning import Kind, carries_identity, carries_person, find_cond, list_people
+from .conditioning import Kind, carries_identity, carries_person, find_cond, find_injections, list_people
 from .messages import warn_at_running_node
 from .model_call import RowCursor
 
@@ -126,6 +126,21 @@ class SamplingLog:
         self.has_opened.clear()
         for fault in find_wiring_faults(choose_computed(guider)):
             self.say(fault)
+
+    def check_regions(self, guider: Any, size: Sequence[int]) -> None:
+        """Say which masks do not fit a latent of [frames, height, width].
+
+        Raises:
+            ValueError: when a mask has another number of frames than the video.
+        """
+        conds = [entry for cond in guider.conds.values() for entry in cond or []]
+        regions = {i.region for entry in conds for i in find_injections(entry) if i.region is not None}
+        num_frames, height, width = size
+        for region in regions:
+            region.check_frames(num_frames)
+            misfit = region.find_stretch(height, width)
+            if misfit:
+                self.say(misfit)
 
     def count(self, kind: Kind, block: int, cursor: RowCursor) -> None:
         """Count a call in which this attention should have acted."""

@@ -14,7 +14,7 @@ WEB_DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
 FEW_CHOICES = 8
 """A help page names all choices of a shorter list, unless it lists files."""
 
-FILE_LISTS = ("adapter", "resampler", "id_layers", "ref_layers", "detector_pack", "encoder")
+FILE_LISTS = ("adapter", "resampler", "id_layers", "ref_layers", "detector_pack", "encoder", "identity")
 
 NODE_IDS = {
     "LynxLoadAdapter": ["LYNX_ADAPTER"],
@@ -23,6 +23,9 @@ NODE_IDS = {
     "LynxCropFace": ["LYNX_FACE", "IMAGE", "IMAGE", "IMAGE"],
     "LynxEncodeID": ["LYNX_ID"],
     "LynxEncodeReference": ["LYNX_REFERENCE"],
+    "LynxSaveIdentity": [],
+    "LynxLoadIdentity": ["LYNX_ID", "LYNX_FACE", "LYNX_REFERENCE", "IMAGE"],
+    "LynxCombineIdentities": ["LYNX_ID"],
     "LynxApply": ["MODEL", "CONDITIONING", "CONDITIONING", "CONDITIONING"],
     "LynxGuider": ["GUIDER"],
     "LynxSampler": ["LATENT"],

@@ -1,0 +1,97 @@
+"""Where in the picture a person is: a mask, from pixels to the tokens of the video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PIXELS_PER_LATENT_FRAME = 4
+"""Wan's VAE: latent frame 0 is pixel frame 0, every later one stands for four."""
+
+MAX_ASPECT_DIFFERENCE = 0.05
+
+
+class Region:
+    """A mask of one person.
+
+    Args:
+        mask: [frames, height, width] in 0 to 1, one image for the whole video or one for each of its frames.
+        leading_frames: latent frames in front of the video that the mask does not count (VACE's reference frames);
+            the first frame's mask holds in them.
+
+    Raises:
+        ValueError: when it is no mask, not finite, or empty.
+    """
+
+    def __init__(self, mask: Tensor, leading_frames: int = 0) -> None:
+        if mask.ndim == 2:
+            mask = mask[None]
+        if mask.ndim != 3 or not mask.numel():
+            raise ValueError(f"a mask is [frames, height, width], got {list(mask.shape)}")
+        mask = mask.detach().to("cpu", torch.float32)
+        if not mask.isfinite().all():
+            raise ValueError("the mask holds NaN or infinite values; look at the node that made it")
+        self.mask = mask.clamp(0.0, 1.0)
+        if not self.mask.any():
+            raise ValueError(
+                "the mask is empty (0 everywhere), so this person would be nowhere in the video. Paint where the person "
+                "is in white, or invert the mask; to leave the person out, bypass this node."
+            )
+        self.leading_frames = leading_frames
+        self._tokens: dict[tuple[int, int, torch.device], Tensor] = {}
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.mask)
+
+    def check_frames(self, num_latent_frames: int) -> None:
+        """Refuse a mask of another length than the video.
+
+        Raises:
+            ValueError: with both numbers of frames.
+        """
+        expected = PIXELS_PER_LATENT_FRAME * (num_latent_frames - self.leading_frames - 1) + 1
+        if self.num_frames not in (1, expected):
+            raise ValueError(
+                f"The mask of a Lynx Apply has {self.num_frames} frames, the video has {expected}: connect one image, or "
+                "one for each frame."
+            )
+
+    def find_stretch(self, height: int, width: int) -> str | None:
+        """Say that a mask has another shape than a video of this latent size; None when it has the same."""
+        mask_height, mask_width = self.mask.shape[1:]
+        if abs((mask_width / mask_height) / (width / height) - 1) <= MAX_ASPECT_DIFFERENCE:
+            return None
+        return (
+            f"The mask of a Lynx Apply is {mask_width}x{mask_height} px, the video {8 * width}x{8 * height} px: the mask is "
+            "stretched over it."
+        )
+
+    def to_tokens(self, frames: Sequence[int], height: int, width: int, device: torch.device) -> Tensor:
+        """Give the weight of every token of these latent frames, [len(frames) * height * width].
+
+        Args:
+            frames: numbers of latent frames in the whole video; beyond the mask's own, its last one counts.
+            height, width: tokens a frame.
+        """
+        key = (height, width, device)
+        if key not in self._tokens:
+            small = F.interpolate(self.mask[:, None], (height, width), mode="area")[:, 0]
+            # Each latent frame gets the mean of its pixel frames.
+            later = small[1:]
+            groups = later.split(PIXELS_PER_LATENT_FRAME) if len(later) else ()
+            latent = torch.stack([small[0], *(group.mean(0) for group in groups)])
+            self._tokens[key] = latent.to(device)
+        latent = self._tokens[key]
+        places = [min(max(frame - self.leading_frames, 0), len(latent) - 1) for frame in frames]
+        index = torch.tensor(places, device=device)
+        return latent[index].flatten()
+
+
+def share_overlaps(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Let people share the tokens on which their weights add up to more than 1; each [tokens]."""
+    total = torch.stack(list(weights)).sum(0).clamp(min=1.0)
+    return [weight / total for weight in weights]
