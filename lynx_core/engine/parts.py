@@ -54,12 +54,16 @@ def write_part(path: Path, kind: type, outcomes: Iterable[tuple[str, Sequence[An
     for input_key, results in outcomes:
         for result in results:
             if isinstance(result, Rejected):
-                said = (None, result.reason, result.detail, result.subject, result.retry)
+                said: tuple[Any, ...] = (None, result.reason, result.detail, result.subject, result.retry)
                 values: dict[str, Any] = dict.fromkeys(names)
             else:
                 said = (hash_record(result), None, None, None, False)
                 values = as_row(result)
-            rows.append(dict(zip((KEY, REASON, DETAIL, SUBJECT, RETRY), said, strict=True)) | {INPUT: input_key} | values)
+            rows.append(
+                dict(zip((KEY, REASON, DETAIL, SUBJECT, RETRY), said, strict=True))
+                | {INPUT: input_key}
+                | values
+            )
     text = pyarrow.string()
     fields = [pyarrow.field(name, text) for name in (INPUT, KEY, REASON, DETAIL, SUBJECT)]
     schema = pyarrow.schema([*fields, pyarrow.field(RETRY, pyarrow.bool_()), *arrow_fields(kind)])
@@ -157,7 +161,9 @@ class RecordReader:
             try:
                 self._tables[name] = parquet.read_table(part, columns=columns, partitioning=None)
             except OSError as error:
-                raise EngineError(f"{part} is gone or broken ({error}); run the same command again") from error
+                raise EngineError(
+                    f"{part} is gone or broken ({error}); run the same command again"
+                ) from error
             if len(self._tables) > _OPEN_TABLES:
                 self._tables.popitem(last=False)
         table = self._tables[name]

@@ -12,7 +12,7 @@ import hashlib
 import struct
 import types
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -22,9 +22,13 @@ R = TypeVar("R")
 _HASH_BYTES = 16
 
 
-@lru_cache(maxsize=None)
-def list_hints(kind: type) -> dict[str, Any]:
+def list_hints(kind: Any) -> dict[str, Any]:
     """Field name to type hint of a record class."""
+    return _read_hints(kind)
+
+
+@cache
+def _read_hints(kind: Any) -> dict[str, Any]:
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 
 class EngineError(RuntimeError):
@@ -27,16 +27,11 @@ class Rejected:
     """Whether the next run tries it again, as after a server that did not answer."""
 
 
-class StageFunction(Protocol):
-    """Takes a batch of records, gives for each of them one or more records or rejections."""
+StageFunction = Callable[[Sequence[Any]], Sequence[Sequence[Any]]]
+"""Takes a batch of records, gives for each of them one or more records or rejections."""
 
-    def __call__(self, records: Sequence[Any]) -> Sequence[Sequence[Any | Rejected]]: ...
-
-
-class TableFunction(Protocol):
-    """Takes all records at once, gives any number of records and rejections."""
-
-    def __call__(self, records: Sequence[Any]) -> Sequence[Any | Rejected]: ...
+TableFunction = Callable[[Sequence[Any]], Sequence[Any]]
+"""Takes all records at once, gives any number of records and rejections."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,9 @@ class _Described:
         """Hash over name, version, settings and the columns of both records, 16 hex digits."""
         from .records import list_hints
 
-        columns = [{name: str(hint) for name, hint in list_hints(kind).items()} for kind in (self.takes, self.gives)]
+        columns = [
+            {name: str(hint) for name, hint in list_hints(kind).items()} for kind in (self.takes, self.gives)
+        ]
         described = [self.name, self.version, self.settings, columns]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 

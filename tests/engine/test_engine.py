@@ -59,7 +59,9 @@ def test_a_rerun_does_what_is_left_and_tries_errors_again(tmp_path: Path) -> Non
     result = engine.run(make_stage(journal), put_numbers(engine, range(18)))
     assert set(read_journal(journal)) == {"n13", "n15", "n16", "n17"}
     assert result.num_reused == 14
-    assert [record.id for record in result.records(Number)] == [f"n{v}" for v in range(18) if v % 7 and v != 13]
+    assert [record.id for record in result.records(Number)] == [
+        f"n{v}" for v in range(18) if v % 7 and v != 13
+    ]
     journal.unlink()
     shorter = engine.run(make_stage(journal), put_numbers(engine, [1, 2]))
     assert [record.id for record in shorter.records(Number)] == ["n1", "n2"] and not read_journal(journal)
@@ -104,7 +106,7 @@ def open_missing_model():
 def test_a_worker_that_cannot_begin_stops_the_run_with_its_message(tmp_path: Path) -> None:
     engine = Engine(tmp_path / "work")
     stage = Stage("detect", 1, Number, Number, open_worker=open_missing_model)
-    with pytest.raises(EngineError, match="no model at /models/x.onnx"):
+    with pytest.raises(EngineError, match="there is no model at"):
         engine.run(stage, put_numbers(engine, [1]))
 
 
@@ -118,7 +120,7 @@ def open_always_wrong():
 def test_errors_of_nearly_every_record_stop_the_run(tmp_path: Path) -> None:
     engine = Engine(tmp_path / "work")
     stage = Stage("wrong", 1, Number, Number, open_worker=open_always_wrong)
-    with pytest.raises(EngineError, match="30 of 30 records.*the driver is too old"):
+    with pytest.raises(EngineError, match=r"30 of 30 records.*the driver is too old"):
         engine.run(stage, put_numbers(engine, range(30)))
 
 
@@ -158,7 +160,12 @@ def test_progress_counts_from_what_is_done_to_the_end(tmp_path: Path) -> None:
 
 
 def start(tmp_path: Path, *arguments: object, **more) -> subprocess.Popen[str]:
-    command = [sys.executable, str(HERE / "run_doubling.py"), str(tmp_path / "work"), str(tmp_path / "journal")]
+    command = [
+        sys.executable,
+        str(HERE / "run_doubling.py"),
+        str(tmp_path / "work"),
+        str(tmp_path / "journal"),
+    ]
     return subprocess.Popen(
         [*command, *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
