@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from ..data.manifest_row import KINDS
 from .errors import Checks
 
 Names = Literal["cluster", "folder"]
@@ -279,6 +280,8 @@ class CurationConfig:
     captions: CaptionsConfig = field(default_factory=CaptionsConfig)
     augmenters: tuple[AugmenterConfig, ...] = ()
     splits: SplitsConfig = field(default_factory=SplitsConfig)
+    kind_weights: dict[str, float] = field(default_factory=dict)
+    """How often each kind is to be drawn, 1 where none is given; goes into the manifest's column `weight`."""
     runner: RunnerName = "native"
     workers: int = 1
     """Processes on this machine, or workers on the cluster."""
@@ -289,6 +292,9 @@ class CurationConfig:
         with Checks("curation") as check:
             check.value(bool(self.sources), "sources", [], "one [[sources]] or more, each with a path")
             check.choice("runner", self.runner, get_args(RunnerName))
+            for kind, weight in self.kind_weights.items():
+                check.choice("kind_weights", kind, KINDS)
+                check.value(_is_number(weight), f"kind_weights.{kind}", weight, "0 or more")
             check.value(self.workers >= 1, "workers", self.workers, "1 or more")
             check.value(_is_number(self.gpus), "gpus", self.gpus, "0 or more")
             for source in self.sources:

@@ -16,7 +16,7 @@ from ..data.hashing import hash_file
 from ..data.video_file import VideoInfo, read_frames
 from ..faces.photo import UnknownPictureError, probe_photo
 
-__all__ = ["Footage", "MediaError", "open_footage", "read_jpeg", "scale_down", "write_jpeg"]
+__all__ = ["Footage", "MediaError", "decode_photo", "open_footage", "read_jpeg", "scale_down", "write_jpeg"]
 
 PHOTO_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jfif", ".ppm",

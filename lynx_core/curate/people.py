@@ -15,12 +15,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 
+from ..data.hashing import hash_values
 from ..engine.stage import Rejected, TableStage
 from .configuration import IdentityConfig
 from .duplicates import drop_duplicates
+from .forgotten import drop_forgotten, read_forgotten
 from .records import JudgedTrack, Membership
 from .scenes import number_scenes
 
@@ -29,12 +32,15 @@ MAX_EXACT = 4000
 """Tracks of which all pairs are compared: 64 MB of cosines."""
 
 
-def make_people_stage(config: IdentityConfig, threshold: float) -> TableStage:
+def make_people_stage(config: IdentityConfig, threshold: float, output: Path) -> TableStage:
     """The stage: from all `JudgedTrack` to `Membership`."""
-    settings = {name: str(value) for name, value in asdict(config).items()} | {"threshold": threshold}
+    forgotten = read_forgotten(output)
+    settings = {name: str(value) for name, value in asdict(config).items()}
+    settings |= {"threshold": str(threshold), "forgotten": hash_values(forgotten)}
 
     def function(tracks: Sequence[JudgedTrack]) -> list[Membership | Rejected]:
-        return find_people(tracks, config, threshold)
+        known, gone = drop_forgotten(tracks, forgotten)
+        return [*find_people(known, config, threshold), *gone]
 
     return TableStage("people", PEOPLE_VERSION, JudgedTrack, Membership, settings=settings, function=function)
 

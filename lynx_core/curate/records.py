@@ -103,6 +103,13 @@ class Track(TrackFacts):
     view_frames: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class TrackId:
+    """The name alone."""
+
+    id: str
+
+
 @dataclass(frozen=True, eq=False)
 class TrackPictures:
     """The pictures alone."""
@@ -171,6 +178,19 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class CaptionRequest:
+    """A target that needs a caption."""
+
+    id: str
+    """Track and frames of the target."""
+    subject: str
+    """What rejections call it."""
+    sidecar: str
+    views: tuple[bytes, ...]
+    """JPEG frames for a server; empty when none is asked."""
+
+
+@dataclass(frozen=True)
 class Caption:
     """Of a target."""
 
@@ -179,6 +199,32 @@ class Caption:
     text: str
     origin: str
     """"sidecar", or the model that answered."""
+
+
+@dataclass(frozen=True, eq=False)
+class VariantRequest:
+    """A reference that an augmenter is to edit."""
+
+    pair: str
+    subject: str
+    picture: bytes
+    landmarks: np.ndarray
+    """[10], in the picture."""
+    embedding: np.ndarray
+    """Of the unedited face."""
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """An edited reference whose identity was verified."""
+
+    pair: str
+    picture: bytes
+    landmarks: np.ndarray
+    similarity: float
+    """Cosine to the unedited face."""
+    augmenter: str
+    licence: str
 
 
 RAW_KINDS = ("single image", "single video", "multi-scene images", "multi-scene videos")

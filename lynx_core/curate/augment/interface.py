@@ -1,0 +1,99 @@
+"""What an augmenter is, and where installed ones are found.
+
+A package brings its own by an entry point of the group `comfyui_lynx.augmenters`, which names a function that
+takes the options of the configuration, a table of texts, and gives an `Augmenter`:
+
+    [project.entry-points."comfyui_lynx.augmenters"]
+    liveportrait = "my_package:make_liveportrait"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Literal, Protocol
+
+import numpy as np
+
+from ...engine.stage import Rejected
+from ..errors import CurationError
+
+GROUP = "comfyui_lynx.augmenters"
+AugmentKind = Literal["expression", "relight", "background"]
+
+
+@dataclass(frozen=True, eq=False)
+class FaceImage:
+    """A face with its surroundings."""
+
+    pixels: np.ndarray
+    """[H, W, 3] uint8 RGB."""
+    landmarks: np.ndarray
+    """Eyes, nose tip and corners of the mouth, [5, 2] px."""
+
+
+class Augmenter(Protocol):
+    """Edits faces. Whether the person is still the same is asked by the pipeline, never here."""
+
+    kind: AugmentKind
+    fingerprint: str
+    """Code, options and weights: part of the stage's hash."""
+    licence: str
+    """Shown, and kept in the manifest, so that it can be filtered."""
+
+    def load(self) -> None:
+        """Open what it needs, once in each worker.
+
+        Raises:
+            CurationError: when something is missing.
+        """
+
+    def __call__(self, faces: Sequence[FaceImage], rng: np.random.Generator) -> list[FaceImage | Rejected]:
+        """A variant of each face, of any size, with its landmarks where they have moved."""
+
+
+MakeAugmenter = Callable[[Mapping[str, str]], Augmenter]
+
+
+def make_augmenter(name: str, options: Mapping[str, str]) -> Augmenter:
+    """A built-in augmenter, or an installed one.
+
+    Raises:
+        CurationError: when there is none of this name, or its options are wrong.
+    """
+    from .background import BackgroundReplacement
+    from .command import CommandAugmenter
+    from .comfyui import ComfyUIAugmenter
+    from .relight import Relight
+    from .warp import LandmarkWarp
+
+    built_in: dict[str, MakeAugmenter] = {
+        "background": BackgroundReplacement.from_options,
+        "relight": Relight.from_options,
+        "warp": LandmarkWarp.from_options,
+        "command": CommandAugmenter.from_options,
+        "comfyui": ComfyUIAugmenter.from_options,
+    }
+    if name in built_in:
+        return built_in[name](options)
+    installed = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in installed:
+        known = ", ".join([*built_in, *sorted(installed)])
+        raise CurationError(f"there is no augmenter '{name}'; there is: {known}")
+    return installed[name].load()(options)
+
+
+def check_options(name: str, options: Mapping[str, str], known: Mapping[str, str | None]) -> dict[str, str]:
+    """Options with their defaults; one without a default is needed.
+
+    Raises:
+        CurationError: for a missing or an unknown one.
+    """
+    unknown = [key for key in options if key not in known]
+    missing = [key for key, default in known.items() if default is None and not options.get(key)]
+    problems = [f"the augmenter {name} has no option '{key}'; it has: {', '.join(known)}" for key in unknown]
+    problems += [f"the augmenter {name} needs the option '{key}'" for key in missing]
+    if problems:
+        raise CurationError(*problems)
+    return {key: str(options.get(key, default)) for key, default in known.items()}
