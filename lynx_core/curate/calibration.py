@@ -132,7 +132,7 @@ def keep_calibration(path: Path, calibration: Calibration) -> None:
 
 def write_calibration_page(path: Path, calibration: Calibration) -> None:
     """Draw the two histograms as an HTML file."""
-    from .files import write_whole
+    from ..durable_file import write_durably
     from .page import render_calibration
 
-    write_whole(path, render_calibration(asdict(calibration)).encode("utf-8"))
+    write_durably(path, render_calibration(asdict(calibration)).encode("utf-8"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..data.manifest_row import KINDS
+from ..data.manifest import KINDS
 from .errors import Checks
 
 Names = Literal["cluster", "folder"]
@@ -128,7 +128,7 @@ class IdentityConfig:
     """Instead of a calibration: faces at or above it are one person."""
     too_alike: float = 0.985
     """Pairs above it are left out: a reference that is nearly the target teaches to copy."""
-    margin: float = 0.05
+    margin: float = 0.02
     """Faces this close below the threshold to another person, or between two, are reported as look-alikes."""
     min_tracks: int = 1
     """People seen in fewer tracks are left out."""

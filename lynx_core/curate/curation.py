@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..faces.alignment import crop_for_reference
+from ..durable_file import write_durably
+from ..faces.crops import crop_for_reference
 from .configuration import CurationConfig
 from .errors import CurationError
-from .files import write_json, write_whole
+from .files import write_json
 from .manifests import (
     FIGURES_NAME,
     REFERENCES_DIR,
@@ -66,10 +67,10 @@ def curate(config: CurationConfig, on_progress: Progress | None = None) -> Curat
     with hold_output(config.output):
         state = run_stages(config, on_progress)
         reasons = write_rejections(config.output, state.rejections)
-        splits = split_people(
-            ((state.tracks[member.track].path, member.person) for member in state.memberships.values()),
-            config.splits,
-        )
+        paired = {pair.person for pair in state.candidates}
+        members = (member for member in state.memberships.values() if member.person in paired)
+        places = ((state.tracks[member.track].path, member.person) for member in members)
+        splits = split_people(places, config.splits)
         rows = _write_pairs(state, splits, on_progress)
         facts = _collect_facts(state, rows)
         write_manifests(config.output, rows, facts)
@@ -166,7 +167,7 @@ def _write_references(state: CurationState, pair: Candidate, variant: Variant | 
                 picture = state.read_pictures(ref.track).pictures[ref.sample]
                 landmarks = state.tracks[ref.track].samples[ref.sample].landmarks
             raw = _align(picture, landmarks) if is_aligned else picture
-            write_whole(state.config.output / path, raw)
+            write_durably(state.config.output / path, raw)
         yield path.as_posix()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..spec import LynxError
 
-class CurationError(ValueError):
+
+class CurationError(LynxError):
     """A curation that cannot go on: the message names the thing, the value seen and the way out."""
 
     def __init__(self, *problems: str) -> None:

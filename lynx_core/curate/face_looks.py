@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.records import hash_texts
-from ..faces.alignment import crop_for_id, measure_face_px
-from ..faces.crops import measure_sharpness
+from ..faces.crops import crop_for_id, measure_face_px, measure_sharpness
 from ..faces.detection import Face
 from ..faces.errors import FaceError, import_package
 from .configuration import FacesConfig

@@ -1,32 +1,18 @@
-"""Writing whole files: aside, flushed, renamed."""
+"""Files that a curation leaves behind, each written whole or not at all."""
 
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-
-def write_whole(path: Path, raw: bytes) -> None:
-    """Write a file that is either there whole, or is the one that was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with aside.open("wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+from ..durable_file import write_aside, write_durably
 
 
 def write_json(path: Path, values: Any) -> None:
     """Write plain values, readable by people in any script."""
-    write_whole(path, json.dumps(values, ensure_ascii=False, indent=1).encode("utf-8"))
+    write_durably(path, json.dumps(values, ensure_ascii=False, indent=1).encode("utf-8"))
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: Any) -> None:
@@ -34,8 +20,6 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: Any) -> N
     import pyarrow
     from pyarrow import parquet
 
-    sink = pyarrow.BufferOutputStream()
-    parquet.write_table(
-        pyarrow.Table.from_pylist([dict(row) for row in rows], schema), sink, compression="zstd"
-    )
-    write_whole(path, sink.getvalue().to_pybytes())
+    with write_aside(path) as (aside,):
+        table = pyarrow.Table.from_pylist([dict(row) for row in rows], schema)
+        parquet.write_table(table, aside, compression="zstd")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.animation import read_animation
 from ..data.decoding import decode_photo, probe_media
 from ..data.errors import MediaError
-from ..data.hashing import hash_file
-from ..data.video_file import VideoInfo, read_frames
-from ..faces.photo import UnknownPictureError, probe_photo
+from ..data.video_file import VideoInfo, read_animation, read_frames
+from ..faces.photo import probe_photo
+from ..faces.picture_file import UnknownPictureError
+from ..hashing import hash_file
 
 __all__ = ["Footage", "MediaError", "decode_photo", "open_footage", "read_jpeg", "scale_down", "write_jpeg"]
 

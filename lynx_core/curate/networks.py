@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.hashing import hash_file, hash_files
-from ..faces.alignment import ARCFACE_TEMPLATE
+from ..faces.analyzer import ArcFaceRecogniser, InsightFaceRecogniser, normalise, stack_crops
 from ..faces.arcface import load_arcface
+from ..faces.crops import ARCFACE_TEMPLATE
 from ..faces.detection import PACK_FILES, Face, FaceDetector, check_image, find_pack_folder
-from ..faces.embedding import ArcFaceRecogniser, InsightFaceRecogniser, normalise, stack_crops
 from ..faces.errors import FaceError, import_package
+from ..hashing import hash_file, hash_files
 from .configuration import FacesConfig
 from .errors import CurationError
 

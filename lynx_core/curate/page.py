@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .files import write_json, write_whole
+from ..durable_file import write_durably
+from .files import write_json
 from .manifests import PAGE_DATA_NAME, PAGE_NAME
 from .page_template import CALIBRATION_TEMPLATE, STYLE, TEMPLATE
 
@@ -17,7 +18,7 @@ _WIDTH, _HEIGHT, _FLOOR = 640, 180, 150
 def write_page(output: Path, data: dict[str, Any]) -> None:
     """Write the page, and beside it the values it is made of."""
     write_json(output / PAGE_DATA_NAME, data)
-    write_whole(output / PAGE_NAME, render_page(data).encode("utf-8"))
+    write_durably(output / PAGE_NAME, render_page(data).encode("utf-8"))
 
 
 def read_page_data(output: Path) -> dict[str, Any] | None:
@@ -62,6 +63,7 @@ def draw_histogram(histogram: dict[str, Any]) -> str:
         for name, counts in histogram["series"].items()
     }
     top = max((share for some in shares.values() for share in some), default=1.0) or 1.0
+    digits = 2 if span > 0.3 else 3
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">']
     for number, some in enumerate(shares.values()):
         wide = _WIDTH / len(some)
@@ -76,7 +78,7 @@ def draw_histogram(histogram: dict[str, Any]) -> str:
         x = tick / 5 * _WIDTH
         anchor = ("start", *["middle"] * 4, "end")[tick]
         parts.append(
-            f'<text x="{x:.0f}" y="{_FLOOR + 18}" text-anchor="{anchor}">{low + tick / 5 * span:.2f}</text>'
+            f'<text x="{x:.0f}" y="{_FLOOR + 18}" text-anchor="{anchor}">{low + tick / 5 * span:.{digits}f}</text>'
         )
     for name, value in histogram["lines"].items():
         x = (value - low) / span * _WIDTH

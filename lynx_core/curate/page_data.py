@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..faces.alignment import crop_for_reference
+from ..faces.crops import crop_for_reference
 from .manifests import PairRow
 from .media import read_jpeg, scale_down, write_jpeg
 

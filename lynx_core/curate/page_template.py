@@ -11,7 +11,8 @@ p { margin: 0 0 10px; } .soft { color: var(--soft); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; min-width: 0; }
 .figure b { display: block; font-size: 24px; line-height: 1.2; font-variant-numeric: tabular-nums; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 5px 14px 5px 0; border-top: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
+th, td { text-align: left; padding: 5px 14px 5px 0; border-top: 1px solid var(--line); vertical-align: top; }
+td.soft { overflow-wrap: anywhere; min-width: 240px; } td.name { white-space: nowrap; }
 tr:first-child th, tr:first-child td { border-top: 0; } th { font-weight: 600; } .number { text-align: right; white-space: nowrap; }
 .scroll { overflow-x: auto; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 12px; }
@@ -62,9 +63,9 @@ TEMPLATE = """<!doctype html>
 <div class="card scroll"><table>
 <tr><th>stage</th><th class="number">records</th><th class="number">rejected</th><th>reason</th><th>first example</th></tr>
 {% for stage in stages %}
-<tr><td><b>{{ stage.name }}</b></td><td class="number">{{ stage.records }}</td><td></td><td></td><td></td></tr>
+<tr><td class="name"><b>{{ stage.name }}</b></td><td class="number">{{ stage.records }}</td><td></td><td></td><td></td></tr>
 {% for item in stage.reasons %}
-<tr><td></td><td></td><td class="number">{{ item.count }}</td><td>{{ item.reason }}</td><td class="soft">{{ item.subject }}: {{ item.detail }}</td></tr>
+<tr><td></td><td></td><td class="number">{{ item.count }}</td><td style="min-width: 150px">{{ item.reason }}</td><td class="soft">{{ item.subject }}: {{ item.detail }}</td></tr>
 {% endfor %}
 {% endfor %}
 </table></div>
@@ -92,7 +93,7 @@ TEMPLATE = """<!doctype html>
 <div class="card scroll"><table>
 <tr><th>track</th><th>is</th><th class="number">cosine</th><th>next</th><th class="number">cosine</th></tr>
 {% for item in look_alikes %}
-<tr><td class="soft">{{ item.subject }}</td><td>{{ item.person }}</td><td class="number">{{ '%.3f'|format(item.similarity) }}</td><td>{{ item.other }}</td><td class="number">{{ '%.3f'|format(item.other_similarity) }}</td></tr>
+<tr><td class="soft">{{ item.subject }}</td><td class="name">{{ item.person }}</td><td class="number">{{ '%.3f'|format(item.similarity) }}</td><td class="name">{{ item.other }}</td><td class="number">{{ '%.3f'|format(item.other_similarity) }}</td></tr>
 {% endfor %}
 </table></div>
 {% endif %}

@@ -137,9 +137,9 @@ class _PersonPairs:
                 tiers[tier].append(option)
         if not self.config.augmenters:
             faults["only the target's own frames show the person"] += len(tiers.pop("own"))
-        pairs = [pair for pair in self._choose(tiers, member, track, window, target)]
+        pairs: list[Candidate | Rejected] = [*self._choose(tiers, member, track, window, target)]
         if pairs:
-            return list(pairs)
+            return pairs
         reason = next(
             (reason for reason, count in faults.most_common() if count), "no reference of the person"
         )

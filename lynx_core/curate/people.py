@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.hashing import hash_values
 from ..engine.stage import Rejected, TableStage
+from ..hashing import hash_values
 from .configuration import IdentityConfig
 from .duplicates import drop_duplicates
 from .forgotten import drop_forgotten, read_forgotten

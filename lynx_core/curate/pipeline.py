@@ -30,7 +30,6 @@ from .records import (
     JudgedTrack,
     Membership,
     SourceFile,
-    TrackFacts,
     TrackId,
     TrackPictures,
     Variant,

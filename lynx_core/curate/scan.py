@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..data.errors import DataError, first_line
+from ..data.errors import DataError
 from ..engine.stage import EngineError, Rejected, Stage
 from ..faces.errors import FaceError
+from ..spec import first_line
 from .configuration import CurationConfig, FacesConfig, ShotsConfig
 from .face_looks import ShotLooks
 from .media import Footage, MediaError, open_footage

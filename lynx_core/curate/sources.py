@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..data.text_file import read_text
+from ..data.text_files import read_text
 from ..engine.stage import Rejection
 from .configuration import SourceConfig
 from .errors import CurationError

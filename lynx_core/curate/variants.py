@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..engine.stage import EngineError, Rejected, Stage, StageFunction
-from ..faces.alignment import crop_for_id
+from ..faces.crops import crop_for_id
 from ..faces.errors import FaceError
 from .augment.interface import Augmenter, FaceImage, make_augmenter
 from .configuration import AugmenterConfig, CurationConfig, FacesConfig

@@ -8,14 +8,13 @@ no record, the reason.
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..durable_file import write_aside
 from .records import arrow_fields, as_row, from_row, hash_record, hash_texts, list_hints
 from .stage import EngineError, Rejected
 
@@ -67,16 +66,8 @@ def write_part(path: Path, kind: type, outcomes: Iterable[tuple[str, Sequence[An
     text = pyarrow.string()
     fields = [pyarrow.field(name, text) for name in (INPUT, KEY, REASON, DETAIL, SUBJECT)]
     schema = pyarrow.schema([*fields, pyarrow.field(RETRY, pyarrow.bool_()), *arrow_fields(kind)])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with aside.open("wb") as file:
-            parquet.write_table(pyarrow.Table.from_pylist(rows, schema), file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with write_aside(path) as (aside,):
+        parquet.write_table(pyarrow.Table.from_pylist(rows, schema), aside, compression="zstd")
 
 
 class PartsFolder:
@@ -181,3 +172,38 @@ def iterate_refs(index: dict[str, Outcome], input_keys: Iterable[str]) -> Iterat
             if key is not None and key not in seen:
                 seen.add(key)
                 yield RowRef(key, outcome.part, row)
+
+
+def erase_records(work: Path, columns: Sequence[str], values: set[str]) -> int:
+    """Take records out of every part of a work folder, for good; gives how many.
+
+    A rejection stands in the place of each, so that its input counts as done and is not done again.
+
+    Args:
+        columns: a record goes when one of these holds one of `values`, or one of them before a colon.
+    """
+    return sum(_erase_in_part(part, columns, values) for part in sorted(work.glob("*/*.parquet")))
+
+
+def _erase_in_part(part: Path, columns: Sequence[str], values: set[str]) -> int:
+    import pyarrow
+    from pyarrow import parquet
+
+    names = [name for name in columns if name in parquet.read_schema(part).names]
+    if not names:
+        return 0
+    named = parquet.read_table(part, columns=names, partitioning=None).to_pylist()
+    doomed = [
+        any(value in values or str(value).split(":")[0] in values for value in row.values()) for row in named
+    ]
+    if not any(doomed):
+        return 0
+    table = parquet.read_table(part, partitioning=None)
+    kept = table.to_pylist()
+    for row, goes in zip(kept, doomed, strict=True):
+        if goes:
+            row.update(dict.fromkeys(set(table.schema.names) - {INPUT}))
+            row.update({REASON: "forgotten", DETAIL: "erased", SUBJECT: "", RETRY: False})
+    with write_aside(part) as (aside,):
+        parquet.write_table(pyarrow.Table.from_pylist(kept, table.schema), aside, compression="zstd")
+    return sum(doomed)

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..spec import LynxError
 
-class EngineError(RuntimeError):
+
+class EngineError(LynxError):
     """Work that cannot go on: the message names the stage, what was seen and the way out."""
 
 

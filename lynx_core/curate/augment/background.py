@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data.hashing import hash_file, hash_values
 from ...engine.stage import Rejected
+from ...hashing import hash_file, hash_values
 from ..errors import CurationError
 from ..media import PHOTO_SUFFIXES, MediaError, decode_photo
 from .interface import AugmentKind, FaceImage, check_options

@@ -19,8 +19,8 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from ...data.hashing import hash_values
 from ...engine.stage import Rejected
+from ...hashing import hash_values
 from ..errors import CurationError
 from .interface import AugmentKind, FaceImage, check_options
 

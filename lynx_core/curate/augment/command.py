@@ -16,8 +16,8 @@ from typing import Literal, cast
 
 import numpy as np
 
-from ...data.hashing import hash_values
 from ...engine.stage import Rejected
+from ...hashing import hash_values
 from ..errors import CurationError
 from ..media import MediaError, decode_photo
 from .interface import AugmentKind, FaceImage, check_options

@@ -37,10 +37,12 @@ class Augmenter(Protocol):
     """Edits faces. Whether the person is still the same is asked by the pipeline, never here."""
 
     kind: AugmentKind
-    fingerprint: str
-    """Code, options and weights: part of the stage's hash."""
     licence: str
     """Shown, and kept in the manifest, so that it can be filtered."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of code, options and weights: part of the stage's."""
 
     def load(self) -> None:
         """Open what it needs, once in each worker.
@@ -63,8 +65,8 @@ def make_augmenter(name: str, options: Mapping[str, str]) -> Augmenter:
         CurationError: when there is none of this name, or its options are wrong.
     """
     from .background import BackgroundReplacement
-    from .command import CommandAugmenter
     from .comfyui import ComfyUIAugmenter
+    from .command import CommandAugmenter
     from .relight import Relight
     from .warp import LandmarkWarp
 

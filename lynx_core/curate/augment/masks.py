@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...faces.alignment import measure_face_px
+from ...faces.crops import measure_face_px
 from ...faces.errors import import_package
 from ..errors import CurationError
 from .interface import FaceImage

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ...data.hashing import hash_values
 from ...engine.stage import Rejected
-from ...faces.alignment import measure_face_px
+from ...faces.crops import measure_face_px
 from ...faces.errors import import_package
+from ...hashing import hash_values
 from ..head_pose import estimate_pose
 from .interface import AugmentKind, FaceImage, check_options
 

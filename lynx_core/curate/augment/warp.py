@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ...data.hashing import hash_values
 from ...engine.stage import Rejected
-from ...faces.alignment import ARCFACE_TEMPLATE, fit_similarity, measure_face_px
+from ...faces.crops import ARCFACE_TEMPLATE, fit_similarity, measure_face_px
 from ...faces.errors import import_package
+from ...hashing import hash_values
 from .interface import AugmentKind, FaceImage, check_options
 
 _BROWS = np.array([[36.0, 40.0], [76.0, 40.0]])
@@ -50,8 +50,8 @@ class LandmarkWarp:
         brow = rng.uniform(-2.5, 2.5) * self.strength
         mouth = ARCFACE_TEMPLATE[3:].astype(np.float64)
         before = np.vstack([_STILL, mouth, _BROWS])
-        moved_mouth = mouth + [[-wide, -lift], [wide, -lift]]
-        after = np.vstack([_STILL, moved_mouth, _BROWS + [0, -brow]])
+        moved_mouth = mouth + np.array([[-wide, -lift], [wide, -lift]])
+        after = np.vstack([_STILL, moved_mouth, _BROWS + np.array([0, -brow])])
         to_picture = fit_similarity(ARCFACE_TEMPLATE, face.landmarks)
         source, target = (points @ to_picture[:, :2].T + to_picture[:, 2] for points in (before, after))
         pixels = bend(self._cv2, face.pixels, source, target, measure_face_px(face.landmarks))
