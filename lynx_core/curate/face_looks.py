@@ -159,7 +159,7 @@ class ShotLooks:
         looks = np.column_stack([np.array(track.frames, np.float32), shares]).astype(np.float32)
         changes = self._changes.get(number, [])
         return Track(
-            id=hash_texts([footage.file_hash, file.path, str(self.start), str(number)])[:16],
+            id=name_track(footage, self.start, number),
             path=file.path,
             file_hash=footage.file_hash,
             media="clip" if footage.is_clip else "photo",
@@ -186,6 +186,13 @@ class ShotLooks:
             views=tuple(raw for _, raw in views),
             view_frames=tuple(frame for frame, _ in views),
         )
+
+
+def name_track(footage: Footage, shot_start: int, number: int) -> str:
+    """The id of a track, 16 hex digits: 12 of the file's content, so that people keep their names when a
+    folder moves, and 4 of its path, so that copies differ."""
+    content = hash_texts([footage.file_hash, str(shot_start), str(number)])
+    return content[:12] + hash_texts([str(footage.path)])[:4]
 
 
 def _make_sample(glance: _Glance, embedding: np.ndarray) -> FaceSample:

@@ -56,7 +56,7 @@ def find_windows(
             start = window.end_frame
         else:
             faults[fault[0]] += 1
-            details[fault[0]] = fault[1]
+            details.setdefault(*fault)
             start += track.step
     if windows:
         return windows, None

@@ -215,6 +215,7 @@ def test_three_commands_lead_from_a_folder_to_an_adapter(
         "data.validation_manifest=set/heldout.parquet",
         "data.max_quarantined=0.5",
         "decoding.max_px=1024",
+        "packing.oversize=trim",
         "stages.0.steps=2",
         "stages.1.steps=2",
     ]
