@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..engine.parts import erase_records
 from .curation import hold_output
@@ -15,7 +18,7 @@ from .files import write_json, write_table
 from .forgotten import describe_place, read_forgotten
 from .manifests import FIGURES_NAME, FORGOTTEN_NAME, REFERENCES_DIR, REJECTIONS_NAME, WORK_DIR, name_folder
 from .page import read_page_data, write_page
-from .records import JudgedTrack, Membership
+from .records import Membership, TrackFacts
 from .splits import HELDOUT, TRAIN
 from .stored import find_stored
 
@@ -62,18 +65,20 @@ def forget(output: Path, name: str) -> Forgotten:
         doomed = {member.track for member in members}
         rows = {split: _read_rows(output / f"{split}.parquet") for split in (TRAIN, HELDOUT)}
         own = [row for some in rows.values() for row in some if row["person"] == name]
-        if not doomed and not own:
+        page = read_page_data(output)
+        was_begun = page is not None and any(person["name"] == name for person in page["people"])
+        if not doomed and not own and not was_begun:
             raise CurationError(_say_unknown(name, rows.values()))
         doomed |= {row["target_track"] for row in own}
-        places = [
-            describe_place(track) for track in find_stored(work, "quality", JudgedTrack) if track.id in doomed
-        ]
+        seen = _find_tracks(output, doomed, name)
+        places = [describe_place(track) for track in seen]
         kept = read_forgotten(output)
         write_json(output / FORGOTTEN_NAME, [*kept, *(place for place in places if place not in kept)])
-        spans = _list_spans(work, doomed)
+        doomed |= {track.id for track in seen}
+        spans = [(track.path, track.shot_start, track.shot_end) for track in seen]
         gone, others = _remove_rows(output, rows, name, spans)
         names = doomed | gone | {name}
-        num_records = erase_records(work, _NAMED_COLUMNS, names)
+        num_records = erase_records(work, _NAMED_COLUMNS, ("runner_up",), names)
         num_files = _remove_references(output, name, gone)
         _remove_from_page(output, name, doomed, gone)
     return Forgotten(name, len(gone), others, num_records, num_files)
@@ -94,13 +99,25 @@ def _say_unknown(name: str, rows: Iterable[list[dict[str, Any]]]) -> str:
     return f"nobody is called {name!r} in this set; {hint}"
 
 
-def _list_spans(work: Path, doomed: set[str]) -> list[tuple[str, int, int]]:
-    """Path and frames of each place where the person is seen."""
-    return [
-        (track.path, track.shot_start, track.shot_end)
-        for track in find_stored(work, "quality", JudgedTrack)
-        if track.id in doomed
-    ]
+def _find_tracks(output: Path, known: set[str], name: str) -> list[TrackFacts]:
+    """All tracks of the person, also those that were rejected: copies, blurred ones, and those left out as rare.
+
+    Of tracks that are nobody else's, one with a look at or above the threshold counts as the person's.
+    """
+    work = output / WORK_DIR
+    others = {m.track for m in find_stored(work, "people", Membership) if m.person != name} - known
+    tracks = {track.id: track for track in find_stored(work, "scan", TrackFacts)}
+    mean = np.sum(
+        [sample.embedding for track in known & set(tracks) for sample in tracks[track].samples], axis=0
+    )
+    length = float(np.linalg.norm(mean))
+    threshold = json.loads((output / FIGURES_NAME).read_text(encoding="utf-8"))["threshold"]
+    alike = {
+        track.id
+        for track in tracks.values()
+        if length and max(float(sample.embedding @ mean) / length for sample in track.samples) >= threshold
+    }
+    return [tracks[track] for track in sorted((known | (alike - others)) & set(tracks))]
 
 
 def _remove_rows(
@@ -164,6 +181,11 @@ def _remove_from_page(output: Path, name: str, doomed: set[str], pairs: set[str]
     for person in data["people"]:
         person["look_alike"] = "" if person["look_alike"] == name else person["look_alike"]
     left = _count_kinds(output)
+    total = max(sum(left.values()), 1)
+    known = data["facts"]["kinds"]
+    data["facts"]["kinds"] = {
+        kind: {**known[kind], "pairs": count, "share": count / total} for kind, count in left.items()
+    }
     for kind, some in list(data["kinds"].items()):
         some["pairs"], some["count"] = [pair for pair in some["pairs"] if stays(pair)], left.get(kind, 0)
         if not some["count"]:

@@ -174,36 +174,43 @@ def iterate_refs(index: dict[str, Outcome], input_keys: Iterable[str]) -> Iterat
                 yield RowRef(key, outcome.part, row)
 
 
-def erase_records(work: Path, columns: Sequence[str], values: set[str]) -> int:
+def erase_records(work: Path, columns: Sequence[str], mentions: Sequence[str], values: set[str]) -> int:
     """Take records out of every part of a work folder, for good; gives how many.
 
     A rejection stands in the place of each, so that its input counts as done and is not done again.
 
     Args:
         columns: a record goes when one of these holds one of `values`, or one of them before a colon.
+        mentions: columns of text in which a value is blanked, and the record stays.
     """
-    return sum(_erase_in_part(part, columns, values) for part in sorted(work.glob("*/*.parquet")))
+    return sum(_erase_in_part(part, columns, mentions, values) for part in sorted(work.glob("*/*.parquet")))
 
 
-def _erase_in_part(part: Path, columns: Sequence[str], values: set[str]) -> int:
+def _erase_in_part(part: Path, columns: Sequence[str], mentions: Sequence[str], values: set[str]) -> int:
     import pyarrow
     from pyarrow import parquet
 
-    names = [name for name in columns if name in parquet.read_schema(part).names]
+    known = parquet.read_schema(part).names
+    names = [name for name in (*columns, *mentions) if name in known]
     if not names:
         return 0
-    named = parquet.read_table(part, columns=names, partitioning=None).to_pylist()
-    doomed = [
-        any(value in values or str(value).split(":")[0] in values for value in row.values()) for row in named
-    ]
-    if not any(doomed):
+
+    def holds(value: object) -> bool:
+        return value in values or str(value).split(":")[0] in values
+
+    table = parquet.read_table(part, columns=names, partitioning=None)
+    if not any(holds(value) for name in names for value in table[name].to_pylist()):
         return 0
-    table = parquet.read_table(part, partitioning=None)
-    kept = table.to_pylist()
-    for row, goes in zip(kept, doomed, strict=True):
-        if goes:
-            row.update(dict.fromkeys(set(table.schema.names) - {INPUT}))
+    whole = parquet.read_table(part, partitioning=None)
+    rows = whole.to_pylist()
+    count = 0
+    for row in rows:
+        if any(holds(row[name]) for name in columns if name in row):
+            row.update(dict.fromkeys(set(known) - {INPUT}))
             row.update({REASON: "forgotten", DETAIL: "erased", SUBJECT: "", RETRY: False})
+            count += 1
+        else:
+            row.update({name: "" for name in mentions if name in row and holds(row[name])})
     with write_aside(part) as (aside,):
-        parquet.write_table(pyarrow.Table.from_pylist(kept, table.schema), aside, compression="zstd")
-    return sum(doomed)
+        parquet.write_table(pyarrow.Table.from_pylist(rows, whole.schema), aside, compression="zstd")
+    return count

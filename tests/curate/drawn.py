@@ -44,7 +44,9 @@ def write_caption(path: Path, caption: str) -> Path:
     return path
 
 
-def write_clip(path: Path, frames: Sequence[np.ndarray], caption: str = "A person moves.", rotation: int = 0) -> Path:
+def write_clip(
+    path: Path, frames: Sequence[np.ndarray], caption: str = "A person moves.", rotation: int = 0
+) -> Path:
     """A clip at 8 frames a second; `rotation` stands in its display matrix, as phones write it."""
     import av
 
@@ -108,7 +110,9 @@ def write_drawn_footage(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(2):
         blocks = rng.integers(0, 256, (8, 8, 3), np.uint8)
-        Image.fromarray(blocks).resize((128, 128), Image.Resampling.BICUBIC).save(backgrounds / f"{number}.png")
+        Image.fromarray(blocks).resize((128, 128), Image.Resampling.BICUBIC).save(
+            backgrounds / f"{number}.png"
+        )
 
 
 def make_config(footage: Path, output: Path, *, augmented: bool = False, **sections: Any) -> CurationConfig:

@@ -98,7 +98,11 @@ def test_a_command_that_changes_the_person_is_caught(networks, request_, tmp_pat
 
 @pytest.mark.parametrize(
     ("what", "reason"),
-    [("same", "the picture is unchanged"), ("nothing", "the augmenter made nothing"), ("blank", "no face afterwards")],
+    [
+        ("same", "the picture is unchanged"),
+        ("nothing", "the augmenter made nothing"),
+        ("blank", "no face afterwards"),
+    ],
 )
 def test_a_command_that_does_not_do_its_work_is_told(what, reason, networks, request_, tmp_path):
     if what == "blank":
@@ -125,7 +129,11 @@ def test_a_picture_of_the_same_person_passes_a_command(networks, request_, tmp_p
         ("relight", {"power": "2"}, "no option 'power'; it has: strength"),
         ("command", {"command": "run", "kind": "relight", "licence": "x"}, "{input} and {output}"),
         ("command", {"command": "run {input} {output}", "kind": "tint", "licence": "x"}, "got 'tint'"),
-        ("comfyui", {"workflow": "/no.json", "servers": "http://x", "kind": "relight", "licence": "x"}, "cannot be read"),
+        (
+            "comfyui",
+            {"workflow": "/no.json", "servers": "http://x", "kind": "relight", "licence": "x"},
+            "cannot be read",
+        ),
     ],
 )
 def test_wrong_options_name_the_option(name, options, message):
@@ -160,7 +168,9 @@ def test_the_spline_goes_through_its_points_and_keeps_affine_maps():
     assert np.allclose(solve_spline(points, values, points), values, atol=1e-6)
     affine = points @ np.array([[0.1, 0.2], [-0.3, 0.4]]) + 5
     places = rng.uniform(0, 100, (5, 2))
-    assert np.allclose(solve_spline(points, affine, places), places @ np.array([[0.1, 0.2], [-0.3, 0.4]]) + 5, atol=1e-6)
+    assert np.allclose(
+        solve_spline(points, affine, places), places @ np.array([[0.1, 0.2], [-0.3, 0.4]]) + 5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("yaw", "pitch"), [(0, 0), (30, 0), (-45, 0), (0, 20), (0, -25)])
@@ -174,7 +184,10 @@ def test_pose_is_read_from_five_points(yaw, pitch):
 
 WORKFLOW = {
     "3": {"class_type": "LoadImage", "inputs": {"image": "x.png"}, "_meta": {"title": "Lynx Input"}},
-    "5": {"class_type": "ImageSharpen", "inputs": {"image": ["3", 0], "sharpen_radius": 2, "sigma": 1.0, "alpha": 2.0}},
+    "5": {
+        "class_type": "ImageSharpen",
+        "inputs": {"image": ["3", 0], "sharpen_radius": 2, "sigma": 1.0, "alpha": 2.0},
+    },
     "9": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}, "_meta": {"title": "lynx output"}},
 }
 

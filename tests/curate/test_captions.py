@@ -60,7 +60,13 @@ def server() -> Iterator[Server]:
 
 def ask(server: Server, *answers, **changes) -> Caption | Rejected:
     server.answers = list(answers)
-    values = {"source": "server", "url": server.url, "model": "seer", "timeout_s": 0.5, "attempts": 2} | changes
+    values = {
+        "source": "server",
+        "url": server.url,
+        "model": "seer",
+        "timeout_s": 0.5,
+        "attempts": 2,
+    } | changes
     request = CaptionRequest("t:0-9", "clip.mp4, frames 0-8", "", (b"\xff\xd8one", b"\xff\xd8two"))
     return OpenCaptioner(CaptionsConfig(**values)).caption_one(request)
 
@@ -130,13 +136,24 @@ def test_a_sidecar_keeps_to_the_rule_too():
     assert caption_sidecar("A woman with green eyes rides.").reason == "caption describes the face"
     kept = caption_sidecar("A woman with green eyes rides.", on_face="keep")
     assert kept.text == "A woman with green eyes rides."
-    cut = caption_sidecar("A woman rides a bicycle, her blonde hair loose. Her eyes are green.", on_face="strip")
+    cut = caption_sidecar(
+        "A woman rides a bicycle, her blonde hair loose. Her eyes are green.", on_face="strip"
+    )
     assert cut.text == "A woman rides a bicycle."
     assert caption_sidecar("Green eyes.", on_face="strip").reason == "caption describes the face only"
 
 
 def test_words_of_the_face_are_found_and_actions_are_not():
-    assert find_face_words("Long dark hair and a square jawline, dark-skinned") == ["hair", "jawline", "dark-skinned"]
-    for harmless in ("He closes his eyes and nods.", "She wears a hat.", "A chair by the window.", "Skiing downhill."):
+    assert find_face_words("Long dark hair and a square jawline, dark-skinned") == [
+        "hair",
+        "jawline",
+        "dark-skinned",
+    ]
+    for harmless in (
+        "He closes his eyes and nods.",
+        "She wears a hat.",
+        "A chair by the window.",
+        "Skiing downhill.",
+    ):
         assert not find_face_words(harmless), harmless
     assert strip_face_sentences("He sits down, a scar on his cheek, and reads") == "He sits down, and reads."

@@ -60,7 +60,9 @@ def test_all_raw_kinds_and_augmented_pairs_are_made(curated: Curated) -> None:
 
 def test_no_reference_is_a_frame_of_its_target_unless_edited(curated: Curated) -> None:
     rows = read_rows(curated[0].output)
-    by_reference = {(row["target_track"], row["references"][0].split("/")[-1].split("-")[0]): row for row in rows}
+    by_reference = {
+        (row["target_track"], row["references"][0].split("/")[-1].split("-")[0]): row for row in rows
+    }
     own = [row for (track, reference), row in by_reference.items() if track == reference]
     assert own, "the clip of one scene pairs with itself"
     for row in own:
@@ -111,7 +113,9 @@ def copy_output(curated: Curated, footage: Path, tmp_path: Path, **sections) -> 
     return make_config(footage, tmp_path / "set", augmented=True, **sections)
 
 
-def test_a_rerun_gives_the_same_files_and_scans_nothing(curated: Curated, footage: Path, tmp_path: Path) -> None:
+def test_a_rerun_gives_the_same_files_and_scans_nothing(
+    curated: Curated, footage: Path, tmp_path: Path
+) -> None:
     config = copy_output(curated, footage, tmp_path)
     # The copied parts name their own folder, as after a move of the whole set.
     for part in (config.output / "work").rglob("*.parquet"):
@@ -201,7 +205,11 @@ def test_three_commands_lead_from_a_folder_to_an_adapter(
     toml = write_toml(tmp_path / "curate.toml", footage)
     assert main(["curate", str(toml), "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "9 photos and 4 clips" in shown and "left to look at" in shown and "1 left out: no photo or clip" in shown
+    assert (
+        "9 photos and 4 clips" in shown
+        and "left to look at" in shown
+        and "1 left out: no photo or clip" in shown
+    )
     assert not (tmp_path / "set" / "train.parquet").exists()
     assert main(["curate", str(toml)]) == 0
     shown = capsys.readouterr()

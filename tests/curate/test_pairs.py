@@ -68,21 +68,32 @@ def pair(tracks, tmp_path, **sections):
 def test_another_scene_comes_before_the_own_one(tmp_path):
     vector = person_vector(1)
     frames = range(0, 100, 5)
-    turned = [make_sample(person_vector(1, 0.3, 1), 0), make_sample(person_vector(1, 0.3, 2), 95, yaw_deg=40.0)]
+    turned = [
+        make_sample(person_vector(1, 0.3, 1), 0),
+        make_sample(person_vector(1, 0.3, 2), 95, yaw_deg=40.0),
+    ]
     clip = make_track("clip", vector, frames=frames, samples=turned, scene=10.0)
     photo = make_track("photo", person_vector(1, 0.3, 3), scene=150.0)
     targets = {"min_s": 1, "max_s": 2, "photos": False, "max_per_shot": 1}
     (made,) = [item for item in pair([clip, photo], tmp_path, targets=targets) if isinstance(item, Candidate)]
-    assert made.kind == "multi-scene" and made.references[0].track == "photo" and made.raw_kind == "multi-scene videos"
+    assert (
+        made.kind == "multi-scene"
+        and made.references[0].track == "photo"
+        and made.raw_kind == "multi-scene videos"
+    )
     (alone,) = pair([clip], tmp_path, targets=targets)
-    assert alone.kind == "single-scene" and alone.references[0].sample == 1 and alone.raw_kind == "single video"
+    assert (
+        alone.kind == "single-scene" and alone.references[0].sample == 1 and alone.raw_kind == "single video"
+    )
     assert not alone.first_frame <= 95 < alone.end_frame
 
 
 def test_the_own_frame_needs_an_augmenter(tmp_path):
     photo = make_track("photo", person_vector(1))
     (rejected,) = pair([photo], tmp_path)
-    assert isinstance(rejected, Rejected) and rejected.reason == "only the target's own frames show the person"
+    assert (
+        isinstance(rejected, Rejected) and rejected.reason == "only the target's own frames show the person"
+    )
     assert "augmenter" in rejected.detail
     (made,) = pair([photo], tmp_path, augmenters=[{"name": "relight"}])
     assert made.kind == "augmented" and made.raw_kind == "single image"
@@ -93,7 +104,10 @@ def test_pairs_are_filtered_on_both_sides(tmp_path):
     tracks = [make_track("a", vector, scene=10.0), make_track("b", person_vector(1, 0.05, 3), scene=150.0)]
     made = pair(tracks, tmp_path, identity={"threshold": 0.5, "too_alike": 0.99})
     assert {item.reason for item in made} == {"reference too alike the target"}
-    assert all(isinstance(item, Candidate) for item in pair(tracks, tmp_path, identity={"threshold": 0.5, "too_alike": 1.0}))
+    assert all(
+        isinstance(item, Candidate)
+        for item in pair(tracks, tmp_path, identity={"threshold": 0.5, "too_alike": 1.0})
+    )
 
 
 def test_a_reference_of_the_own_scene_turns_or_changes(tmp_path):
@@ -102,8 +116,17 @@ def test_a_reference_of_the_own_scene_turns_or_changes(tmp_path):
     clip = make_track("clip", person_vector(1), frames=range(0, 100, 5), samples=same)
     (rejected,) = pair([clip], tmp_path, targets=targets)
     assert isinstance(rejected, Rejected)
-    smiling = [same[0], make_sample(person_vector(1, 0.3, 2), 95, shade=np.tile([1.0, 1.0, -1.0, -1.0], 64).astype(np.float32))]
-    (made,) = pair([make_track("clip", person_vector(1), frames=range(0, 100, 5), samples=smiling)], tmp_path, targets=targets)
+    smiling = [
+        same[0],
+        make_sample(
+            person_vector(1, 0.3, 2), 95, shade=np.tile([1.0, 1.0, -1.0, -1.0], 64).astype(np.float32)
+        ),
+    ]
+    (made,) = pair(
+        [make_track("clip", person_vector(1), frames=range(0, 100, 5), samples=smiling)],
+        tmp_path,
+        targets=targets,
+    )
     assert made.kind == "single-scene"
 
 

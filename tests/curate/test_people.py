@@ -67,7 +67,10 @@ def test_look_alikes_near_the_threshold_are_reported():
     assert len(groups) == 2 and all(item.look_alike for item in found)
     assert found[0].runner_up_similarity == pytest.approx(0.49, abs=1e-3)
     far = IdentityConfig(threshold=0.5, margin=0.005)
-    assert not any(item.look_alike for item in group([make_track("a", vector), make_track("b", near.astype(np.float32))], far)[2])
+    assert not any(
+        item.look_alike
+        for item in group([make_track("a", vector), make_track("b", near.astype(np.float32))], far)[2]
+    )
 
 
 def _orthogonal(vector):
@@ -77,7 +80,9 @@ def _orthogonal(vector):
 
 
 def test_a_stranger_in_a_persons_folder_is_no_part_of_them():
-    anna = [make_track(f"anna{n}", person_vector(1, 0.3, n), folder_name="Анна", scene=60 * n) for n in range(3)]
+    anna = [
+        make_track(f"anna{n}", person_vector(1, 0.3, n), folder_name="Анна", scene=60 * n) for n in range(3)
+    ]
     stranger = make_track("stranger", person_vector(2), folder_name="Анна", scene=200)
     groups, rejected, found = group([*anna, stranger])
     assert groups == [["anna0", "anna1", "anna2"]]
@@ -86,13 +91,19 @@ def test_a_stranger_in_a_persons_folder_is_no_part_of_them():
 
 
 def test_rare_people_are_left_out_with_a_reason():
-    tracks = [make_track("a", person_vector(1)), make_track("b", person_vector(1, 0.1), scene=90), make_track("c", person_vector(2))]
+    tracks = [
+        make_track("a", person_vector(1)),
+        make_track("b", person_vector(1, 0.1), scene=90),
+        make_track("c", person_vector(2)),
+    ]
     groups, rejected, _ = group(tracks, IdentityConfig(threshold=0.5, min_tracks=2))
     assert groups == [["a", "b"]] and rejected[0].reason == "a person seen too rarely"
 
 
 def test_a_name_stays_when_others_come():
-    tracks = [make_track(f"{p}{n}", person_vector(p, 0.3, n), scene=60 * n) for p in range(3) for n in range(2)]
+    tracks = [
+        make_track(f"{p}{n}", person_vector(p, 0.3, n), scene=60 * n) for p in range(3) for n in range(2)
+    ]
     names = {item.track: item.person for item in group(tracks)[2]}
     more = [*tracks, make_track("z9", person_vector(7))]
     assert names.items() <= {item.track: item.person for item in group(more)[2]}.items()
@@ -123,7 +134,9 @@ def test_a_track_that_slips_to_another_person_is_cut_or_dropped():
     judged, rest = judge(make_track("t", mine, samples=samples, frames=range(0, 15, 5)))
     assert judged.usable == (0, 1) and rest.reason == "look: another face than the rest of the track"
     half = [make_sample(person_vector(n), 5 * n) for n in range(4)]
-    assert [item.reason for item in judge(make_track("t", mine, samples=half))] == ["more than one person in a track"]
+    assert [item.reason for item in judge(make_track("t", mine, samples=half))] == [
+        "more than one person in a track"
+    ]
 
 
 @pytest.mark.parametrize(
