@@ -14,7 +14,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: 5px 14px 5px 0; border-top: 1px solid var(--line); vertical-align: top; }
 td.soft { overflow-wrap: anywhere; min-width: 240px; } td.name { white-space: nowrap; }
 tr:first-child th, tr:first-child td { border-top: 0; } th { font-weight: 600; } .number { text-align: right; white-space: nowrap; }
-.scroll { overflow-x: auto; }
+.scroll, .two > .card { overflow-x: auto; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 12px; }
 svg { width: 100%; height: auto; display: block; } svg text { font: 12px system-ui, sans-serif; fill: var(--soft); }
 svg line { stroke: var(--text); stroke-dasharray: 4 3; } svg line.floor { stroke: var(--line); stroke-dasharray: none; }
@@ -25,6 +25,7 @@ svg line { stroke: var(--text); stroke-dasharray: 4 3; } svg line.floor { stroke
 .pair .row { display: flex; gap: 6px; align-items: center; height: 132px; }
 .pair .row img { max-height: 132px; min-width: 0; max-width: 50%; border-radius: 6px; object-fit: contain; }
 .pair .row img + img { margin-left: auto; }
+th { overflow-wrap: anywhere; }
 .pair p { margin: 8px 0 0; font-size: 13px; overflow-wrap: anywhere; }
 .tag { display: inline-block; border: 1px solid var(--line); border-radius: 99px; padding: 0 9px; font-size: 12px; margin: 0 4px 4px 0; }
 .warn { color: light-dark(#9a3412, #fdba74); }
