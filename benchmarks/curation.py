@@ -42,7 +42,9 @@ def open_maker():
     """Rows of random content."""
 
     def make(names: Sequence[RowName]) -> list[list[Row]]:
-        return [[Row(name.id, np.full(512, len(name.id), np.float32), name.id.encode() * 300)] for name in names]
+        return [
+            [Row(name.id, np.full(512, len(name.id), np.float32), name.id.encode() * 300)] for name in names
+        ]
 
     return make
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,6 @@ def _run_curate(arguments: argparse.Namespace) -> int:
 
 def _show_estimate(config: CurationConfig) -> int:
     from ..curate.pipeline import estimate_run
-    from ..training.progress import format_duration
 
     estimate = estimate_run(config)
     print(f"{estimate.num_photos} photos and {estimate.num_clips} clips, {estimate.num_bytes / 1e9:.2f} GB")
@@ -67,7 +66,11 @@ def _show_estimate(config: CurationConfig) -> int:
     if estimate.num_left == 0:
         print("every file has been looked at; a run would take up new settings and write the manifests")
     else:
-        seconds = f"about {format_duration(estimate.seconds)}" if estimate.seconds is not None else "unknown"
+        seconds = (
+            f"about {timedelta(seconds=round(estimate.seconds))}"
+            if estimate.seconds is not None
+            else "unknown"
+        )
         print(f"{estimate.num_left} files are left to look at with {config.workers} workers: {seconds}")
     return 0
 
@@ -91,17 +94,12 @@ def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run_configured(arguments: argparse.Namespace, action: Callable[[CurationConfig], int]) -> int:
     from ..curate.configuration import CurationConfig
-    from ..spec import LynxError
     from ..training.configuration_file import read_settings
 
     overrides = list(arguments.overrides)
     if getattr(arguments, "runner", None):
         overrides.append(f"runner={arguments.runner}")
-    try:
-        return action(read_settings(CurationConfig, arguments.config, overrides))
-    except LynxError as error:
-        print(f"comfy-lynx: {error}", file=sys.stderr)
-    return 1
+    return action(read_settings(CurationConfig, arguments.config, overrides))
 
 
 def _add_calibrate(verbs: Any) -> None:
@@ -169,11 +167,6 @@ def _add_forget(verbs: Any) -> None:
 
 def _run_forget(arguments: argparse.Namespace) -> int:
     from ..curate.forget import forget
-    from ..spec import LynxError
 
-    try:
-        print(forget(arguments.set, arguments.name))
-    except LynxError as error:
-        print(f"comfy-lynx: {error}", file=sys.stderr)
-        return 1
+    print(forget(arguments.set, arguments.name))
     return 0

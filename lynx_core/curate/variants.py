@@ -14,7 +14,8 @@ import numpy as np
 from ..engine.stage import EngineError, Rejected, Stage, StageFunction
 from ..faces.crops import crop_for_id
 from ..faces.errors import FaceError
-from .augment.interface import Augmenter, FaceImage, make_augmenter
+from .augment.interface import Augmenter, FaceImage
+from .augment.registry import make_augmenter
 from .configuration import AugmenterConfig, CurationConfig, FacesConfig
 from .media import read_jpeg, write_jpeg
 from .networks import FaceNetworks, embed_crops

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..spec import LynxError
+
 _RULE = (
     "These are frames of one clip, or one photo. Write one caption of one or two English sentences for training a "
     "video model: the scene, the light, the clothing and what the person does. Call the person 'a man', 'a woman' or 'a "
@@ -28,7 +30,7 @@ _REFUSAL = re.compile(
 _FIRST_WAIT_S = 0.5
 
 
-class ServerError(Exception):
+class ServerError(LynxError):
     """A caption that did not come."""
 
     def __init__(self, reason: str, detail: str, retry: bool) -> None:

@@ -118,6 +118,7 @@ class Engine:
         refs = list(inputs.refs())
         left = [ref for ref in refs if ref.key not in index or index[ref.key].retry]
         num_reused = len(refs) - len(left)
+        del index  # read anew at the end; two of them would be twice the memory
         self.on_progress(stage.name, num_reused, len(refs))
         done, errors = num_reused, 0
         batches = [left[start : start + stage.batch_rows] for start in range(0, len(left), stage.batch_rows)]

@@ -22,7 +22,7 @@ INPUT, KEY, REASON, DETAIL, SUBJECT, RETRY = "_input", "_key", "_reason", "_deta
 _OPEN_TABLES = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowRef:
     """Where a record lies."""
 
@@ -32,7 +32,7 @@ class RowRef:
     row: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one input: rows of one part."""
 
@@ -111,10 +111,9 @@ def _index_part(part: Path) -> dict[str, Outcome]:
     inputs, keys, retries = (table[name].to_pylist() for name in (INPUT, KEY, RETRY))
     for row, input_key in enumerate(inputs):
         rows.setdefault(input_key, []).append(row)
+    path = str(part)
     return {
-        input_key: Outcome(
-            str(part), tuple(at), tuple(keys[row] for row in at), any(retries[row] for row in at)
-        )
+        input_key: Outcome(path, tuple(at), tuple(keys[row] for row in at), any(retries[row] for row in at))
         for input_key, at in rows.items()
     }
 

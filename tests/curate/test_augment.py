@@ -12,7 +12,8 @@ from drawn import MINI, draw, make_config
 from PIL import Image
 
 from lynx_core.curate.augment.comfyui import fill_workflow, read_workflow
-from lynx_core.curate.augment.interface import FaceImage, make_augmenter
+from lynx_core.curate.augment.interface import FaceImage
+from lynx_core.curate.augment.registry import make_augmenter
 from lynx_core.curate.augment.relight import draw_normals, evaluate_harmonics
 from lynx_core.curate.augment.warp import solve_spline
 from lynx_core.curate.configuration import AugmenterConfig

@@ -93,7 +93,7 @@ def test_the_trainer_reads_the_manifests(curated: Curated) -> None:
     output = curated[0].output
     for split in ("train", "heldout"):
         manifest = read_manifest(output / f"{split}.parquet", min_face_similarity=0.6)
-        assert manifest.pairs and not manifest.rejections
+        assert manifest.pairs and not manifest.rejections and not manifest.ignored_columns
         assert all(path.is_file() for pair in manifest.pairs for path in (pair.target, *pair.references))
     facts = json.loads(parquet.read_schema(output / "train.parquet").metadata[b"lynx_curation"])
     assert facts["threshold"] == 0.6 and facts["recogniser"] == "lynx_mini_arcface"

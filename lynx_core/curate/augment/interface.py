@@ -1,17 +1,9 @@
-"""What an augmenter is, and where installed ones are found.
-
-A package brings its own by an entry point of the group `comfyui_lynx.augmenters`, which names a function that
-takes the options of the configuration, a table of texts, and gives an `Augmenter`:
-
-    [project.entry-points."comfyui_lynx.augmenters"]
-    liveportrait = "my_package:make_liveportrait"
-"""
+"""What an augmenter is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Literal, Protocol
 
 import numpy as np
@@ -19,7 +11,6 @@ import numpy as np
 from ...engine.stage import Rejected
 from ..errors import CurationError
 
-GROUP = "comfyui_lynx.augmenters"
 AugmentKind = Literal["expression", "relight", "background"]
 
 
@@ -53,37 +44,6 @@ class Augmenter(Protocol):
 
     def __call__(self, faces: Sequence[FaceImage], rng: np.random.Generator) -> list[FaceImage | Rejected]:
         """A variant of each face, of any size, with its landmarks where they have moved."""
-
-
-MakeAugmenter = Callable[[Mapping[str, str]], Augmenter]
-
-
-def make_augmenter(name: str, options: Mapping[str, str]) -> Augmenter:
-    """A built-in augmenter, or an installed one.
-
-    Raises:
-        CurationError: when there is none of this name, or its options are wrong.
-    """
-    from .background import BackgroundReplacement
-    from .comfyui import ComfyUIAugmenter
-    from .command import CommandAugmenter
-    from .relight import Relight
-    from .warp import LandmarkWarp
-
-    built_in: dict[str, MakeAugmenter] = {
-        "background": BackgroundReplacement.from_options,
-        "relight": Relight.from_options,
-        "warp": LandmarkWarp.from_options,
-        "command": CommandAugmenter.from_options,
-        "comfyui": ComfyUIAugmenter.from_options,
-    }
-    if name in built_in:
-        return built_in[name](options)
-    installed = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in installed:
-        known = ", ".join([*built_in, *sorted(installed)])
-        raise CurationError(f"there is no augmenter '{name}'; there is: {known}")
-    return installed[name].load()(options)
 
 
 def check_options(name: str, options: Mapping[str, str], known: Mapping[str, str | None]) -> dict[str, str]:
