@@ -182,8 +182,7 @@ class YuNetDetector:
         faces = []
         for row in found if found is not None else ():
             left, top, width, height = row[:4]
-            marks = row[4:14].reshape(5, 2)[[0, 1, 2, 3, 4]]
-            marks = _order_as_seen(marks)
+            marks = _order_as_seen(row[4:14].reshape(5, 2))
             faces.append(
                 Face(np.array([left, top, left + width, top + height], np.float32), marks, float(row[14]))
             )

@@ -76,7 +76,7 @@ def draw_normals(face: FaceImage) -> tuple[np.ndarray, np.ndarray]:
     """
     height, width = face.pixels.shape[:2]
     unit = measure_face_px(face.landmarks)
-    yaw, pitch, roll = np.radians(estimate_pose(face.landmarks))
+    yaw, _, roll = np.radians(estimate_pose(face.landmarks))
     x, y = face.landmarks.mean(0) - [0.1 * unit * np.sin(yaw), 0.05 * unit]
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     across = (columns - x) * np.cos(roll) + (rows - y) * np.sin(roll)
@@ -93,7 +93,6 @@ def draw_normals(face: FaceImage) -> tuple[np.ndarray, np.ndarray]:
         ],
         -1,
     )
-    del pitch
     length = np.linalg.norm(back, axis=-1, keepdims=True)
     return back / np.maximum(length, 1e-6), (radius < 1).astype(np.float32)
 
