@@ -124,6 +124,8 @@ def judge(track: JudgedTrack, **changes):
 def test_a_poster_on_a_wall_is_no_person():
     still = make_track("poster", person_vector(1), frames=range(0, 50, 5), face_change=0.2)
     assert [item.reason for item in judge(still)] == ["a still picture of a face"]
+    moving = make_track("moving", person_vector(1), frames=range(0, 50, 5), face_change=3.0)
+    assert isinstance(judge(moving)[0], JudgedTrack)
     photo = make_track("photo", person_vector(1), face_change=-1.0)
     assert isinstance(judge(photo)[0], JudgedTrack)
 

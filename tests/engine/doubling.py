@@ -49,7 +49,7 @@ class Doubler:
         with self.journal.open("a") as file:
             file.write(f"{number.id}\n")
         time.sleep(self.seconds)
-        if number.value == 13:
+        if number.value == 13 and not self.journal.with_name("mended").exists():
             raise ValueError("thirteen\nsecond line")
         if number.value % 7 == 0:
             return [Rejected("a multiple of seven", f"{number.value}", number.id)]

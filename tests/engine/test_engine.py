@@ -67,6 +67,19 @@ def test_a_rerun_does_what_is_left_and_tries_errors_again(tmp_path: Path) -> Non
     assert [record.id for record in shorter.records(Number)] == ["n1", "n2"] and not read_journal(journal)
 
 
+def test_an_error_that_is_mended_gives_its_record_and_is_done_then(tmp_path: Path) -> None:
+    journal, engine = tmp_path / "journal", Engine(tmp_path / "work")
+    engine.run(make_stage(journal), put_numbers(engine, range(10, 16)))
+    (tmp_path / "mended").touch()
+    # With other numbers beside it, so that it lies in another part than before.
+    again = engine.run(make_stage(journal), put_numbers(engine, range(1, 16)))
+    assert "n13" in [record.id for record in again.records(Number)]
+    assert "error: ValueError" not in again.count_reasons()
+    journal.unlink()
+    engine.run(make_stage(journal), put_numbers(engine, range(1, 16)))
+    assert read_journal(journal) == []
+
+
 def test_another_version_is_done_anew_and_the_old_one_stays(tmp_path: Path) -> None:
     journal, engine = tmp_path / "journal", Engine(tmp_path / "work")
     numbers = put_numbers(engine, [1, 2])
