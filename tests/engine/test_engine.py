@@ -16,6 +16,7 @@ import pytest
 from doubling import Doubled, Number, make_stage
 
 from lynx_core.engine.engine import Engine
+from lynx_core.engine.parts import PartsFolder, write_part
 from lynx_core.engine.records import hash_record
 from lynx_core.engine.stage import EngineError, Rejected, Stage, TableStage
 
@@ -78,6 +79,15 @@ def test_an_error_that_is_mended_gives_its_record_and_is_done_then(tmp_path: Pat
     journal.unlink()
     engine.run(make_stage(journal), put_numbers(engine, range(1, 16)))
     assert read_journal(journal) == []
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_of_two_attempts_the_one_that_gave_a_record_counts(names: tuple[str, str], tmp_path: Path) -> None:
+    failed, done = (tmp_path / f"{name}.parquet" for name in names)
+    write_part(failed, Number, [("key", [Rejected("error: OSError", "", retry=True)])])
+    write_part(done, Number, [("key", [Number("n", 1)])])
+    outcome = PartsFolder(tmp_path).read_index()["key"]
+    assert outcome.part == str(done) and not outcome.retry
 
 
 def test_another_version_is_done_anew_and_the_old_one_stays(tmp_path: Path) -> None:
