@@ -19,7 +19,14 @@ importlib.import_module("miniature")  # or else pytest takes tests/miniature for
 GROUPS = {
     # Files that share a training, and those that share the servers, each go to one process.
     "training": ("test_learning.py", "test_mini_identity.py"),
-    "servers": ("test_browser.py", "test_mini_demo.py", "test_server.py", "test_workflows.py"),
+    "servers": (
+        "test_augment.py",
+        "test_browser.py",
+        "test_generation.py",
+        "test_mini_demo.py",
+        "test_server.py",
+        "test_workflows.py",
+    ),
 }
 MAIN_VERSION, OLD_VERSION = "0.30.0", "0.16.3"
 

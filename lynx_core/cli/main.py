@@ -7,16 +7,16 @@ import sys
 from collections.abc import Sequence
 
 from ..spec import LynxError
-from . import bake, convert, doctor, download, train
+from . import bake, convert, curate, doctor, download, train
 
-_VERBS = (download, convert, doctor, bake, train)
+_VERBS = (download, convert, doctor, bake, curate, train)
 _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; gives the exit code: 0, 1 after an error, 2 for wrong arguments, 130 when interrupted."""
     parser = argparse.ArgumentParser(
-        prog="comfy-lynx", description="Lynx for ComfyUI: files, checks, training."
+        prog="comfy-lynx", description="Lynx for ComfyUI: files, checks, data, training."
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in _VERBS:

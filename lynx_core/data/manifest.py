@@ -103,7 +103,7 @@ def read_manifest(path: Path | str, min_face_similarity: float | None = None) ->
             pairs[pair.id] = pair
             warnings += notes
         if isinstance(row, dict):
-            ignored |= dict.fromkeys(name for name in row if name not in _REQUIRED + _OPTIONAL)
+            ignored |= dict.fromkeys(name for name in row if name not in _REQUIRED + _OPTIONAL + _PROVENANCE)
     if not pairs:
         if not rejections:
             raise DataError(f"{path} has no rows; write one row for each pair")
@@ -197,6 +197,11 @@ KINDS = ("single-scene", "multi-scene", "augmented")
 
 _REQUIRED = ("id", "target", "references", "caption", "kind")
 _OPTIONAL = ("face_similarity", "frame_range", "fps")
+_PROVENANCE = (
+    "person", "split", "raw_kind", "weight", "target_track", "caption_origin", "recogniser", "threshold", "augmenter",
+    "augmenter_licence", "look_alike", "consent", "licence",
+)  # fmt: skip
+"""What `comfy-lynx curate` notes of a pair's origin: for people and queries, not for training."""
 _AROUND_TEXT = "\ufeff\r\n"
 
 

@@ -1,0 +1,1 @@
+"""From folders of photos and footage to a manifest of (reference, target) pairs."""

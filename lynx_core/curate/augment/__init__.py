@@ -1,0 +1,1 @@
+"""Augmenters: a reference in another light, in front of another background, with another expression."""

@@ -1,0 +1,215 @@
+"""Results of a stage on disk: Parquet parts, each named by the hash of the keys of its input.
+
+A part is written aside, flushed and renamed, so that one that can be seen is whole; a process killed at any
+moment loses the batches it had in hand and nothing else. Beside the record, each row has the key of the
+input it comes of, its own key (a hash of its content, by which the next stage knows it), and where there is
+no record, the reason.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..durable_file import write_aside
+from .records import arrow_fields, as_row, from_row, hash_record, hash_texts, list_hints
+from .stage import EngineError, Rejected
+
+INPUT, KEY, REASON, DETAIL, SUBJECT, RETRY = "_input", "_key", "_reason", "_detail", "_subject", "_retry"
+_OPEN_TABLES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RowRef:
+    """Where a record lies."""
+
+    key: str
+    part: str
+    """Path of the part."""
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one input: rows of one part."""
+
+    part: str
+    rows: tuple[int, ...]
+    keys: tuple[str | None, ...]
+    """Of the records; None for a rejection."""
+    retry: bool
+
+
+def write_part(path: Path, kind: type, outcomes: Iterable[tuple[str, Sequence[Any | Rejected]]]) -> None:
+    """Write what became of inputs, (key, records and rejections), as one part."""
+    import pyarrow
+    from pyarrow import parquet
+
+    names = list_hints(kind)
+    rows = []
+    for input_key, results in outcomes:
+        for result in results:
+            if isinstance(result, Rejected):
+                said: tuple[Any, ...] = (None, result.reason, result.detail, result.subject, result.retry)
+                values: dict[str, Any] = dict.fromkeys(names)
+            else:
+                said = (hash_record(result), None, None, None, False)
+                values = as_row(result)
+            rows.append(
+                dict(zip((KEY, REASON, DETAIL, SUBJECT, RETRY), said, strict=True))
+                | {INPUT: input_key}
+                | values
+            )
+    text = pyarrow.string()
+    fields = [pyarrow.field(name, text) for name in (INPUT, KEY, REASON, DETAIL, SUBJECT)]
+    schema = pyarrow.schema([*fields, pyarrow.field(RETRY, pyarrow.bool_()), *arrow_fields(kind)])
+    with write_aside(path) as (aside,):
+        parquet.write_table(pyarrow.Table.from_pylist(rows, schema), aside, compression="zstd")
+
+
+class PartsFolder:
+    """The parts of one stage and version."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def name_part(self, input_keys: Sequence[str]) -> Path:
+        """Where the part of these inputs lies."""
+        return self.path / f"{hash_texts(input_keys)}.parquet"
+
+    def read_index(self) -> dict[str, Outcome]:
+        """What became of each input that was seen so far; a part that does not open is removed.
+
+        An input that was tried again has rows in several parts; one without `retry` counts.
+        """
+        found: dict[str, Outcome] = {}
+        for part in sorted(self.path.glob("*.parquet")) if self.path.is_dir() else []:
+            for input_key, outcome in _index_part(part).items():
+                if input_key not in found or found[input_key].retry:
+                    found[input_key] = outcome
+        return found
+
+    def remove_leftovers(self) -> None:
+        """Delete what a killed process left half-written."""
+        for path in self.path.glob(".*.part") if self.path.is_dir() else []:
+            path.unlink(missing_ok=True)
+
+
+def _index_part(part: Path) -> dict[str, Outcome]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(part, columns=[INPUT, KEY, RETRY], partitioning=None)
+    except (pyarrow.ArrowException, OSError):
+        part.unlink(missing_ok=True)  # its inputs are done again
+        return {}
+    rows: dict[str, list[int]] = {}
+    inputs, keys, retries = (table[name].to_pylist() for name in (INPUT, KEY, RETRY))
+    for row, input_key in enumerate(inputs):
+        rows.setdefault(input_key, []).append(row)
+    path = str(part)
+    return {
+        input_key: Outcome(path, tuple(at), tuple(keys[row] for row in at), any(retries[row] for row in at))
+        for input_key, at in rows.items()
+    }
+
+
+class RecordReader:
+    """Reads records by reference; a few parts stay open, so that neighbours come cheap.
+
+    Args:
+        kind: record class; only its columns are read.
+    """
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+        self._columns = list(list_hints(kind))
+        self._tables: OrderedDict[str, Any] = OrderedDict()
+
+    def read(self, ref: RowRef) -> Any:
+        """The record.
+
+        Raises:
+            EngineError: when its part is gone.
+        """
+        return from_row(self.kind, self._read_row(ref.part, ref.row, self._columns))
+
+    def read_rejected(self, part: str, row: int) -> Rejected:
+        """The rejection at a place."""
+        values = self._read_row(part, row, [REASON, DETAIL, SUBJECT, RETRY])
+        return Rejected(values[REASON], values[DETAIL], values[SUBJECT] or "", values[RETRY])
+
+    def _read_row(self, part: str, row: int, columns: list[str]) -> dict[str, Any]:
+        from pyarrow import parquet
+
+        name = f"{part}\0{columns[0]}"
+        if name not in self._tables:
+            try:
+                self._tables[name] = parquet.read_table(part, columns=columns, partitioning=None)
+            except OSError as error:
+                raise EngineError(
+                    f"{part} is gone or broken ({error}); run the same command again"
+                ) from error
+            if len(self._tables) > _OPEN_TABLES:
+                self._tables.popitem(last=False)
+        table = self._tables[name]
+        return {column: table[column][row].as_py() for column in columns}
+
+
+def iterate_refs(index: dict[str, Outcome], input_keys: Iterable[str]) -> Iterator[RowRef]:
+    """The records that came of inputs, in their order, each content once."""
+    seen: set[str] = set()
+    for input_key in input_keys:
+        outcome = index.get(input_key)
+        if outcome is None:
+            continue
+        for row, key in zip(outcome.rows, outcome.keys, strict=True):
+            if key is not None and key not in seen:
+                seen.add(key)
+                yield RowRef(key, outcome.part, row)
+
+
+def erase_records(work: Path, columns: Sequence[str], mentions: Sequence[str], values: set[str]) -> int:
+    """Take records out of every part of a work folder, for good; gives how many.
+
+    A rejection stands in the place of each, so that its input counts as done and is not done again.
+
+    Args:
+        columns: a record goes when one of these holds one of `values`, or one of them before a colon.
+        mentions: columns of text in which a value is blanked, and the record stays.
+    """
+    return sum(_erase_in_part(part, columns, mentions, values) for part in sorted(work.glob("*/*.parquet")))
+
+
+def _erase_in_part(part: Path, columns: Sequence[str], mentions: Sequence[str], values: set[str]) -> int:
+    import pyarrow
+    from pyarrow import parquet
+
+    known = parquet.read_schema(part).names
+    names = [name for name in (*columns, *mentions) if name in known]
+    if not names:
+        return 0
+
+    def holds(value: object) -> bool:
+        return value in values or str(value).split(":")[0] in values
+
+    table = parquet.read_table(part, columns=names, partitioning=None)
+    if not any(holds(value) for name in names for value in table[name].to_pylist()):
+        return 0
+    whole = parquet.read_table(part, partitioning=None)
+    rows = whole.to_pylist()
+    count = 0
+    for row in rows:
+        if any(holds(row[name]) for name in columns if name in row):
+            row.update(dict.fromkeys(set(known) - {INPUT}))
+            row.update({REASON: "forgotten", DETAIL: "erased", SUBJECT: "", RETRY: False})
+            count += 1
+        else:
+            row.update({name: "" for name in mentions if name in row and holds(row[name])})
+    with write_aside(part) as (aside,):
+        parquet.write_table(pyarrow.Table.from_pylist(rows, whole.schema), aside, compression="zstd")
+    return count
