@@ -1,0 +1,128 @@
+"""A ComfyUI workflow in API format, with named places for photo, prompt, seed and output."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .configuration import Method, RecogniserSettings
+from .errors import ConfigurationError
+from .hashes import hash_values
+
+Nodes = dict[str, dict[str, Any]]
+MODEL_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt", ".bin", ".onnx", ".gguf")
+
+
+@dataclass(frozen=True)
+class WorkflowTemplate:
+    """The workflow of a method."""
+
+    method: Method
+    nodes: Nodes
+
+    @property
+    def sha256(self) -> str:
+        """Of the workflow as it is in the file, spelling aside."""
+        return hash_values(self.nodes)
+
+    @property
+    def takes_photo(self) -> bool:
+        return self.method.inputs is not None and self.method.inputs.photo is not None
+
+    @property
+    def output_node(self) -> str:
+        assert self.method.inputs is not None
+        return self.method.inputs.output
+
+    def fill(self, photo: str, prompt: str, seed: int) -> Nodes:
+        """The workflow for one video; `photo` is its name in the server's input folder."""
+        assert self.method.inputs is not None
+        nodes = copy.deepcopy(self.nodes)
+        values = {"photo": photo, "prompt": prompt, "seed": seed}
+        for name, place in self._places():
+            node, _, key = place.partition(".")
+            nodes[node]["inputs"][key] = values[name]
+        return nodes
+
+    def list_texts(self) -> list[str]:
+        """Every text that is set in a node, but for prompt and photo: among them the names of all models."""
+        filled = {place for _, place in self._places()}
+        return [
+            value
+            for node_id, node in self.nodes.items()
+            for key, value in node["inputs"].items()
+            if isinstance(value, str) and f"{node_id}.{key}" not in filled
+        ]
+
+    def _places(self) -> Iterator[tuple[str, str]]:
+        assert self.method.inputs is not None
+        for name in ("photo", "prompt", "seed"):
+            place = getattr(self.method.inputs, name)
+            if place is not None:
+                yield name, place
+
+
+def load_workflow(method: Method) -> WorkflowTemplate:
+    """Read the workflow of a method.
+
+    Raises:
+        ConfigurationError: when it cannot be read, was saved for the editor, or lacks a named place.
+    """
+    path = method.workflow
+    assert path is not None and method.inputs is not None
+    try:
+        nodes = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"method {method.name!r}: the workflow {path} cannot be read: {error}") from error
+    if isinstance(nodes, dict) and isinstance(nodes.get("nodes"), list):
+        raise ConfigurationError(
+            f"method {method.name!r}: {path} was saved for the editor; in ComfyUI use Workflow > Export (API)"
+        )
+    if not isinstance(nodes, dict) or not all(
+        isinstance(node, dict) and {"class_type", "inputs"} <= set(node) for node in nodes.values()
+    ):
+        raise ConfigurationError(f"method {method.name!r}: {path} is no workflow in API format (id to class_type and inputs)")
+    template = WorkflowTemplate(method, nodes)
+    for name, place in template._places():
+        _check_place(template, name, place)
+    if template.output_node not in nodes:
+        raise ConfigurationError(
+            f"method {method.name!r}: inputs.output names node {template.output_node!r}, which {path} lacks; it has: "
+            f"{_list_nodes(nodes)}"
+        )
+    return template
+
+
+def _check_place(template: WorkflowTemplate, name: str, place: str) -> None:
+    where = f"method {template.method.name!r}: inputs.{name} = {place!r}"
+    node_id, dot, key = place.partition(".")
+    if not dot or node_id not in template.nodes:
+        raise ConfigurationError(f"{where} is \"node.input\"; the nodes are: {_list_nodes(template.nodes)}")
+    inputs = template.nodes[node_id]["inputs"]
+    if key not in inputs:
+        raise ConfigurationError(f"{where}: node {node_id!r} has no input {key!r}; it has: {', '.join(inputs)}")
+    if isinstance(inputs[key], list):
+        raise ConfigurationError(f"{where} is linked to another node; name the place where the value is typed")
+
+
+def _list_nodes(nodes: Nodes) -> str:
+    return ", ".join(f"{node_id} ({node['class_type']})" for node_id, node in nodes.items())
+
+
+def find_unmarked_recognisers(template: WorkflowTemplate, recognisers: tuple[RecogniserSettings, ...]) -> list[str]:
+    """Recognisers that the workflow itself loads and `conditioned_by` does not name.
+
+    Such a recogniser would judge what it has helped to make, and the report would call it independent.
+    """
+    loaded = {text.replace("\\", "/").rsplit("/", 1)[-1] for text in template.list_texts()}
+    return [
+        recogniser.name
+        for recogniser in recognisers
+        if recogniser.file is not None
+        and recogniser.file.name in loaded
+        and recogniser.name not in template.method.conditioned_by
+    ]
