@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from ..spec import LynxError
-from . import convert, doctor, download, train
+from . import convert, doctor, download, evaluate, train
 
-_VERBS = (download, convert, doctor, train)
+_VERBS = (download, convert, doctor, train, evaluate)
 _INTERRUPTED = 130
 
 

@@ -11,8 +11,8 @@ import base64
 import io
 import os
 import random
+import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from .hashes import hash_text
 from .rubric import INSTRUCTION, SCHEMA, AnswerError, hash_rubric, parse_answer
 from .video import Video
 
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
+_LONGEST_WAIT_S = 30.0
 _TEXT_TOKENS = len(INSTRUCTION) // 4 + 80
 _ANSWER_TOKENS = 60
 _PX_PER_TOKEN = 750
@@ -67,11 +67,13 @@ class Judge:
 
     Args:
         settings: where and which.
-        sleep: waits so many seconds; tests put a short one in.
+        first_wait_s: pause after the first refusal; later ones double up to half a minute.
     """
 
-    def __init__(self, settings: JudgeSettings, sleep: Callable[[float], Any] = time.sleep) -> None:
-        self.settings, self._sleep = settings, sleep
+    def __init__(self, settings: JudgeSettings, first_wait_s: float = 1.0) -> None:
+        self.settings, self.first_wait_s = settings, first_wait_s
+        self.stop = threading.Event()
+        """Set to end all waiting."""
         key = os.environ.get(settings.api_key_variable) or "none"
         self._client = OpenAI(base_url=settings.base_url, api_key=key, max_retries=0, timeout=120)
         self.model = settings.answers_as or settings.model
@@ -135,7 +137,7 @@ class Judge:
 
     def _request(self, messages: list[dict[str, Any]]) -> Any:
         """One answer; 429, 5xx and dead connections are waited out."""
-        deadline, wait_s = time.monotonic() + self.settings.patience_s, _FIRST_WAIT_S
+        deadline, wait_s = time.monotonic() + self.settings.patience_s, self.first_wait_s
         while True:
             try:
                 return self._client.chat.completions.create(
@@ -159,7 +161,8 @@ class Judge:
                     f"{self.settings.base_url} did not answer for {self.settings.patience_s:.0f} s (the last: {why}); what was "
                     f"judged is stored, run the same command later"
                 )
-            self._sleep(pause * random.uniform(0.8, 1.2))
+            if self.stop.wait(pause * random.uniform(0.8, 1.2)):
+                raise JudgeError("the judge was told to stop")
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
 
 

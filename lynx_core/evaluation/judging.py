@@ -129,6 +129,7 @@ def _ask_all(
                     count += 1
                     note(f"judged {count} of {len(questions)}: {question.cell.label}{f'; {answer.error}' if answer.error else ''}")
         except BaseException:
+            judge.stop.set()
             pool.shutdown(cancel_futures=True)
             for future in running:  # answers that came in meanwhile were paid for
                 if future.done() and not future.cancelled() and future.exception() is None:

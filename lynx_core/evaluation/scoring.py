@@ -35,6 +35,9 @@ MOTION_VERSION, FACE_VERSION = "1", "1"
 class Scorer(Protocol):
     """Some metrics of one video, on this machine."""
 
+    def prepare(self, scores: Ledger[ScoreRow], done: set[Key]) -> None:
+        """What has to be done once before the first video."""
+
     def list_wanted(self, cell: Cell) -> list[Wanted]: ...
 
     def score(self, cell: Cell, video: Video) -> list[tuple[float, Any]]:
@@ -44,6 +47,9 @@ class Scorer(Protocol):
 
 class MotionScorer:
     """Motion, temporal consistency, sharpness."""
+
+    def prepare(self, scores: Ledger[ScoreRow], done: set[Key]) -> None:
+        pass
 
     def list_wanted(self, cell: Cell) -> list[Wanted]:
         return [Wanted("", name, MOTION_VERSION, "", "") for name in MOTION_FIGURES]
@@ -59,6 +65,15 @@ class FaceScorer:
     def __init__(self, gallery: Gallery, detector: FaceDetector, recognisers: Sequence[Recogniser]) -> None:
         self.gallery, self.detector, self.recognisers = gallery, detector, recognisers
         self.version = describe_face_version(detector, recognisers)
+
+    def prepare(self, scores: Ledger[ScoreRow], done: set[Key]) -> None:
+        """Look at the people's photos: nobody twice, and what other photos of them score.
+
+        Raises:
+            ConfigurationError: when two subjects are one person.
+        """
+        self.gallery.refuse_same_people()
+        scores.append([row for row in _list_anchor_rows(self.gallery, self.version) if row.key not in done])
 
     def list_wanted(self, cell: Cell) -> list[Wanted]:
         target = cell.subject.reference_hash
@@ -124,7 +139,7 @@ def score(matrix: Matrix, note: Note = print, *, retry_errors: bool = False, jud
     scores = open_scores(matrix.output)
     scores.merge()
     done = {row.key for row in scores.read() if row.error is None or not retry_errors}
-    spoilt = score_locally(matrix.output, cells, open_scorers(matrix, scores, done), scores, done, note)
+    spoilt = score_locally(matrix.output, cells, open_scorers(matrix), scores, done, note)
     settings = matrix.benchmark.judge
     if settings is not None:
         prompts = list(matrix.prompts.values())
@@ -135,11 +150,10 @@ def score(matrix: Matrix, note: Note = print, *, retry_errors: bool = False, jud
         )
 
 
-def open_scorers(matrix: Matrix, scores: Ledger[ScoreRow], done: set[Key]) -> list[Scorer]:
-    """All that scores on this machine; the anchors of the recognisers are written on the way.
+def open_scorers(matrix: Matrix) -> list[Scorer]:
+    """All that scores on this machine.
 
     Raises:
-        ConfigurationError: when two subjects are one person.
         FaceError: when a face model is missing.
     """
     scorers: list[Scorer] = [MotionScorer()]
@@ -148,9 +162,6 @@ def open_scorers(matrix: Matrix, scores: Ledger[ScoreRow], done: set[Key]) -> li
         detector = open_detector(config.faces)
         recognisers = [open_recogniser(settings, config.faces) for settings in config.recognisers]
         gallery = Gallery(list(matrix.subjects.values()), detector, recognisers)
-        gallery.refuse_same_people()
-        rows = list(_list_anchor_rows(gallery, describe_face_version(detector, recognisers)))
-        scores.append([row for row in rows if row.key not in done])
         scorers.append(FaceScorer(gallery, detector, recognisers))
     return scorers
 
@@ -180,6 +191,9 @@ def score_locally(
         todo = [scorer for scorer in scorers if any(w.key(cell.sha256) not in done for w in scorer.list_wanted(cell))]
         if todo:
             plans.append((cell, todo))
+    for scorer in scorers:
+        if any(scorer in todo for _, todo in plans):
+            scorer.prepare(scores, done)
     spoilt = []
     for number, (cell, todo) in enumerate(plans, 1):
         path = locate_video(output, cell.row)
