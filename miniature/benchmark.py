@@ -78,7 +78,9 @@ def main() -> None:
     parser.add_argument("--supplement", type=int, default=NUM_SUPPLEMENT)
     arguments = parser.parse_args()
     write_benchmark(arguments.folder, arguments.subjects, arguments.prompts, arguments.supplement)
-    print(f"{arguments.subjects} + {arguments.supplement} subjects and {arguments.prompts} prompts in {arguments.folder}")
+    print(
+        f"{arguments.subjects} + {arguments.supplement} subjects and {arguments.prompts} prompts in {arguments.folder}"
+    )
 
 
 if __name__ == "__main__":

@@ -26,29 +26,42 @@ def add_parser(verbs: Any) -> argparse.ArgumentParser:
     steps = parser.add_subparsers(title="steps", metavar="STEP", required=True)
 
     generate = _add_step(steps, "generate", "make the videos on ComfyUI servers", _generate)
-    generate.add_argument("--server", action="append", metavar="URL", help="a ComfyUI server, once for each; replaces the file's")
+    generate.add_argument(
+        "--server",
+        action="append",
+        metavar="URL",
+        help="a ComfyUI server, once for each; replaces the file's",
+    )
 
     score = _add_step(steps, "score", "score the videos, or one: --video X --photo Y", _score, config="?")
     score.add_argument("--retry-errors", action="store_true", help="score again what ended in an error")
     score.add_argument("--video", type=Path, help="score this one video and print it")
     score.add_argument("--photo", type=Path, help="photo of the person who should be in it")
     score.add_argument(
-        "--models", type=Path, help="ComfyUI's models folder with the face models, when no CONFIG names recognisers"
+        "--models",
+        type=Path,
+        help="ComfyUI's models folder with the face models, when no CONFIG names recognisers",
     )
 
     report = _add_step(steps, "report", "write report.html, report.md and the tables as Parquet", _report)
     report.add_argument("--out", type=Path, help="folder (default: report in the benchmark's output)")
 
     people = _add_step(steps, "people", "make the raters' page, or take answers back", _people)
-    people.add_argument("--answers", type=Path, nargs="+", metavar="FILE", help="answer files of raters to take in")
+    people.add_argument(
+        "--answers", type=Path, nargs="+", metavar="FILE", help="answer files of raters to take in"
+    )
     return parser
 
 
 def _add_step(
     steps: Any, name: str, text: str, act: Callable[[argparse.Namespace], int], config: str | None = None
 ) -> argparse.ArgumentParser:
-    step: argparse.ArgumentParser = steps.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    step.add_argument("config", type=Path, nargs=config, metavar="CONFIG", help="a TOML file, as configs/benchmark_*.toml")
+    step: argparse.ArgumentParser = steps.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + "."
+    )
+    step.add_argument(
+        "config", type=Path, nargs=config, metavar="CONFIG", help="a TOML file, as configs/benchmark_*.toml"
+    )
     step.set_defaults(act=act)
     return step
 
@@ -89,7 +102,9 @@ def _hold(output: Path, step: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise EvaluationError(f"another 'evaluate {step}' works in {output}; wait for it, or stop it") from None
+        raise EvaluationError(
+            f"another 'evaluate {step}' works in {output}; wait for it, or stop it"
+        ) from None
     try:
         yield
     finally:
@@ -137,14 +152,18 @@ def _score_one(arguments: argparse.Namespace) -> int:
     if arguments.config is not None:
         config: Benchmark = read_benchmark(arguments.config)
         if config.faces is None or not config.recognisers:
-            raise ConfigurationError(f"{arguments.config} names no recognisers; add [faces] and [[recognisers]]")
+            raise ConfigurationError(
+                f"{arguments.config} names no recognisers; add [faces] and [[recognisers]]"
+            )
         faces, settings = config.faces, config.recognisers
     elif arguments.models is not None:
         faces = Faces(root=arguments.models / "insightface")
         file = arguments.models / "lynx" / "faces" / "recognition_arcface_ir_se50.pth"
         settings = (RecogniserSettings(name="facexlib/arcface_ir_se50", kind="arcface", file=file),)
     else:
-        raise ConfigurationError("say where the face models are: a CONFIG with [[recognisers]], or --models FOLDER")
+        raise ConfigurationError(
+            "say where the face models are: a CONFIG with [[recognisers]], or --models FOLDER"
+        )
     detector = open_detector(faces)
     recognisers = [open_recogniser(each, faces) for each in settings]
     _say(format_scores(*score_video(arguments.video, arguments.photo, detector, recognisers), recognisers))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ..hashing import hash_values
 from .configuration import Benchmark
-from .hashes import hash_text
 from .prompts import Prompt, load_prompts
 from .subjects import Subject, load_subjects
 
@@ -23,12 +23,17 @@ class Matrix:
     def subjects(self) -> dict[str, Subject]:
         """By id, in order."""
         config = self.benchmark
-        return {subject.id: subject for subject in load_subjects(config.subjects, config.split, config.max_subjects)}
+        return {
+            subject.id: subject
+            for subject in load_subjects(config.subjects, config.split, config.max_subjects)
+        }
 
     @cached_property
     def prompts(self) -> dict[str, Prompt]:
         """By id, in order."""
-        return {prompt.id: prompt for prompt in load_prompts(self.benchmark.prompts, self.benchmark.max_prompts)}
+        return {
+            prompt.id: prompt for prompt in load_prompts(self.benchmark.prompts, self.benchmark.max_prompts)
+        }
 
     @cached_property
     def known_subjects(self) -> list[str]:
@@ -56,4 +61,4 @@ class Matrix:
 
     def seed_of(self, subject: Subject, prompt: Prompt) -> int:
         """The noise of a cell: one for each cell, and the same for all methods, so that they are paired."""
-        return int(hash_text(f"{self.benchmark.seed}/{subject.id}/{prompt.id}")[:8], 16)
+        return int(hash_values(f"{self.benchmark.seed}/{subject.id}/{prompt.id}")[:8], 16)

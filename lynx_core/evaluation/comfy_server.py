@@ -11,7 +11,8 @@ from typing import Any
 
 import requests
 
-from .errors import PromptFailed, ServerLost, first_line
+from ..spec import first_line
+from .errors import PromptFailed, ServerLost
 from .workflow import Nodes
 
 _POLL_S, _STATS_EVERY_S, _TIMEOUT_S = 0.2, 1.0, 60.0
@@ -94,7 +95,9 @@ class ComfyServer:
                 files, data = {"image": (name, file)}, {"overwrite": "true"}
                 response = self._call("POST", "/upload/image", files=files, data=data)
             if not response.ok:
-                raise PromptFailed(f"{self.url} refuses the photo {photo}: {response.status_code} {response.text[:200]}")
+                raise PromptFailed(
+                    f"{self.url} refuses the photo {photo}: {response.status_code} {response.text[:200]}"
+                )
             self._uploaded.add(name)
         return name
 
@@ -115,7 +118,9 @@ class ComfyServer:
         if answer.get("prompt_id") != prompt_id:
             raise PromptFailed(f"{self.url} takes no prompt id; ComfyUI 0.16 or newer is needed")
 
-    def wait(self, prompt_id: str, output_node: str, timeout_s: float, stop: threading.Event) -> FinishedPrompt | None:
+    def wait(
+        self, prompt_id: str, output_node: str, timeout_s: float, stop: threading.Event
+    ) -> FinishedPrompt | None:
         """Wait for a prompt; None when `stop` is set before.
 
         Raises:
@@ -134,7 +139,9 @@ class ComfyServer:
                 return FinishedPrompt(files, latency, peak or None, source)
             if time.monotonic() > deadline:
                 self._cancel(prompt_id)
-                raise PromptFailed(f"not done after {timeout_s:.0f} s; raise generation.timeout_s if it may take longer")
+                raise PromptFailed(
+                    f"not done after {timeout_s:.0f} s; raise generation.timeout_s if it may take longer"
+                )
             if time.monotonic() >= stats_due:
                 used, source = self._read_memory()
                 peak, stats_due = max(peak, used), time.monotonic() + _STATS_EVERY_S
@@ -154,7 +161,9 @@ class ComfyServer:
 
     def _is_queued(self, prompt_id: str) -> bool:
         queue = self._call("GET", "/queue").json()
-        return any(item[1] == prompt_id for name in ("queue_running", "queue_pending") for item in queue[name])
+        return any(
+            item[1] == prompt_id for name in ("queue_running", "queue_pending") for item in queue[name]
+        )
 
     def _find(self, prompt_id: str) -> dict[str, Any] | None:
         """The history entry of a prompt; None while it waits or runs."""
@@ -191,7 +200,9 @@ class ComfyServer:
         try:
             yield from response.iter_content(_FETCH_CHUNK_BYTES)
         except requests.RequestException as error:
-            raise ServerLost(f"{self.url} went away while sending {file.filename}: {first_line(error)}") from error
+            raise ServerLost(
+                f"{self.url} went away while sending {file.filename}: {first_line(error)}"
+            ) from error
 
 
 def _list_files(shown: dict[str, Any]) -> Iterator[SavedFile]:
@@ -223,7 +234,9 @@ def _raise_failure(status: dict[str, Any]) -> None:
 
 def _describe_refusal(answer: dict[str, Any]) -> str:
     error = answer.get("error")
-    lines = [str(error.get("message", error) if isinstance(error, dict) else error or "a part of it would not run")]
+    lines = [
+        str(error.get("message", error) if isinstance(error, dict) else error or "a part of it would not run")
+    ]
     for node_id, failure in (answer.get("node_errors") or {}).items():
         lines += [
             f"{failure.get('class_type')} ({node_id}): {each.get('message')}: {each.get('details')}"

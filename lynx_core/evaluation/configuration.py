@@ -110,7 +110,9 @@ class RecogniserSettings(Section):
         if self.kind in ("arcface", "sface") and self.file is None:
             raise ValueError(f"recogniser {self.name!r} of kind {self.kind!r} needs 'file'")
         if self.kind == "python" and not re.fullmatch(r"[\w.]+:\w+", self.callable or ""):
-            raise ValueError(f"recogniser {self.name!r} needs callable = \"module:function\", got {self.callable!r}")
+            raise ValueError(
+                f'recogniser {self.name!r} needs callable = "module:function", got {self.callable!r}'
+            )
         return self
 
 

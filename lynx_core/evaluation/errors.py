@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..spec import LynxError
 
-class EvaluationError(ValueError):
+
+class EvaluationError(LynxError):
     """Names the thing, the value seen and the way out."""
 
 
@@ -33,8 +35,3 @@ class JudgeError(EvaluationError):
 
 class AnswersError(EvaluationError):
     """A rater's file cannot be taken."""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error, for a message that has to stay short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

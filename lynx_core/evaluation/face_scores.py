@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..faces.detection import FaceDetector, sort_faces
@@ -72,10 +73,13 @@ def score_faces(
     track = choose_track(tracks, person[0])
     places = sorted(track.faces)
     results = []
-    for recogniser, vector in zip(recognisers, person, strict=True):
+    for number, (recogniser, vector) in enumerate(zip(recognisers, person, strict=True)):
         scores: list[float | None] = [None] * len(video.frames)
         if places:
-            vectors = recogniser.embed([track.faces[place] for place in places])
+            if number == 0:
+                vectors = torch.stack([track.vectors[place] for place in places])
+            else:
+                vectors = recogniser.embed([track.faces[place] for place in places])
             for place, cosine in zip(places, vectors @ vector, strict=True):
                 scores[place] = float(cosine)
         results.append(FaceScore(FaceSimilarity(tuple(scores)), len(tracks)))
@@ -85,7 +89,9 @@ def score_faces(
 class Gallery:
     """Embeddings of all photos of all people, computed once."""
 
-    def __init__(self, subjects: Sequence[Subject], detector: FaceDetector, recognisers: Sequence[Recogniser]) -> None:
+    def __init__(
+        self, subjects: Sequence[Subject], detector: FaceDetector, recognisers: Sequence[Recogniser]
+    ) -> None:
         self.subjects, self.recognisers, self.detector = subjects, recognisers, detector
         self._faces: dict[str, list[Tensor]] = {}
 
@@ -114,8 +120,12 @@ class Gallery:
             for other in self.subjects[:number]:
                 if other.id in subject.lookalikes or subject.id in other.lookalikes:
                     continue
-                pairs = zip(self.recognisers, self.embed_reference(subject), self.embed_reference(other), strict=True)
-                alike = [(each.name, float(a @ b)) for each, a, b in pairs if float(a @ b) >= each.same_person]
+                pairs = zip(
+                    self.recognisers, self.embed_reference(subject), self.embed_reference(other), strict=True
+                )
+                alike = [
+                    (each.name, float(a @ b)) for each, a, b in pairs if float(a @ b) >= each.same_person
+                ]
                 if alike and len(alike) * 2 > len(self.recognisers):
                     name, cosine = alike[0]
                     raise ConfigurationError(

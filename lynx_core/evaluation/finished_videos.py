@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pydantic import Field
 
+from ..hashing import hash_every_byte, hash_values
 from .cells import Matrix
 from .configuration import Method, Section, build
 from .errors import ConfigurationError
-from .hashes import hash_bytes, hash_values
 from .ledger import Ledger, VideoRow
 from .video import VideoError, count_frames
 
@@ -52,7 +52,10 @@ def collect_finished(matrix: Matrix, videos: Ledger[VideoRow], note: Callable[[s
                 if row.error:
                     note(f"{method.name} / {row.subject} / {row.prompt}: {row.error}")
         missing = matrix.size - len(entries)
-        note(f"{method.name}: {len(entries)} finished videos" + (f", {missing} cells have none" if missing else ""))
+        note(
+            f"{method.name}: {len(entries)} finished videos"
+            + (f", {missing} cells have none" if missing else "")
+        )
 
 
 def read_list(method: Method, matrix: Matrix) -> list[FinishedVideo]:
@@ -66,7 +69,9 @@ def read_list(method: Method, matrix: Matrix) -> list[FinishedVideo]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"method {method.name!r}: the list {path} cannot be read: {error}") from error
+        raise ConfigurationError(
+            f"method {method.name!r}: the list {path} cannot be read: {error}"
+        ) from error
     entries: dict[tuple[str, str], FinishedVideo] = {}
     files: dict[Path, int] = {}
     for number, line in enumerate(lines, 1):
@@ -87,14 +92,20 @@ def read_list(method: Method, matrix: Matrix) -> list[FinishedVideo]:
             raise ConfigurationError(f"{where}: {file} is already the video of line {files[file]}")
         files[file] = number
         entries[entry.subject, entry.prompt] = entry.model_copy(update={"video": file})
-    return [entry for entry in entries.values() if entry.subject in matrix.subjects and entry.prompt in matrix.prompts]
+    return [
+        entry
+        for entry in entries.values()
+        if entry.subject in matrix.subjects and entry.prompt in matrix.prompts
+    ]
 
 
 def _check_id(where: str, what: str, value: str, known: Iterable[str]) -> None:
     known = list(known)
     if value not in known:
         near = difflib.get_close_matches(value, known, n=1, cutoff=0.0)
-        raise ConfigurationError(f"{where}: there is no {what} {value!r} in this benchmark; did you mean {near[0]!r}?")
+        raise ConfigurationError(
+            f"{where}: there is no {what} {value!r} in this benchmark; did you mean {near[0]!r}?"
+        )
 
 
 def _make_row(matrix: Matrix, method: Method, entry: FinishedVideo) -> VideoRow:
@@ -102,7 +113,7 @@ def _make_row(matrix: Matrix, method: Method, entry: FinishedVideo) -> VideoRow:
     digest, error = None, None
     try:
         count_frames(entry.video)
-        digest = hash_bytes(entry.video)
+        digest = hash_every_byte(entry.video)
     except (VideoError, OSError) as failure:
         error = str(failure)
     return VideoRow(

@@ -8,7 +8,6 @@ to its hash before its row is written.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 import uuid
@@ -17,13 +16,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..durable_file import replace_durably
+from ..hashing import hash_every_byte, hash_values
 from .cells import Matrix
 from .comfy_server import ComfyServer, FinishedPrompt
 from .configuration import Generation
 from .errors import ConfigurationError, GenerationError, PromptFailed, ServerLost
 from .finished_videos import collect_finished
-from .hashes import hash_bytes, hash_values
-from .ledger import Ledger, VideoRow, open_videos, sync_folder
+from .ledger import Ledger, VideoRow, open_videos
 from .model_files import ModelFiles, ModelFolders
 from .prompts import Prompt
 from .subjects import Subject
@@ -173,7 +173,8 @@ class Queue:
         """
         self._adopt()
         threads = [
-            threading.Thread(target=self._serve, args=(server,), name=server.url, daemon=True) for server in self.servers
+            threading.Thread(target=self._serve, args=(server,), name=server.url, daemon=True)
+            for server in self.servers
         ]
         for thread in threads:
             thread.start()
@@ -301,14 +302,13 @@ class Queue:
             with aside.open("wb") as raw:
                 for chunk in server.fetch(file):
                     raw.write(chunk)
-                raw.flush()
-                os.fsync(raw.fileno())
             count_frames(aside)
-            path = self.folder / f"{hash_bytes(aside)}{aside.suffix}"
-            aside.replace(path)
-            sync_folder(self.folder)
+            path = self.folder / f"{hash_every_byte(aside)}{aside.suffix}"
+            replace_durably(aside, path)
         except OSError as error:
-            raise GenerationError(f"{self.folder} cannot be written ({error.strerror}); make room and go on") from error
+            raise GenerationError(
+                f"{self.folder} cannot be written ({error.strerror}); make room and go on"
+            ) from error
         finally:
             aside.unlink(missing_ok=True)
         return path
@@ -326,4 +326,3 @@ class Queue:
         with self._lock:
             self.failed += 1
         self.note(f"failed: {job.label}: {error}")
-

@@ -20,9 +20,10 @@ import numpy as np
 from openai import APIConnectionError, APIStatusError, OpenAI
 from PIL import Image
 
+from ..hashing import hash_values
+from ..spec import first_line
 from .configuration import JudgeSettings
-from .errors import JudgeError, first_line
-from .hashes import hash_text
+from .errors import JudgeError
 from .rubric import INSTRUCTION, SCHEMA, AnswerError, hash_rubric, parse_answer
 from .video import Video
 
@@ -57,9 +58,7 @@ class Estimate:
 
     def __str__(self) -> str:
         cost = f", about ${self.usd:,.2f}" if self.usd else "; no prices are configured"
-        return (
-            f"{self.requests:,} requests, about {self.input_tokens:,} input and {self.output_tokens:,} output tokens{cost}"
-        )
+        return f"{self.requests:,} requests, about {self.input_tokens:,} input and {self.output_tokens:,} output tokens{cost}"
 
 
 class Judge:
@@ -87,7 +86,7 @@ class Judge:
     @property
     def sha256(self) -> str:
         """Tells the judge in the ledger; a hosted model has no bytes to hash, so it is its name."""
-        return hash_text(f"judge:{self.model}")
+        return hash_values(f"judge:{self.model}")
 
     def estimate(self, num_requests: int, frame_size: tuple[int, int]) -> Estimate:
         """Tokens and cost of so many requests for videos of (height, width) px."""
@@ -95,7 +94,9 @@ class Judge:
         per_frame = max(1, round(frame_size[0] * frame_size[1] * scale**2 / _PX_PER_TOKEN))
         read = num_requests * (self.settings.frames * per_frame + _TEXT_TOKENS)
         written = num_requests * _ANSWER_TOKENS
-        usd = (read * self.settings.usd_per_million_input + written * self.settings.usd_per_million_output) / 1e6
+        usd = (
+            read * self.settings.usd_per_million_input + written * self.settings.usd_per_million_output
+        ) / 1e6
         return Estimate(num_requests, read, written, usd)
 
     def ask(self, video: Video, prompt: str) -> Answer:
@@ -111,14 +112,19 @@ class Judge:
             response = self._request(messages)
             self._check_model(response.model)
             if response.usage:
-                tokens = [tokens[0] + response.usage.prompt_tokens, tokens[1] + response.usage.completion_tokens]
+                tokens = [
+                    tokens[0] + response.usage.prompt_tokens,
+                    tokens[1] + response.usage.completion_tokens,
+                ]
             text = response.choices[0].message.content if response.choices else None
             raw.append(text or "")
             try:
                 return Answer(parse_answer(text), None, tuple(raw), response.model, *tokens)
             except AnswerError as error:
                 problem = str(error)
-        return Answer(None, f"{len(raw)} answers broke the schema; the last: {problem}", tuple(raw), self.model, *tokens)
+        return Answer(
+            None, f"{len(raw)} answers broke the schema; the last: {problem}", tuple(raw), self.model, *tokens
+        )
 
     def _check_model(self, answered: str) -> None:
         if answered != self.model:
@@ -151,9 +157,14 @@ class Judge:
                 )
             except APIStatusError as error:
                 if error.status_code != 429 and error.status_code < 500:
-                    raise JudgeError(f"{self.settings.base_url} refuses: {error.status_code} {first_line(error)}") from error
+                    raise JudgeError(
+                        f"{self.settings.base_url} refuses: {error.status_code} {first_line(error)}"
+                    ) from error
                 asked = error.response.headers.get("retry-after", "")
-                pause, why = float(asked) if asked.replace(".", "", 1).isdigit() else wait_s, str(error.status_code)
+                pause, why = (
+                    float(asked) if asked.replace(".", "", 1).isdigit() else wait_s,
+                    str(error.status_code),
+                )
             except APIConnectionError as error:
                 pause, why = wait_s, first_line(error)
             if time.monotonic() + pause > deadline:

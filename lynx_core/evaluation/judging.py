@@ -11,9 +11,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..hashing import hash_every_byte
 from .errors import JudgeError
 from .generation import locate_video
-from .hashes import hash_bytes
 from .judge import Answer, Judge
 from .ledger import Key, Ledger, ScoreRow
 from .prompts import Prompt
@@ -97,7 +97,11 @@ class _Videos:
             path = locate_video(self.output, cell.row)
             found: Video | str
             try:
-                found = read_video(path) if hash_bytes(path) == cell.sha256 else f"{path} is not what was made"
+                found = (
+                    read_video(path)
+                    if hash_every_byte(path) == cell.sha256
+                    else f"{path} is not what was made"
+                )
             except (VideoError, OSError) as error:
                 found = str(error)
             self._last = (cell.sha256, found)
@@ -105,7 +109,12 @@ class _Videos:
 
 
 def _ask_all(
-    judge: Judge, questions: Sequence[Question], videos: _Videos, scores: Ledger[ScoreRow], done: set[Key], note: Note
+    judge: Judge,
+    questions: Sequence[Question],
+    videos: _Videos,
+    scores: Ledger[ScoreRow],
+    done: set[Key],
+    note: Note,
 ) -> None:
     tokens, count = [0, 0], 0
     with ThreadPoolExecutor(judge.settings.concurrency) as pool:
@@ -113,7 +122,10 @@ def _ask_all(
         waiting = iter(questions)
         try:
             while True:
-                while len(running) < judge.settings.concurrency and (question := next(waiting, None)) is not None:
+                while (
+                    len(running) < judge.settings.concurrency
+                    and (question := next(waiting, None)) is not None
+                ):
                     video = videos.open(question.cell)
                     if isinstance(video, str):
                         scores.append([w.fill(question.cell.sha256, None, video) for w in question.wanted])
@@ -127,7 +139,9 @@ def _ask_all(
                     scores.append(rows)
                     tokens = [tokens[0] + answer.input_tokens, tokens[1] + answer.output_tokens]
                     count += 1
-                    note(f"judged {count} of {len(questions)}: {question.cell.label}{f'; {answer.error}' if answer.error else ''}")
+                    note(
+                        f"judged {count} of {len(questions)}: {question.cell.label}{f'; {answer.error}' if answer.error else ''}"
+                    )
         except BaseException:
             judge.stop.set()
             pool.shutdown(cancel_futures=True)

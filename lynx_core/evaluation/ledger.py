@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..durable_file import write_aside
 from .errors import LedgerError
 
 Key = tuple[Any, ...]
@@ -163,18 +163,11 @@ class Ledger(Generic[Row]):
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> Path:
         table = pa.Table.from_pylist(list(rows), schema=self._schema)
-        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-        aside, path = self.folder / f".{name}.tmp", self.folder / f"{name}.parquet"
+        path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as file:
-                pq.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-            sync_folder(self.folder)
+            with write_aside(path) as (aside,):
+                pq.write_table(table, aside, compression="zstd")
         except OSError as error:
-            aside.unlink(missing_ok=True)
             raise LedgerError(
                 f"the ledger {self.folder} cannot be written ({error.strerror or error}); make room, then run the "
                 "same command again: what is in it stays"
@@ -231,17 +224,6 @@ class Ledger(Generic[Row]):
             return [self.kind(**row) for row in table.to_pylist()]
         except (TypeError, ValueError) as error:
             raise LedgerError(f"{path} holds rows that are none ({error}); move it away") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename outlives a power cut; Windows has no such call."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def open_videos(output: Path) -> Ledger[VideoRow]:

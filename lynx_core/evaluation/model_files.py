@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .hashes import hash_bytes, hash_values
+from ..durable_file import write_durably
+from ..hashing import hash_every_byte, hash_values
 from .workflow import MODEL_SUFFIXES, WorkflowTemplate
 
 _DEEPER = ("insightface/models", "lynx/faces")
@@ -62,12 +63,17 @@ class ModelFolders:
         if not name.strip() or "\n" in name or len(name) > 200 or name.startswith((".", "/")):
             return []
         for root in self.roots:
-            folders = [*sorted(path for path in root.glob("*") if path.is_dir()), *(root / path for path in _DEEPER)]
+            folders = [
+                *sorted(path for path in root.glob("*") if path.is_dir()),
+                *(root / path for path in _DEEPER),
+            ]
             for place in (folder / name for folder in folders):
                 if place.is_file():
                     return [place]
                 if place.is_dir():
-                    found = sorted(path for path in place.rglob("*") if path.suffix.casefold() in MODEL_SUFFIXES)
+                    found = sorted(
+                        path for path in place.rglob("*") if path.suffix.casefold() in MODEL_SUFFIXES
+                    )
                     if found:
                         return found
         return []
@@ -80,11 +86,8 @@ class ModelFolders:
         state = file.stat()
         key = f"{file.resolve()}|{state.st_size}|{state.st_mtime_ns}"
         if key not in self._known:
-            self._known[key] = hash_bytes(file)
-            self.memory.parent.mkdir(parents=True, exist_ok=True)
-            aside = self.memory.with_suffix(".tmp")
-            aside.write_text(json.dumps(self._known, indent=1), encoding="utf-8")
-            aside.replace(self.memory)
+            self._known[key] = hash_every_byte(file)
+            write_durably(self.memory, json.dumps(self._known, indent=1).encode())
         return self._known[key]
 
 

@@ -7,6 +7,7 @@ apart. Lengths are in shares of the picture's diagonal per second, so that size 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,12 +38,16 @@ def measure_motion(video: Video) -> MotionScores:
     cv2 = import_package("cv2", "measuring motion")
     greys = [_shrink(cv2, cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), FLOW_PX, max) for frame in video.frames]
     lengths, differences = [], []
-    for before, after in zip(greys[:-1], greys[1:], strict=True):
+    for before, after in pairwise(greys):
         flow = compute_flow(cv2, after, before)
         lengths.append(float(np.linalg.norm(flow, axis=-1).mean()) / float(np.hypot(*after.shape)))
         differences.append(_measure_change(cv2, before, after, flow))
     sharp = [
-        float(cv2.Laplacian(_shrink(cv2, cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), SHARPNESS_PX, min), cv2.CV_64F).var())
+        float(
+            cv2.Laplacian(
+                _shrink(cv2, cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), SHARPNESS_PX, min), cv2.CV_64F
+            ).var()
+        )
         for frame in video.frames
     ]
     return MotionScores(

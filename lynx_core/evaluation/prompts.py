@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from ..hashing import hash_values
 from .configuration import Name, Section, build, read_toml
 from .errors import ConfigurationError
-from .hashes import hash_text
 
 
 class Prompt(Section):
@@ -21,12 +21,12 @@ class Prompt(Section):
     level: Literal["unbiased", "hard"] = "unbiased"
     challenge: str = ""
     """What makes a hard one hard, as "small face"."""
-    truth: dict[str, str] = {}
+    truth: dict[str, str] = Field(default_factory=dict)
     """What a video of it must show, where that can be checked, as {"place": "beach"}."""
 
     @property
     def sha256(self) -> str:
-        return hash_text(self.text)
+        return hash_values(self.text)
 
 
 class _PromptFile(Section):

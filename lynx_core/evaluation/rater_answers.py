@@ -91,12 +91,16 @@ def read_answers(path: Path, study: Study) -> list[AnswerRow]:
         raise AnswersError(f"{path} is of the study {content.study}, this benchmark's is {study.id}")
     tasks = {task.id: task for task in study.raters.get(content.rater, ())}
     if not tasks:
-        raise AnswersError(f"{path}: there is no rater {content.rater!r}; the study has 1 to {len(study.raters)}")
+        raise AnswersError(
+            f"{path}: there is no rater {content.rater!r}; the study has 1 to {len(study.raters)}"
+        )
     rows: list[AnswerRow] = []
     seen: set[str] = set()
     for answer in content.answers:
         if answer.task not in tasks or answer.task in seen:
-            raise AnswersError(f"{path}: {answer.task!r} {'is answered twice' if answer.task in seen else 'was not asked'}")
+            raise AnswersError(
+                f"{path}: {answer.task!r} {'is answered twice' if answer.task in seen else 'was not asked'}"
+            )
         seen.add(answer.task)
         rows += _make_rows(path, study, content.rater, tasks[answer.task], answer)
     return rows
@@ -105,7 +109,17 @@ def read_answers(path: Path, study: Study) -> list[AnswerRow]:
 def _make_rows(path: Path, study: Study, rater: str, task: Task, answer: _Answer) -> list[AnswerRow]:
     def row(criterion: str, value: float, method: str, other: str | None) -> AnswerRow:
         return AnswerRow(
-            study.id, rater, task.id, task.kind, task.subject, task.prompt, method, other, criterion, value, answer.seconds
+            study.id,
+            rater,
+            task.id,
+            task.kind,
+            task.subject,
+            task.prompt,
+            method,
+            other,
+            criterion,
+            value,
+            answer.seconds,
         )
 
     if task.kind == "pair":
@@ -114,7 +128,9 @@ def _make_rows(path: Path, study: Study, rater: str, task: Task, answer: _Answer
         chosen, other = (task.method, task.other) if answer.choice == "left" else (task.other, task.method)
         return [row("preference", 1, chosen, other)]
     if answer.marks is None or set(answer.marks) != set(CRITERIA):
-        raise AnswersError(f"{path}: {task.id} needs a mark for each of {', '.join(CRITERIA)}; got {answer.marks!r}")
+        raise AnswersError(
+            f"{path}: {task.id} needs a mark for each of {', '.join(CRITERIA)}; got {answer.marks!r}"
+        )
     for name, mark in answer.marks.items():
         if not 1 <= mark <= 5:
             raise AnswersError(f"{path}: {task.id}: {name} is 1 to 5, got {mark}")
@@ -188,7 +204,9 @@ class PeopleFigures:
         ]
         if not gaps:
             return None
-        return SelfConsistency(len(gaps), float(np.mean(np.equal(gaps, 0))), float(np.mean(np.less_equal(gaps, 1))))
+        return SelfConsistency(
+            len(gaps), float(np.mean(np.equal(gaps, 0))), float(np.mean(np.less_equal(gaps, 1)))
+        )
 
     @cached_property
     def preferences(self) -> dict[str, Interval] | None:
@@ -198,7 +216,9 @@ class PeopleFigures:
             return None
         by_rater: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for row in choices:
-            by_rater[row.rater].append((self.methods.index(row.method), self.methods.index(row.other_method or "")))
+            by_rater[row.rater].append(
+                (self.methods.index(row.method), self.methods.index(row.other_method or ""))
+            )
         raters, rng = list(by_rater), np.random.default_rng(0)
         drawn = []
         for _ in range(min(self.draws, 500)):

@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader
 
+from ..durable_file import write_durably
+from ..hashing import hash_every_byte, hash_values
 from .cells import Matrix
 from .errors import ConfigurationError
 from .generation import locate_video
-from .hashes import hash_bytes, hash_values
 from .ledger import VideoRow, open_videos
 
 CRITERIA = {
@@ -65,9 +66,7 @@ class Study:
 
     def save(self, path: Path) -> None:
         raters = {rater: [asdict(task) for task in tasks] for rater, tasks in self.raters.items()}
-        aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps({"id": self.id, "secret": self.secret, "raters": raters}), encoding="utf-8")
-        aside.replace(path)
+        write_durably(path, json.dumps({"id": self.id, "secret": self.secret, "raters": raters}).encode())
 
     @classmethod
     def load(cls, path: Path) -> Study:
@@ -99,7 +98,11 @@ def make_study(matrix: Matrix) -> Path:
     page = folder / "page"
     shutil.rmtree(page, ignore_errors=True)
     (page / "media").mkdir(parents=True)
-    rows = {(row.method, row.subject, row.prompt): row for row in open_videos(matrix.output).read() if row.video_sha256}
+    rows = {
+        (row.method, row.subject, row.prompt): row
+        for row in open_videos(matrix.output).read()
+        if row.video_sha256
+    }
     plan = plan_tasks(matrix, rows)
     study = Study(_name_study(plan, rows), _read_secret(folder / KEY_NAME), plan)
     shown = _write_media(matrix, study, rows, page / "media")
@@ -114,7 +117,9 @@ def make_study(matrix: Matrix) -> Path:
 
 def _name_study(plan: dict[str, list[Task]], rows: dict[tuple[str, str, str], VideoRow]) -> str:
     videos = {"/".join(key): row.video_sha256 for key, row in rows.items()}
-    return hash_values([{rater: [asdict(task) for task in tasks] for rater, tasks in plan.items()}, videos])[:16]
+    return hash_values([{rater: [asdict(task) for task in tasks] for rater, tasks in plan.items()}, videos])[
+        :16
+    ]
 
 
 def _read_secret(key: Path) -> str:
@@ -144,7 +149,9 @@ def plan_tasks(matrix: Matrix, rows: dict[tuple[str, str, str], VideoRow]) -> di
     rng = np.random.default_rng(matrix.benchmark.seed)
     cells = [whole[place] for place in rng.permutation(len(whole))[: settings.cells]]
     return {
-        str(rater + 1): list(_plan_rater(rater, cells, methods, settings.repeats, settings.pairs, matrix.benchmark.seed))
+        str(rater + 1): list(
+            _plan_rater(rater, cells, methods, settings.repeats, settings.pairs, matrix.benchmark.seed)
+        )
         for rater in range(settings.raters)
     }
 
@@ -154,12 +161,15 @@ def _plan_rater(
 ) -> Iterator[Task]:
     rng = np.random.default_rng([seed, rater])
     ratings = [
-        Task(f"r{place}", "rating", *cell, methods[(place + rater) % len(methods)]) for place, cell in enumerate(cells)
+        Task(f"r{place}", "rating", *cell, methods[(place + rater) % len(methods)])
+        for place, cell in enumerate(cells)
     ]
     ratings = [ratings[place] for place in rng.permutation(len(ratings))]
     half = (len(ratings) + 1) // 2
     # A repeat comes half a session after its first showing.
-    again = [Task(f"{task.id}b", "repeat", task.subject, task.prompt, task.method) for task in ratings[:half]][:repeats]
+    again = [
+        Task(f"{task.id}b", "repeat", task.subject, task.prompt, task.method) for task in ratings[:half]
+    ][:repeats]
     yield from ratings[:half]
     rest = ratings[half:] + again
     yield from (rest[place] for place in rng.permutation(len(rest)))
@@ -187,8 +197,10 @@ def _write_media(
                 shutil.copyfile(photo, folder / names[key])
             else:
                 video = locate_video(matrix.output, rows[key[0], key[1], key[2]])
-                if hash_bytes(video) != rows[key[0], key[1], key[2]].video_sha256:
-                    raise ConfigurationError(f"{video} is not what was made; run comfy-lynx evaluate generate")
+                if hash_every_byte(video) != rows[key[0], key[1], key[2]].video_sha256:
+                    raise ConfigurationError(
+                        f"{video} is not what was made; run comfy-lynx evaluate generate"
+                    )
                 names[key] = f"{code}{video.suffix.casefold()}"
                 copy_without_metadata(video, folder / names[key])
         return f"media/{names[key]}"

@@ -22,9 +22,10 @@ from ..faces.arcface import load_arcface
 from ..faces.detection import PACK_FILES, Face, FaceDetector, find_pack_folder
 from ..faces.embedding import ArcFaceRecogniser, InsightFaceRecogniser, normalise
 from ..faces.errors import FaceError, import_package
+from ..hashing import hash_every_byte, hash_values
+from ..spec import first_line
 from .configuration import Faces, RecogniserSettings
-from .errors import ConfigurationError, first_line
-from .hashes import hash_bytes, hash_text
+from .errors import ConfigurationError
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,9 @@ class SFaceEmbedder:
         try:
             self._network: Any = cv2.FaceRecognizerSF.create(str(file), "")
         except Exception as error:
-            raise FaceError(f"{file} is no SFace network ({first_line(error)}); use face_recognition_sface_2021dec.onnx") from error
+            raise FaceError(
+                f"{file} is no SFace network ({first_line(error)}); use face_recognition_sface_2021dec.onnx"
+            ) from error
 
     def embed(self, faces: list[SeenFace]) -> Tensor:
         vectors = [self._network.feature(np.ascontiguousarray(face.id_crop[..., ::-1])) for face in faces]
@@ -138,24 +141,27 @@ def open_recogniser(settings: RecogniserSettings, faces: Faces) -> Recogniser:
     embedder: FaceEmbedder
     if settings.kind == "arcface":
         assert settings.file is not None
-        embedder, sha256 = CropEmbedder(ArcFaceRecogniser(load_arcface(settings.file))), hash_bytes(settings.file)
+        embedder, sha256 = (
+            CropEmbedder(ArcFaceRecogniser(load_arcface(settings.file))),
+            hash_every_byte(settings.file),
+        )
     elif settings.kind == "insightface":
         model = settings.file or Path(PACK_FILES.get(faces.pack, ("", ""))[1])
         recogniser = InsightFaceRecogniser(faces.root, faces.pack, model.stem, (faces.provider,))
         recogniser.load()
         embedder = CropEmbedder(recogniser)
-        sha256 = hash_bytes(find_pack_folder(faces.root, faces.pack) / f"{model.stem}.onnx")
+        sha256 = hash_every_byte(find_pack_folder(faces.root, faces.pack) / f"{model.stem}.onnx")
     elif settings.kind == "sface":
         assert settings.file is not None
         if not settings.file.is_file():
             raise FaceError(f"there is no SFace network {settings.file}")
-        embedder, sha256 = SFaceEmbedder(settings.file), hash_bytes(settings.file)
+        embedder, sha256 = SFaceEmbedder(settings.file), hash_every_byte(settings.file)
     elif settings.kind == "dlib":
         embedder = DlibEmbedder()
-        sha256 = hash_bytes(embedder.file)
+        sha256 = hash_every_byte(embedder.file)
     else:
         embedder = _call(settings)
-        sha256 = hash_bytes(settings.file) if settings.file else hash_text(settings.callable or "")
+        sha256 = hash_every_byte(settings.file) if settings.file else hash_values(settings.callable or "")
     return Recogniser(settings.name, sha256, settings.same_person, embedder)
 
 

@@ -69,6 +69,14 @@ class Table:
     groups: tuple[tuple[str, int], ...] = ()
     """Headings over so many columns each."""
 
+    @property
+    def full_columns(self) -> list[str]:
+        """The columns with their group's heading."""
+        groups = [f"{name}: " for name, count in self.groups for _ in range(count)] or [""] * len(
+            self.columns
+        )
+        return [group + column for group, column in zip(groups, self.columns, strict=True)]
+
 
 def plain(value: float | None, digits: int = 3) -> Figure:
     """A figure that has no interval, as a published one."""
@@ -107,12 +115,24 @@ class TableMaker:
         names = self.results.recognisers
         if not names:
             return None
-        metrics = [Metric(f"face_{figure}", name) for name in names for figure in ("mean_all", "mean_detected", "detection_rate")]
+        metrics = [
+            Metric(f"face_{figure}", name)
+            for name in names
+            for figure in ("mean_all", "mean_detected", "detection_rate")
+        ]
         lines = self._make_lines(metrics)
         for row in PUBLISHED:
             if row.faces:
-                figures = [figure for name in names for figure in (Figure(None), plain(_pick(row, name)), Figure(None))]
-                others = {key: value for key, value in row.faces.items() if not any(key in _simplify(name) for name in names)}
+                figures = [
+                    figure
+                    for name in names
+                    for figure in (Figure(None), plain(_pick(row, name)), Figure(None))
+                ]
+                others = {
+                    key: value
+                    for key, value in row.faces.items()
+                    if not any(key in _simplify(name) for name in names)
+                }
                 note = ", ".join(f"{key} {value:.3f}" for key, value in others.items())
                 lines.append(Line(row.method, tuple(figures), published=True, note=note))
         return Table(
@@ -136,7 +156,13 @@ class TableMaker:
         lines = self._make_lines(metrics)
         if self.people is not None:
             lines = [
-                Line(line.label, (*line.figures, *(Figure(self.people.estimate(name, method.name), 2) for name in criteria)))
+                Line(
+                    line.label,
+                    (
+                        *line.figures,
+                        *(Figure(self.people.estimate(name, method.name), 2) for name in criteria),
+                    ),
+                )
                 for line, method in zip(lines, self.methods, strict=True)
             ]
         for row in PUBLISHED:
@@ -145,7 +171,11 @@ class TableMaker:
                 people = [plain(row.people.get(name), 2) for name in criteria]
                 lines.append(Line(row.method, (*judged, *people), published=True))
         groups = ((f"judge: {judge}", len(JUDGED)),) if judge else ()
-        groups += ((f"people: {self.people.num_raters} raters, 1 to 5", len(criteria)),) if self.people and criteria else ()
+        groups += (
+            ((f"people: {self.people.num_raters} raters, 1 to 5", len(criteria)),)
+            if self.people and criteria
+            else ()
+        )
         columns = [TITLES[name] for name in JUDGED] if judge else []
         columns += [CRITERION_TITLES[name] for name in criteria]
         caption = "Marks of the judge are 0 to 1. Published marks are by another judge (Gemini-2.5-Pro): no comparison."
@@ -155,7 +185,10 @@ class TableMaker:
         """What is measured without a network."""
         metrics = [Metric(name) for name in ("motion", "temporal_consistency", "sharpness")]
         drift = [Metric("face_drift", name) for name in self.results.recognisers]
-        columns = (*(TITLES[metric.name] for metric in metrics), *(f"Drift, {metric.model}" for metric in drift))
+        columns = (
+            *(TITLES[metric.name] for metric in metrics),
+            *(f"Drift, {metric.model}" for metric in drift),
+        )
         caption = (
             "Motion is the mean length of the optical flow, its sign plays no part. Drift is the change of the likeness "
             "from the first frame to the last."
@@ -165,7 +198,10 @@ class TableMaker:
 
     def _make_lines(self, metrics: Sequence[Metric], *, marks_best: bool = True) -> list[Line]:
         grid = [[self.estimate(metric, method.name) for metric in metrics] for method in self.methods]
-        best = [max((row[c].mean for row in grid if row[c] is not None), default=None) for c in range(len(metrics))]  # type: ignore[union-attr]
+        best = [
+            max((row[c].mean for row in grid if row[c] is not None), default=None)
+            for c in range(len(metrics))
+        ]  # type: ignore[union-attr]
         lines = []
         for method, row in zip(self.methods, grid, strict=True):
             figures = []
@@ -189,7 +225,9 @@ class TableMaker:
         lines = []
         for method in others:
             pairs = [
-                self.bootstrap.compare(self.results.table(metric, method.name), self.results.table(metric, baseline))
+                self.bootstrap.compare(
+                    self.results.table(metric, method.name), self.results.table(metric, baseline)
+                )
                 for metric in metrics
             ]
             figures = [Figure(pair, 3, ("differs",) if pair and pair.excludes_zero else ()) for pair in pairs]
@@ -209,20 +247,25 @@ class TableMaker:
         if self.results.judge:
             metrics += [Metric(each, self.results.judge) for each in ("prompt_following", "video_quality")]
         lines = [
-            Line(method.title, tuple(Figure(self.estimate(metric, method.name)) for metric in metrics)) for method in chosen
+            Line(method.title, tuple(Figure(self.estimate(metric, method.name)) for metric in metrics))
+            for method in chosen
         ]
         for part, figures in ABLATION.items():
             kept = list(figures.values())[: len(metrics)]
             label = f"Lynx, {'ID and reference' if part == 'full' else f'{part} only'}"
             lines.append(Line(label, tuple(plain(value) for value in kept), published=True))
         columns = (f"Face similarity, {name}", *(TITLES[metric.name] for metric in metrics[1:]))
-        return Table("ablation", "Ablation", columns, tuple(lines), "Published face similarity is insightface's.")
+        return Table(
+            "ablation", "Ablation", columns, tuple(lines), "Published face similarity is insightface's."
+        )
 
     def make_cost(self) -> Table:
         """Latency, peak memory, parameters."""
         lines = []
         for method in self.methods:
-            rows = [row for row in self.results.videos.values() if row.method == method.name and row.error is None]
+            rows = [
+                row for row in self.results.videos.values() if row.method == method.name and row.error is None
+            ]
             latency = [row.latency_s for row in rows if row.latency_s is not None]
             memory = [row.peak_memory_gb for row in rows if row.peak_memory_gb is not None]
             parameters = next((row.parameters for row in rows if row.parameters), None)
@@ -239,7 +282,9 @@ class TableMaker:
                 published = (plain(row.latency_s, 0), plain(row.peak_memory_gb, 2), plain(billions, 2))
                 lines.append(Line(row.method, published, True, NOTES.get(row.method, "one H100")))
         columns = ("Latency (s, median)", "Peak memory (GB)", "Parameters (billions)")
-        return Table("cost", "Cost of a video", columns, tuple(lines), "Latency is from the server's own clock.")
+        return Table(
+            "cost", "Cost of a video", columns, tuple(lines), "Latency is from the server's own clock."
+        )
 
     def make_anchors(self) -> Table | None:
         """What the people's other photos score, and how far each method gets between the two."""
@@ -260,7 +305,11 @@ class TableMaker:
             "Cosine of the subjects' other photos with their own reference photo, and with those of others. Below each "
             "method: how far it gets from a stranger (0) to another photo of the person (1), over all frames."
         )
-        return Table("anchors", "Anchors: what a cosine means here", columns, tuple(lines), caption) if lines else None
+        return (
+            Table("anchors", "Anchors: what a cosine means here", columns, tuple(lines), caption)
+            if lines
+            else None
+        )
 
     def make_breakdown(self, by: str) -> Table | None:
         """Likeness and prompt following for each subject or prompt."""
@@ -277,7 +326,8 @@ class TableMaker:
             note = "" if by == "subject" else self.results.matrix.prompts[label].text
             lines.append(Line(label, tuple(Figure(bootstrap_rows(row)) for row in cells), note=note))
         groups = tuple(
-            (f"Likeness, {m.model}" if m.name.startswith("face") else TITLES[m.name], len(self.methods)) for m in metrics
+            (f"Likeness, {m.model}" if m.name.startswith("face") else TITLES[m.name], len(self.methods))
+            for m in metrics
         )
         columns = tuple(method.title for _ in metrics for method in self.methods)
         return Table(f"by_{by}", f"By {by}", columns, tuple(lines), "", groups)

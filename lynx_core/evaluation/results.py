@@ -80,7 +80,9 @@ class Results:
     @property
     def other_judges(self) -> list[str]:
         """Judges in the ledger whose marks are not shown."""
-        return sorted({metric.model for metric in self._scores if metric.name in CRITERIA} - {self.judge or ""})
+        return sorted(
+            {metric.model for metric in self._scores if metric.name in CRITERIA} - {self.judge or ""}
+        )
 
     def find_rows(self, metric: Metric, method: str, subject: str, prompt: str) -> list[ScoreRow]:
         """All repeats of a figure of one cell."""
@@ -100,7 +102,11 @@ class Results:
         values = np.full((len(self.subjects), len(self.prompts)), np.nan)
         for s, subject in enumerate(self.subjects):
             for p, prompt in enumerate(self.prompts):
-                found = [row.value for row in self.find_rows(metric, method, subject, prompt) if row.value is not None]
+                found = [
+                    row.value
+                    for row in self.find_rows(metric, method, subject, prompt)
+                    if row.value is not None
+                ]
                 if found:
                     values[s, p] = sum(found) / len(found)
         return values
@@ -122,7 +128,9 @@ class Results:
         """Cosines of the people's other photos, "same_person" or "stranger", [photos]."""
         photos = {digest for subject in self.matrix.subjects.values() for digest in subject.photo_hashes}
         table = self._scores.get(Metric(f"anchor_{kind}", recogniser), {})
-        return np.array([row.value for (photo, _), rows in table.items() if photo in photos for row in rows], dtype=float)
+        return np.array(
+            [row.value for (photo, _), rows in table.items() if photo in photos for row in rows], dtype=float
+        )
 
     def control(self) -> np.ndarray:
         """Prompt following of the right prompt minus that of a wrong one, for each control, [n]."""
@@ -168,6 +176,8 @@ class Results:
                 if (metric, method) not in tables:
                     tables[metric, method] = self.table(metric, method)
                 value = tables[metric, method][self.subjects.index(subject), self.prompts.index(prompt)]
-                row[f"{metric.name}/{metric.model}" if metric.model else metric.name] = None if np.isnan(value) else float(value)
+                row[f"{metric.name}/{metric.model}" if metric.model else metric.name] = (
+                    None if np.isnan(value) else float(value)
+                )
             rows.append(row)
         return rows

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .hashes import hash_values
+from ..hashing import hash_values
 
 CRITERIA = {
     "prompt_following": "Does the video show what the prompt asks for: the action, the place, the camera? "

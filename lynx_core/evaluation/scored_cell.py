@@ -41,7 +41,14 @@ class Wanted:
     repeat: int = 0
 
     def key(self, video_sha256: str) -> Key:
-        return (video_sha256, self.target_sha256, self.metric, self.metric_version, self.model_sha256, self.repeat)
+        return (
+            video_sha256,
+            self.target_sha256,
+            self.metric,
+            self.metric_version,
+            self.model_sha256,
+            self.repeat,
+        )
 
     def fill(self, video_sha256: str, value: float | None, error: str | None, detail: Any = None) -> ScoreRow:
         return ScoreRow(

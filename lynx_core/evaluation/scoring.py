@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 from ..faces.detection import FaceDetector, find_pack_folder
 from ..faces.errors import FaceError
+from ..hashing import hash_every_byte, hash_values
 from .cells import Matrix
 from .configuration import Benchmark
 from .errors import ConfigurationError, EvaluationError
 from .face_scores import Gallery, score_faces
 from .generation import locate_video
-from .hashes import hash_bytes, hash_values
 from .judge import Judge
 from .judging import judge_videos
 from .ledger import Key, Ledger, ScoreRow, open_scores, open_videos
@@ -97,7 +97,7 @@ class FaceScorer:
 def describe_face_version(detector: FaceDetector, recognisers: Sequence[Recogniser]) -> str:
     """Version of the face metrics: of the code, and of the networks that find and follow the faces."""
     folder = find_pack_folder(detector.root, detector.pack)
-    files = [hash_bytes(path) for path in sorted(folder.glob("*.onnx"))]
+    files = [hash_every_byte(path) for path in sorted(folder.glob("*.onnx"))]
     return f"{FACE_VERSION}-{hash_values([files, recognisers[0].sha256])[:12]}"
 
 
@@ -107,7 +107,10 @@ def list_scorable(matrix: Matrix) -> list[Cell]:
     found = [
         Cell(row, matrix.subjects[row.subject], matrix.prompts[row.prompt])
         for row in open_videos(matrix.output).read()
-        if row.video_sha256 and row.method in methods and row.subject in matrix.subjects and row.prompt in matrix.prompts
+        if row.video_sha256
+        and row.method in methods
+        and row.subject in matrix.subjects
+        and row.prompt in matrix.prompts
     ]
     stale = [
         cell for cell in found
@@ -122,7 +125,9 @@ def list_scorable(matrix: Matrix) -> list[Cell]:
     return sorted(found, key=lambda cell: methods.index(cell.row.method))
 
 
-def score(matrix: Matrix, note: Note = print, *, retry_errors: bool = False, judge: Judge | None = None) -> None:
+def score(
+    matrix: Matrix, note: Note = print, *, retry_errors: bool = False, judge: Judge | None = None
+) -> None:
     """Score what has no score yet.
 
     Args:
@@ -135,7 +140,9 @@ def score(matrix: Matrix, note: Note = print, *, retry_errors: bool = False, jud
     """
     cells = list_scorable(matrix)
     if not cells:
-        raise ConfigurationError(f"there is no video in {matrix.output}; run comfy-lynx evaluate generate first")
+        raise ConfigurationError(
+            f"there is no video in {matrix.output}; run comfy-lynx evaluate generate first"
+        )
     scores = open_scores(matrix.output)
     scores.merge()
     done = {row.key for row in scores.read() if row.error is None or not retry_errors}
@@ -188,7 +195,11 @@ def score_locally(
     """Run the scorers on what has no score; gives the videos whose file is not what the ledger says."""
     plans = []
     for cell in cells:
-        todo = [scorer for scorer in scorers if any(w.key(cell.sha256) not in done for w in scorer.list_wanted(cell))]
+        todo = [
+            scorer
+            for scorer in scorers
+            if any(w.key(cell.sha256) not in done for w in scorer.list_wanted(cell))
+        ]
         if todo:
             plans.append((cell, todo))
     for scorer in scorers:
@@ -197,7 +208,7 @@ def score_locally(
     spoilt = []
     for number, (cell, todo) in enumerate(plans, 1):
         path = locate_video(output, cell.row)
-        if not path.is_file() or hash_bytes(path) != cell.sha256:
+        if not path.is_file() or hash_every_byte(path) != cell.sha256:
             spoilt.append(f"{path} is {'not what was made' if path.is_file() else 'gone'}")
             continue
         rows = [row for row in score_cell(cell, path, todo) if row.key not in done]
@@ -222,5 +233,7 @@ def score_cell(cell: Cell, path: Path, scorers: Sequence[Scorer]) -> list[ScoreR
         except FaceError as error:
             rows += [each.fill(cell.sha256, None, str(error)) for each in wanted]
             continue
-        rows += [w.fill(cell.sha256, value, None, detail) for w, (value, detail) in zip(wanted, found, strict=True)]
+        rows += [
+            w.fill(cell.sha256, value, None, detail) for w, (value, detail) in zip(wanted, found, strict=True)
+        ]
     return rows

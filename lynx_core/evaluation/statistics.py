@@ -47,13 +47,19 @@ class CrossedBootstrap:
         if draws < MIN_DRAWS:
             raise ValueError(f"a bootstrap takes at least {MIN_DRAWS} draws, got {draws}")
         rng = np.random.default_rng(seed)
-        self._subjects = rng.multinomial(num_subjects, np.full(num_subjects, 1 / num_subjects), draws).astype(float)
-        self._prompts = rng.multinomial(num_prompts, np.full(num_prompts, 1 / num_prompts), draws).astype(float)
+        self._subjects = rng.multinomial(num_subjects, np.full(num_subjects, 1 / num_subjects), draws).astype(
+            float
+        )
+        self._prompts = rng.multinomial(num_prompts, np.full(num_prompts, 1 / num_prompts), draws).astype(
+            float
+        )
 
     def draw_means(self, values_SP: np.ndarray) -> np.ndarray:
         """Mean of each draw, [D]; NaN cells are missing, and so is a draw that has no cell."""
         known = ~np.isnan(values_SP)
-        sums = np.einsum("ds,sp,dp->d", self._subjects, np.where(known, values_SP, 0.0), self._prompts, optimize=True)
+        sums = np.einsum(
+            "ds,sp,dp->d", self._subjects, np.where(known, values_SP, 0.0), self._prompts, optimize=True
+        )
         counts = np.einsum("ds,sp,dp->d", self._subjects, known.astype(float), self._prompts, optimize=True)
         with np.errstate(invalid="ignore", divide="ignore"):
             return sums / counts
@@ -92,7 +98,9 @@ def fit_mixed_model(values_SP: np.ndarray) -> Interval:
     designs = {name: (codes[:, None] == np.unique(codes)).astype(float) for name, codes in effects.items()}
     names = list(designs)
     components = statsmodels.regression.mixed_linear_model.VCSpec(
-        names, [[[f"{name}{i}" for i in range(designs[name].shape[1])]] for name in names], [[designs[name]] for name in names]
+        names,
+        [[[f"{name}{i}" for i in range(designs[name].shape[1])]] for name in names],
+        [[designs[name]] for name in names],
     )
     model = statsmodels.api.MixedLM(y, np.ones((len(y), 1)), groups=np.zeros(len(y)), exog_vc=components)
     fitted = model.fit(reml=True)

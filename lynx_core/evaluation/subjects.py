@@ -19,9 +19,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from ..hashing import hash_every_byte
 from .configuration import Name, Section, build
 from .errors import ConfigurationError
-from .hashes import hash_bytes
 
 Text = Field(min_length=3, pattern=r"\S")
 NOTHING_SAID = {"none", "unknown", "n/a", "todo", "tbd", "???", "null"}
@@ -56,7 +56,7 @@ class Subject(Section):
     @cached_property
     def photo_hashes(self) -> tuple[str, ...]:
         """SHA-256 of each photo's bytes."""
-        return tuple(hash_bytes(photo) for photo in self.photos)
+        return tuple(hash_every_byte(photo) for photo in self.photos)
 
     @property
     def reference_hash(self) -> str:
@@ -78,7 +78,9 @@ def load_subjects(path: Path, split: str, most: int | None = None) -> list[Subje
     chosen = [subject for subject in subjects if subject.split == split][:most]
     if not chosen:
         known = sorted({subject.split for subject in subjects})
-        raise ConfigurationError(f"{path} has nobody in the split {split!r}; it has: {', '.join(known) or 'none'}")
+        raise ConfigurationError(
+            f"{path} has nobody in the split {split!r}; it has: {', '.join(known) or 'none'}"
+        )
     return chosen
 
 
@@ -91,7 +93,9 @@ def _parse_line(path: Path, number: int, line: str) -> Subject:
     photos = tuple(path.parent / photo for photo in subject.photos)
     for photo in photos:
         if not photo.is_file():
-            raise ConfigurationError(f"{path}, line {number}: subject {subject.id!r}: there is no photo {photo}")
+            raise ConfigurationError(
+                f"{path}, line {number}: subject {subject.id!r}: there is no photo {photo}"
+            )
     return subject.model_copy(update={"photos": photos})
 
 
@@ -105,6 +109,10 @@ def _refuse_duplicates(path: Path, subjects: Sequence[Subject]) -> None:
         ids.add(subject.id)
         for photo, digest in zip(subject.photos, subject.photo_hashes, strict=True):
             if digest in owners:
-                whom = f"subject {owners[digest]!r}" if owners[digest] != subject.id else "another photo of them"
-                raise ConfigurationError(f"{path}: {photo} of subject {subject.id!r} is the same file as {whom}")
+                whom = (
+                    f"subject {owners[digest]!r}" if owners[digest] != subject.id else "another photo of them"
+                )
+                raise ConfigurationError(
+                    f"{path}: {photo} of subject {subject.id!r} is the same file as {whom}"
+                )
             owners[digest] = subject.id

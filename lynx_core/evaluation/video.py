@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data.errors import MediaError
 from ..data.video_file import probe_video, read_frames
-from .errors import first_line
+from ..spec import first_line
 
 
 class VideoError(ValueError):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..hashing import hash_values
 from .configuration import Method, RecogniserSettings
 from .errors import ConfigurationError
-from .hashes import hash_values
 
 Nodes = dict[str, dict[str, Any]]
 MODEL_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt", ".bin", ".onnx", ".gguf")
@@ -77,7 +77,9 @@ def load_workflow(method: Method) -> WorkflowTemplate:
     try:
         nodes = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"method {method.name!r}: the workflow {path} cannot be read: {error}") from error
+        raise ConfigurationError(
+            f"method {method.name!r}: the workflow {path} cannot be read: {error}"
+        ) from error
     if isinstance(nodes, dict) and isinstance(nodes.get("nodes"), list):
         raise ConfigurationError(
             f"method {method.name!r}: {path} was saved for the editor; in ComfyUI use Workflow > Export (API)"
@@ -85,7 +87,9 @@ def load_workflow(method: Method) -> WorkflowTemplate:
     if not isinstance(nodes, dict) or not all(
         isinstance(node, dict) and {"class_type", "inputs"} <= set(node) for node in nodes.values()
     ):
-        raise ConfigurationError(f"method {method.name!r}: {path} is no workflow in API format (id to class_type and inputs)")
+        raise ConfigurationError(
+            f"method {method.name!r}: {path} is no workflow in API format (id to class_type and inputs)"
+        )
     template = WorkflowTemplate(method, nodes)
     for name, place in template._places():
         _check_place(template, name, place)
@@ -101,19 +105,25 @@ def _check_place(template: WorkflowTemplate, name: str, place: str) -> None:
     where = f"method {template.method.name!r}: inputs.{name} = {place!r}"
     node_id, dot, key = place.partition(".")
     if not dot or node_id not in template.nodes:
-        raise ConfigurationError(f"{where} is \"node.input\"; the nodes are: {_list_nodes(template.nodes)}")
+        raise ConfigurationError(f'{where} is "node.input"; the nodes are: {_list_nodes(template.nodes)}')
     inputs = template.nodes[node_id]["inputs"]
     if key not in inputs:
-        raise ConfigurationError(f"{where}: node {node_id!r} has no input {key!r}; it has: {', '.join(inputs)}")
+        raise ConfigurationError(
+            f"{where}: node {node_id!r} has no input {key!r}; it has: {', '.join(inputs)}"
+        )
     if isinstance(inputs[key], list):
-        raise ConfigurationError(f"{where} is linked to another node; name the place where the value is typed")
+        raise ConfigurationError(
+            f"{where} is linked to another node; name the place where the value is typed"
+        )
 
 
 def _list_nodes(nodes: Nodes) -> str:
     return ", ".join(f"{node_id} ({node['class_type']})" for node_id, node in nodes.items())
 
 
-def find_unmarked_recognisers(template: WorkflowTemplate, recognisers: tuple[RecogniserSettings, ...]) -> list[str]:
+def find_unmarked_recognisers(
+    template: WorkflowTemplate, recognisers: tuple[RecogniserSettings, ...]
+) -> list[str]:
     """Recognisers that the workflow itself loads and `conditioned_by` does not name.
 
     Such a recogniser would judge what it has helped to make, and the report would call it independent.

@@ -21,7 +21,7 @@ MINI = REPO / "assets" / "mini"
 RECOGNISER = MINI / "lynx" / "faces" / "lynx_mini_arcface.safetensors"
 FACES = {"root": MINI / "insightface", "pack": "lynx_mini"}
 RECOGNISERS = [{"name": "mini", "kind": "arcface", "file": RECOGNISER, "same_person": 0.95}]
-NUM_FRAMES, FRAME_PX, FPS = 5, 64, 8
+NUM_FRAMES, FRAME_PX, FPS = 4, 64, 8
 
 
 def write_clip(path: Path, frames: np.ndarray, fps: int = FPS) -> Path:
@@ -59,7 +59,9 @@ def write_finished(
     for number, (subject, prompt) in enumerate(cells):
         frames = draw(int(subject[-3:]), int(prompt[-2:]))
         write_clip(folder / f"{number}.mp4", frames)
-        lines.append(json.dumps({"subject": subject, "prompt": prompt, "video": f"{number}.mp4", "latency_s": 2.0}))
+        lines.append(
+            json.dumps({"subject": subject, "prompt": prompt, "video": f"{number}.mp4", "latency_s": 2.0})
+        )
     (folder / "videos.jsonl").write_text("\n".join(lines) + "\n")
     return folder / "videos.jsonl"
 
@@ -68,3 +70,39 @@ def make_matrix(data: Path, output: Path, methods: list[dict[str, Any]], **more:
     """A benchmark over `data`."""
     values = {"subjects": data / "subjects.jsonl", "prompts": data / "prompts.toml", "output": output}
     return Matrix(Benchmark.model_validate({**values, "methods": methods, **more}))
+
+
+def list_cells(data: Path) -> list[tuple[str, str]]:
+    """Ids of subject and prompt of every cell."""
+    matrix = make_matrix(data, data, [{"name": "x", "videos": "x", "conditioned_by": []}])
+    return [(subject.id, prompt.id) for subject, prompt in matrix.list_cells()]
+
+
+def hide_face(frames: np.ndarray, share: float) -> np.ndarray:
+    """The last frames without anybody: a plain wall."""
+    hidden = frames.copy()
+    hidden[round(len(frames) * (1 - share)) :] = 120
+    return hidden
+
+
+def judge_drawings(truths: dict[str, int]) -> Callable[[str, list[np.ndarray]], str]:
+    """An honest judge of `draw_scene` clips: it sees the colour that stands for each prompt.
+
+    Args:
+        truths: prompt's text to its number.
+    """
+
+    def answer(prompt: str, frames: list[np.ndarray]) -> str:
+        shown = int(round(float(frames[0][-4:, :, 2].mean()) / 60))
+        good = truths[prompt] == shown
+        marks = {"prompt_following": 9 if good else 2, "aesthetics": 6, "motion_naturalness": 7, "video_quality": 8}
+        return json.dumps(marks)
+
+    return answer
+
+
+def draw_scene(person: int, prompt: int, seed: int = 5) -> np.ndarray:
+    """A clip of a person with a bar below whose blue tells the prompt."""
+    frames = draw_person(person, seed + prompt)
+    frames[:, -6:] = (0, 0, 60 * prompt)
+    return frames
