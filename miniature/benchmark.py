@@ -11,10 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from .experiment.readers import load_readers
 from .world.caption import ACTION_WORDS, LIGHT_WORDS, PLACE_WORDS
+from .world.clip import FRAME_PX
 from .world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from .world.identity import draw_identity
 from .world.scene import ACTIONS, BACKGROUNDS, LIGHTS
@@ -68,6 +72,32 @@ def _write_prompts(count: int) -> list[str]:
         text = " ".join(word for word in words if word)
         lines += ["[[prompts]]", f'id = "caption_{number:02d}"', f'text = "{text}"', truth, ""]
     return lines
+
+
+class ReaderEmbedder:
+    """The identity reader as a recogniser of the benchmark: it was trained apart from the one that conditions.
+
+    It reads whole pictures, so it sees the square of the frame's height around the face.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.readers = load_readers(file)
+
+    def embed(self, faces: list[Any]) -> np.ndarray:
+        """Unit vectors [n, 128] of n `SeenFace`."""
+        return self.readers.embed(np.stack([_cut_square(face.frame, face.face.centre[0]) for face in faces]))
+
+
+def open_reader(file: Path) -> ReaderEmbedder:
+    """What `callable` of a recogniser names in configs/benchmark_mini.toml."""
+    return ReaderEmbedder(file)
+
+
+def _cut_square(frame: np.ndarray, x: float) -> np.ndarray:
+    height, width = frame.shape[:2]
+    left = int(np.clip(x - height / 2, 0, max(width - height, 0)))
+    square = Image.fromarray(frame[:, left : left + height])
+    return np.asarray(square.resize((FRAME_PX, FRAME_PX), Image.Resampling.BOX))
 
 
 def main() -> None:

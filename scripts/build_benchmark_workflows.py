@@ -93,7 +93,12 @@ LITE_FILES = {
     "id_layers": "lynx_lite/ip_layers.safetensors",
     "ref_layers": "none",
 }
-MINI_FILES = {"adapter": "lynx_mini.safetensors", "resampler": "none", "id_layers": "none", "ref_layers": "none"}
+MINI_FILES = {
+    "adapter": "lynx_mini.safetensors",
+    "resampler": "none",
+    "id_layers": "none",
+    "ref_layers": "none",
+}
 
 
 @dataclass
@@ -119,7 +124,9 @@ class Builder:
 
     def add_latent(self) -> list[Any]:
         width, height, length = self.files.size
-        return self.add("latent", "EmptyHunyuanLatentVideo", width=width, height=height, length=length, batch_size=1)
+        return self.add(
+            "latent", "EmptyHunyuanLatentVideo", width=width, height=height, length=length, batch_size=1
+        )
 
     def add_video(self, samples: list[Any], prefix: str) -> None:
         self.add("decode", "VAEDecode", samples=samples, vae=["vae", 0])
@@ -137,7 +144,9 @@ class Builder:
             "denoise": 1.0,
         }
 
-    def add_sampler(self, model: list[Any], positive: list[Any], negative: list[Any], latent: list[Any]) -> None:
+    def add_sampler(
+        self, model: list[Any], positive: list[Any], negative: list[Any], latent: list[Any]
+    ) -> None:
         links = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
         self.add("sample", "KSampler", cfg=self.files.cfg, **links, **self.settings())
 
@@ -175,7 +184,12 @@ def build_lynx(files: Files, lynx: Lynx, prefix: str, *, triple: bool = True) ->
     add("apply", "LynxApply", **apply)
     latent = builder.add_latent()
     if triple:
-        links = {"model": ["apply", 0], "positive": ["apply", 1], "negative": ["apply", 2], "middle": ["apply", 3]}
+        links = {
+            "model": ["apply", 0],
+            "positive": ["apply", 1],
+            "negative": ["apply", 2],
+            "middle": ["apply", 3],
+        }
         guidance = {"cfg": files.cfg, "identity_cfg": files.identity_cfg}
         add("sample", "LynxSampler", latent_image=latent, **links, **guidance, **builder.settings())
     else:
@@ -188,7 +202,12 @@ def add_padded_photo(builder: Builder) -> list[Any]:
     """The photo on white in the video's shape: cropping to it would cut the face."""
     width, height, _ = builder.files.size
     builder.add("photo", "LoadImage", image="")
-    shape = {"target_width": width, "target_height": height, "padding_color": "white", "interpolation": "lanczos"}
+    shape = {
+        "target_width": width,
+        "target_height": height,
+        "padding_color": "white",
+        "interpolation": "lanczos",
+    }
     return builder.add("padded", "ResizeAndPadImage", image=["photo", 0], **shape)
 
 
@@ -223,7 +242,12 @@ def build_phantom(files: Files, prefix: str) -> Nodes:
     add("sample", "RandomNoise", noise_seed=0)
     add("sampler", "KSamplerSelect", sampler_name=files.sampler)
     add("sigmas", "BasicScheduler", model=["shift", 0], scheduler="simple", steps=files.steps, denoise=1.0)
-    links = {"noise": ["sample", 0], "guider": ["guider", 0], "sampler": ["sampler", 0], "sigmas": ["sigmas", 0]}
+    links = {
+        "noise": ["sample", 0],
+        "guider": ["guider", 0],
+        "sampler": ["sampler", 0],
+        "sigmas": ["sigmas", 0],
+    }
     add("run", "SamplerCustomAdvanced", latent_image=["phantom", 3], **links)
     builder.add_video(["run", 0], prefix)
     return builder.nodes
@@ -251,7 +275,9 @@ def build_all() -> dict[str, Nodes]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write the workflows of the benchmark's methods.")
-    parser.add_argument("--check", action="store_true", help="only tell whether the files are as they would be written")
+    parser.add_argument(
+        "--check", action="store_true", help="only tell whether the files are as they would be written"
+    )
     check = parser.parse_args().check
     wrong = []
     for name, nodes in build_all().items():

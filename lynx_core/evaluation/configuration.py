@@ -52,8 +52,6 @@ class Method(Section):
     """JSONL with a row for each video: subject, prompt, video, and optionally latency_s, peak_memory_gb."""
     parameters: int | None = Field(default=None, gt=0)
     """Of all networks together; counted from the model files where they are at hand."""
-    published: str | None = None
-    """Row of the published tables that this method stands beside, as "Lynx"."""
     ablation: Literal["id", "reference", "full"] | None = None
     """Its place in the ablation table."""
 

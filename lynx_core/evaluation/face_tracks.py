@@ -1,7 +1,7 @@
 """Who is who in a video of several people: faces of successive frames linked into tracks.
 
-A face joins the track whose last box it overlaps, else the one whose person it looks like, so that somebody
-who was hidden for a while stays the same. The subject's track is the one with the highest likeness summed over all
+A face joins the track that it looks like and lies near to; looks weigh more, so that two who change places and
+somebody who was hidden for a while stay who they are. The subject's track is the one with the highest likeness summed over all
 frames; whole tracks are compared, never the best face of each frame, which would flatter a crowd.
 """
 
@@ -19,6 +19,10 @@ MIN_OVERLAP = 0.3
 """Intersection over union from which boxes of neighbouring frames are one face."""
 MAX_GAP = 3
 """Frames after which a box says nothing about where the face is now."""
+NEAR_SHARE = 0.3
+"""Share of the recogniser's bound for one person that a face in the same place must reach."""
+NEAR_BONUS = 0.3
+"""What full overlap is worth, in cosine: two people who change places are told by looks."""
 
 
 @dataclass
@@ -68,17 +72,17 @@ def link_faces(found: list[list[SeenFace]], recogniser: Recogniser) -> list[Trac
 def _rate_links(
     tracks: list[Track], number: int, faces: list[SeenFace], vectors: Tensor, recogniser: Recogniser
 ) -> list[tuple[float, int, int]]:
-    """How well each face fits each track: above 1 by place, 0 to 1 by looks; (score, face, track)."""
+    """How well each face fits each track, by looks and by place; (score, face, track)."""
     rated = []
     for index, track in enumerate(tracks):
         for place, face in enumerate(faces):
             overlap = measure_overlap(track.faces[track.last].face.bbox, face.face.bbox)
             is_near = number - track.last <= MAX_GAP and overlap >= MIN_OVERLAP
             likeness = track.likeness_to(vectors[place])
-            if is_near:
-                rated.append((1 + overlap + max(likeness, 0.0), place, index))
-            elif likeness >= recogniser.same_person:
-                rated.append((likeness, place, index))
+            # A turned or blurred face is not much like itself, so one that stays in place needs less.
+            least = recogniser.same_person * (NEAR_SHARE if is_near else 1)
+            if likeness >= least:
+                rated.append((likeness + (NEAR_BONUS * overlap if is_near else 0), place, index))
     return rated
 
 

@@ -7,6 +7,7 @@ own may want the whole frame, so all are given the frame with the face's box and
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -167,6 +168,8 @@ def open_recogniser(settings: RecogniserSettings, faces: Faces) -> Recogniser:
 
 def _call(settings: RecogniserSettings) -> FaceEmbedder:
     module, _, name = (settings.callable or "").partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # as `python -m` does: a module of one's own lies where one works
     try:
         return getattr(importlib.import_module(module), name)(settings.file)
     except Exception as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .configuration import Method
-from .published import ABLATION, NOTES, PUBLISHED, PublishedRow
+from .published import ABLATION, FACE_COLUMNS, NOTES, PUBLISHED, PublishedRow
 from .rater_answers import CRITERION_TITLES, PeopleFigures
 from .results import Metric, Results
 from .statistics import CrossedBootstrap, Interval, bootstrap_rows
@@ -121,29 +121,27 @@ class TableMaker:
             for figure in ("mean_all", "mean_detected", "detection_rate")
         ]
         lines = self._make_lines(metrics)
+        # Recognisers of the paper that did not score here, as its in-house one, get columns of their own.
+        others = [key for key in FACE_COLUMNS if not any(key in _simplify(name) for name in names)]
+        lines = [Line(line.label, (*line.figures, *[Figure(None)] * len(others))) for line in lines]
         for row in PUBLISHED:
             if row.faces:
-                figures = [
+                ours = [
                     figure
                     for name in names
                     for figure in (Figure(None), plain(_pick(row, name)), Figure(None))
                 ]
-                others = {
-                    key: value
-                    for key, value in row.faces.items()
-                    if not any(key in _simplify(name) for name in names)
-                }
-                note = ", ".join(f"{key} {value:.3f}" for key, value in others.items())
-                lines.append(Line(row.method, tuple(figures), published=True, note=note))
+                figures = (*ours, *(plain(row.faces[key]) for key in others))
+                lines.append(Line(row.method, figures, published=True))
         return Table(
             "faces",
             "Face similarity",
-            ("all frames", "with face", "found in") * len(names),
+            ("all frames", "with face", "found in") * len(names) + tuple(others),
             tuple(lines),
             "Cosine with the subject's photo. 'all frames' counts a frame without the face as 0, 'with face' leaves it out, "
             "'found in' is the share of frames with the face; only together do they mean something. † this recogniser also "
             "conditions this model, so its figure flatters it. The paper does not say how faceless frames count.",
-            tuple((name, 3) for name in names),
+            tuple((name, 3) for name in names) + ((("published only", len(others)),) if others else ()),
         )
 
     def make_judged(self) -> Table | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.errors import MediaError
-from ..data.video_file import probe_video, read_frames
+from ..data.video_file import VideoInfo, probe_video, read_frames
 from ..spec import first_line
 
 
@@ -37,9 +37,7 @@ def read_video(path: Path) -> Video:
         VideoError: when it is missing, empty, cut short or no video.
     """
     try:
-        if path.stat().st_size == 0:
-            raise VideoError(f"{path} is empty (0 bytes)")
-        info = probe_video(path)
+        info = _probe(path)
         frames = np.stack([frame for _, frame in read_frames(path, info.pts, info.width_px, info.height_px)])
     except OSError as error:
         raise VideoError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -55,6 +53,12 @@ def count_frames(path: Path) -> int:
         VideoError: when it does not.
     """
     try:
-        return probe_video(path).num_frames
+        return _probe(path).num_frames
     except (MediaError, OSError) as error:
         raise VideoError(first_line(error)) from error
+
+
+def _probe(path: Path) -> VideoInfo:
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path} is empty (0 bytes)")
+    return probe_video(path)

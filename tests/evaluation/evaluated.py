@@ -22,7 +22,7 @@ from lynx_core.evaluation.generation import generate
 from lynx_core.evaluation.scoring import score
 
 METHODS = [
-    {"name": "right", "label": "Right person", "conditioned_by": ["mini"], "ablation": "full", "published": "Lynx"},
+    {"name": "right", "label": "Right person", "conditioned_by": ["mini"], "ablation": "full"},
     {"name": "hiding", "label": "Half hidden", "conditioned_by": [], "ablation": "id"},
     {"name": "stranger", "label": "A stranger", "conditioned_by": []},
 ]
@@ -35,12 +35,13 @@ class Evaluated:
 
 
 def evaluate_small(data: Path, folder: Path) -> Evaluated:
-    """Make and score: the right person; the right one hidden in half of the frames; somebody else, and the wrong prompt."""
+    """Make and score: the right person; the right one hidden in half of the frames; somebody else, and another
+    scene than any prompt's."""
     cells = list_cells(data)
     draws = {
-        "right": lambda s, p: draw_scene(s, p),
+        "right": draw_scene,
         "hiding": lambda s, p: hide_face(draw_scene(s, p), 0.5),
-        "stranger": lambda s, p: draw_scene(s + 7, 1 - p),
+        "stranger": lambda s, p: draw_scene(s + 7, p + 3),
     }
     methods = [
         {**method, "videos": write_finished(folder / str(method["name"]), cells, draws[str(method["name"])])}
@@ -57,7 +58,9 @@ def evaluate_small(data: Path, folder: Path) -> Evaluated:
             judge={"base_url": stub.url, "model": "stub-1", "repeats": 2, "control_every": 2, "frames": 2},
             people={"raters": 6, "cells": 6, "repeats": 2, "pairs": 3},
         )
-        stub.answer = judge_drawings({prompt.text: number for number, prompt in enumerate(matrix.prompts.values())})
+        stub.answer = judge_drawings(
+            {prompt.text: number for number, prompt in enumerate(matrix.prompts.values())}
+        )
         generate(matrix, lambda _: None)
         score(matrix, lambda _: None)
     return Evaluated(matrix, stub)

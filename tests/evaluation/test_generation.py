@@ -62,7 +62,9 @@ def read_rows(matrix: Matrix) -> list[VideoRow]:
     return open_videos(matrix.output).read()
 
 
-def test_every_cell_is_made_once_and_traced_to_bytes(comfy_host: ComfyHost, data: Path, tmp_path: Path) -> None:
+def test_every_cell_is_made_once_and_traced_to_bytes(
+    comfy_host: ComfyHost, data: Path, tmp_path: Path
+) -> None:
     methods = [make_method(tmp_path, "mini_full"), make_method(tmp_path, "mini_base")]
     generation = {"servers": [comfy_host.url], "models": [MINI]}
     matrix = make_matrix(data, tmp_path / "out", methods, generation=generation, max_subjects=2)
@@ -84,7 +86,9 @@ def test_every_cell_is_made_once_and_traced_to_bytes(comfy_host: ComfyHost, data
     assert weights["lynx_mini.safetensors"] == hash_every_byte(MINI / "lynx" / "lynx_mini.safetensors")
     assert len({row.video_sha256 for row in rows}) == 8, "photo, prompt and seed should each change the video"
     base = next(row for row in rows if row.method == "mini_base")
-    assert base.parameters and full.parameters is None, "the detector is ONNX, whose parameters are not counted"
+    assert base.parameters and full.parameters is None, (
+        "the detector is ONNX, whose parameters are not counted"
+    )
 
     said.clear()
     generate(matrix, said.append)
@@ -109,10 +113,14 @@ def write_toml(path: Path, data: Path, out: Path, method: dict[str, Any], server
 def start_cli(*words: str) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "lynx_core.cli.main", "evaluate", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
 
 
-def test_a_killed_run_loses_no_video_and_makes_none_twice(comfy_host: ComfyHost, data: Path, tmp_path: Path) -> None:
+def test_a_killed_run_loses_no_video_and_makes_none_twice(
+    comfy_host: ComfyHost, data: Path, tmp_path: Path
+) -> None:
     method = make_method(tmp_path, "mini_base", steps=3)
     mark_workflow(method["workflow"], "benchmark/killed")
     config = write_toml(tmp_path / "b.toml", data, tmp_path / "out", method, [comfy_host.url])
@@ -206,5 +214,3 @@ def test_configurations_name_files_that_are_there() -> None:
         for method in read_toml(path)["methods"]:
             if "workflow" in method:
                 assert (REPO / method["workflow"]).is_file(), method["workflow"]
-
-

@@ -93,7 +93,10 @@ for number in range(10**6):
 def test_kill_minus_nine_loses_no_row_that_was_said_to_be_there(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(REPO)}
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path / "scores")], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", WRITER, str(tmp_path / "scores")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     assert writer.stdout is not None
     said = [int(writer.stdout.readline()) for _ in range(20)]
