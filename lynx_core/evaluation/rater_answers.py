@@ -255,11 +255,13 @@ class PeopleFigures:
             return None
         people = np.array([np.mean(values) for values in marks.values()])
         others = np.array([machine[key] for key in marks])
-        rng, drawn = np.random.default_rng(0), []
-        for places in [np.arange(len(people)), *rng.integers(len(people), size=(self.draws, len(people)))]:
-            a, b = rankdata(people[places]), rankdata(others[places])
-            drawn.append(np.corrcoef(a, b)[0, 1] if a.std() and b.std() else np.nan)
-        if np.isnan(drawn[0]):
+        drawn = np.random.default_rng(0).integers(len(people), size=(self.draws, len(people)))
+        places = np.concatenate([np.arange(len(people))[None], drawn])
+        ranks = [rankdata(values[places], axis=1) for values in (people, others)]
+        a, b = (rank - rank.mean(1, keepdims=True) for rank in ranks)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            correlations = (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
+        if np.isnan(correlations[0]):
             return None
-        low, high = np.nanquantile(drawn[1:], [0.025, 0.975])
-        return Interval(float(drawn[0]), float(low), float(high), len(people))
+        low, high = np.nanquantile(correlations[1:], [0.025, 0.975])
+        return Interval(float(correlations[0]), float(low), float(high), len(people))

@@ -22,7 +22,7 @@ from lynx_core.evaluation.generation import generate
 from lynx_core.evaluation.scoring import score
 
 METHODS = [
-    {"name": "right", "label": "Right person", "conditioned_by": ["mini"], "ablation": "full"},
+    {"name": "faithful", "label": "Right person", "conditioned_by": ["mini"], "ablation": "full"},
     {"name": "hiding", "label": "Half hidden", "conditioned_by": [], "ablation": "id"},
     {"name": "stranger", "label": "A stranger", "conditioned_by": []},
 ]
@@ -39,7 +39,7 @@ def evaluate_small(data: Path, folder: Path) -> Evaluated:
     scene than any prompt's."""
     cells = list_cells(data)
     draws = {
-        "right": draw_scene,
+        "faithful": draw_scene,
         "hiding": lambda s, p: hide_face(draw_scene(s, p), 0.5),
         "stranger": lambda s, p: draw_scene(s + 7, p + 3),
     }
