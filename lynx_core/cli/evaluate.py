@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _PACKAGES = 'pip install "comfyui-lynx[evaluate]"'
 
 
-def add_parser(verbs: Any) -> argparse.ArgumentParser:
+def add_parser(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "evaluate",
         help="benchmark methods: make videos, score them, ask people, report",
@@ -50,7 +51,6 @@ def add_parser(verbs: Any) -> argparse.ArgumentParser:
     people.add_argument(
         "--answers", type=Path, nargs="+", metavar="FILE", help="answer files of raters to take in"
     )
-    return parser
 
 
 def _add_step(
@@ -62,22 +62,13 @@ def _add_step(
     step.add_argument(
         "config", type=Path, nargs=config, metavar="CONFIG", help="a TOML file, as configs/benchmark_*.toml"
     )
-    step.set_defaults(act=act)
+    step.set_defaults(run=partial(_run, act))
     return step
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run a step; what cannot run is printed, exit code 1."""
+def _run(act: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
     try:
-        from ..evaluation.errors import EvaluationError
-        from ..evaluation.video import VideoError
-        from ..faces.errors import FaceError
-
-        try:
-            return arguments.act(arguments)
-        except (EvaluationError, FaceError, VideoError) as error:
-            print(f"comfy-lynx: {error}", file=sys.stderr)
-            return 1
+        return act(arguments)
     except ModuleNotFoundError as error:
         print(f"comfy-lynx: the package {error.name} is not installed; {_PACKAGES}", file=sys.stderr)
         return 1

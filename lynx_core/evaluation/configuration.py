@@ -186,7 +186,7 @@ class Benchmark(Section):
     @model_validator(mode="after")
     def _check_names(self) -> Benchmark:
         for kind, entries in (("methods", self.methods), ("recognisers", self.recognisers)):
-            names = [entry.name for entry in entries]  # type: ignore[attr-defined]
+            names = [entry.name for entry in entries]
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"two {kind} are called {twice[0]!r}; give each a name of its own")

@@ -146,9 +146,9 @@ class Judge:
         deadline, wait_s = time.monotonic() + self.settings.patience_s, self.first_wait_s
         while True:
             try:
-                return self._client.chat.completions.create(
+                return self._client.chat.completions.create(  # type: ignore[call-overload]
                     model=self.settings.model,
-                    messages=messages,  # type: ignore[arg-type]
+                    messages=messages,
                     temperature=self.settings.temperature,
                     response_format={
                         "type": "json_schema",

@@ -149,7 +149,8 @@ class Ledger(Generic[Row]):
     """
 
     def __init__(self, folder: Path, kind: type[Row]) -> None:
-        self.folder, self.kind = folder, kind
+        self.folder = folder
+        self.kind: type[Row] = kind
         self._schema = _schema(kind)
 
     def append(self, rows: Sequence[Row]) -> None:

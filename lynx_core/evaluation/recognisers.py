@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..faces.alignment import crop_for_id
-from ..faces.analyzer import FaceAnalyzer
+from ..faces.analyzer import ArcFaceRecogniser, InsightFaceRecogniser, normalise
 from ..faces.arcface import load_arcface
+from ..faces.crops import crop_for_id
 from ..faces.detection import PACK_FILES, Face, FaceDetector, find_pack_folder
-from ..faces.embedding import ArcFaceRecogniser, InsightFaceRecogniser, normalise
 from ..faces.errors import FaceError, import_package
 from ..hashing import hash_every_byte, hash_values
 from ..spec import first_line
@@ -176,9 +175,3 @@ def _call(settings: RecogniserSettings) -> FaceEmbedder:
         raise ConfigurationError(
             f"recogniser {settings.name!r}: {settings.callable} does not open ({type(error).__name__}: {first_line(error)})"
         ) from error
-
-
-def wrap_analyzer(analyzer: FaceAnalyzer) -> Recogniser:
-    """The recogniser of the nodes' face analyzer."""
-    recogniser: Any = analyzer.recogniser
-    return Recogniser(recogniser.name, "", 0.5, CropEmbedder(recogniser))

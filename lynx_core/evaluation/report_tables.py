@@ -168,7 +168,7 @@ class TableMaker:
                 judged = [plain(row.judge.get(name)) for name in JUDGED] if judge else []
                 people = [plain(row.people.get(name), 2) for name in criteria]
                 lines.append(Line(row.method, (*judged, *people), published=True))
-        groups = ((f"judge: {judge}", len(JUDGED)),) if judge else ()
+        groups: tuple[tuple[str, int], ...] = ((f"judge: {judge}", len(JUDGED)),) if judge else ()
         groups += (
             ((f"people: {self.people.num_raters} raters, 1 to 5", len(criteria)),)
             if self.people and criteria
@@ -196,15 +196,15 @@ class TableMaker:
 
     def _make_lines(self, metrics: Sequence[Metric], *, marks_best: bool = True) -> list[Line]:
         grid = [[self.estimate(metric, method.name) for metric in metrics] for method in self.methods]
-        best = [
-            max((row[c].mean for row in grid if row[c] is not None), default=None)
-            for c in range(len(metrics))
-        ]  # type: ignore[union-attr]
+        columns = [[row[place] for row in grid] for place in range(len(metrics))]
+        best = [max((each.mean for each in column if each is not None), default=None) for column in columns]
         lines = []
         for method, row in zip(self.methods, grid, strict=True):
             figures = []
             for metric, interval, top in zip(metrics, row, best, strict=True):
-                marks = ("best",) if marks_best and interval is not None and interval.mean == top else ()
+                marks: tuple[str, ...] = (
+                    ("best",) if marks_best and interval is not None and interval.mean == top else ()
+                )
                 if metric.name.startswith("face_") and metric.model in method.conditioned_by:
                     marks += (CONDITIONS,)
                 figures.append(Figure(interval, 1 if metric.name == "sharpness" else 3, marks))

@@ -10,9 +10,10 @@ import numpy as np
 from ..data.errors import MediaError
 from ..data.video_file import VideoInfo, probe_video, read_frames
 from ..spec import first_line
+from .errors import EvaluationError
 
 
-class VideoError(ValueError):
+class VideoError(EvaluationError):
     """A video that cannot be scored; becomes an error in the ledger."""
 
 
