@@ -181,7 +181,7 @@ class Content:
             if likeness and editability:
                 points.append(Point(method.title, editability, likeness))
         for row in PUBLISHED:
-            if row.faces and row.judge:
+            if row.faces and row.judge and row.people:  # the supplement's row would lie on the main one
                 x, y = (
                     Interval(value, value, value, 0)
                     for value in (row.judge["prompt_following"], row.faces["insightface"])
