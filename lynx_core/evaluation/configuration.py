@@ -101,7 +101,7 @@ class RecogniserSettings(Section):
     callable: str | None = None
     """For "python": "package.module:function", called with the file, gives an object with `embed(faces)`."""
     same_person: float = Field(default=0.5, gt=0, le=1)
-    """Cosine from which reference photos of two subjects are taken for one person."""
+    """Cosine from which two faces are taken for one person; dlib's network needs about 0.93."""
 
     @model_validator(mode="after")
     def _check_kind(self) -> RecogniserSettings:

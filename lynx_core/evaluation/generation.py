@@ -126,7 +126,8 @@ def plan_jobs(matrix: Matrix, rows: Iterable[VideoRow]) -> list[Job]:
         if method.workflow is None:
             continue
         template = load_workflow(method)
-        unmarked = find_unmarked_recognisers(template, config.recognisers)
+        pack = config.faces.pack if config.faces else None
+        unmarked = find_unmarked_recognisers(template, config.recognisers, pack)
         if unmarked:
             raise ConfigurationError(
                 f"method {method.name!r}: the workflow {method.workflow} loads the recogniser {unmarked[0]!r}, which also "

@@ -29,6 +29,7 @@ LEDGER_VERSION = "1"
 _VERSION_KEY = b"lynx_ledger"
 MERGE_ABOVE = 200
 """Parts from which they are merged when the ledger is opened for writing."""
+_MERGES_SEEN = 3
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,12 @@ class Ledger(Generic[Row]):
         Raises:
             LedgerError: when a part is damaged, or of another version of the ledger.
         """
-        return self._latest(self._read_part(path) for path in self._parts())
+        for _ in range(_MERGES_SEEN):
+            try:
+                return self._latest(self._read_part(path) for path in self._parts())
+            except FileNotFoundError:
+                continue  # another process is merging: its new part is there
+        raise LedgerError(f"parts of {self.folder} go away while they are read; is something deleting them?")
 
     def _latest(self, parts: Iterable[list[Row]]) -> list[Row]:
         rows: dict[tuple[Any, ...], Row] = {}
@@ -210,6 +216,8 @@ class Ledger(Generic[Row]):
         try:
             # Not through the dataset layer: a column that is missing must be an error, not nulls.
             table = pq.ParquetFile(path).read()
+        except FileNotFoundError:
+            raise
         except (OSError, pa.ArrowException) as error:
             raise LedgerError(
                 f"the part {path} is damaged ({str(error).splitlines()[0][:200]}); move it away, and the same command "

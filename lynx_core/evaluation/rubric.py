@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from ..hashing import hash_values
+from .errors import EvaluationError
 
 CRITERIA = {
     "prompt_following": "Does the video show what the prompt asks for: the action, the place, the camera? "
@@ -33,7 +34,7 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-class AnswerError(ValueError):
+class AnswerError(EvaluationError):
     """An answer that is not exactly what the schema asks for."""
 
 

@@ -122,17 +122,25 @@ def _list_nodes(nodes: Nodes) -> str:
 
 
 def find_unmarked_recognisers(
-    template: WorkflowTemplate, recognisers: tuple[RecogniserSettings, ...]
+    template: WorkflowTemplate, recognisers: tuple[RecogniserSettings, ...], detector_pack: str | None
 ) -> list[str]:
     """Recognisers that the workflow itself loads and `conditioned_by` does not name.
 
     Such a recogniser would judge what it has helped to make, and the report would call it independent.
+
+    Args:
+        detector_pack: the model pack of the recognisers of kind "insightface".
     """
     loaded = {text.replace("\\", "/").rsplit("/", 1)[-1] for text in template.list_texts()}
+    packs = {  # of which an analyzer takes the recogniser that comes with them
+        node["inputs"].get("detector_pack")
+        for node in template.nodes.values()
+        if node["class_type"] == "LynxLoadFaceAnalyzer"
+        and not str(node["inputs"].get("encoder")).endswith(MODEL_SUFFIXES)
+    }
     return [
-        recogniser.name
-        for recogniser in recognisers
-        if recogniser.file is not None
-        and recogniser.file.name in loaded
-        and recogniser.name not in template.method.conditioned_by
+        each.name
+        for each in recognisers
+        if (each.file.name in loaded if each.file else each.kind == "insightface" and detector_pack in packs)
+        and each.name not in template.method.conditioned_by
     ]

@@ -245,3 +245,22 @@ def test_a_recogniser_that_conditions_the_model_is_marked(
     matrix = make_matrix(data, tmp_path, [method], faces=FACES, recognisers=RECOGNISERS)
     with pytest.raises(ConfigurationError, match="add it to conditioned_by"):
         plan_jobs(matrix, [])
+    # The same for the recogniser that comes with the analyzer's own model pack.
+    nodes = json.loads(workflow.read_text())
+    nodes["analyzer"]["inputs"]["encoder"] = "from the detector pack"
+    (tmp_path / "pack.json").write_text(json.dumps(nodes))
+    method = {**method, "workflow": tmp_path / "pack.json"}
+    own = [{"name": "own", "kind": "insightface"}]
+    with pytest.raises(ConfigurationError, match="loads the recogniser 'own'"):
+        plan_jobs(make_matrix(data, tmp_path, [method], faces=FACES, recognisers=own), [])
+    assert (
+        len(
+            plan_jobs(
+                make_matrix(
+                    data, tmp_path, [{**method, "conditioned_by": ["own"]}], faces=FACES, recognisers=own
+                ),
+                [],
+            )
+        )
+        == 6
+    )
