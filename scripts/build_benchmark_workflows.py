@@ -56,20 +56,8 @@ WAN = Files(
     2.0,
     NEGATIVE,
 )
-MINI = Files(
-    "lynx_mini_wan_t2v.safetensors",
-    "lynx_mini_umt5.safetensors",
-    "lynx_mini_vae.safetensors",
-    "lynx_mini",
-    "lynx_mini_arcface.safetensors",
-    (64, 64, 9),
-    8.0,
-    20,
-    "euler",
-    3.0,
-    3.0,
-    "",
-)
+MINI = Files("", "", "", "", "", (64, 64, 9), 8.0, 20, "euler", 3.0, 3.0, "")
+"""LynxLoadMini has all of its models."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +81,6 @@ LITE_FILES = {
     "id_layers": "lynx_lite/ip_layers.safetensors",
     "ref_layers": "none",
 }
-MINI_FILES = {
-    "adapter": "lynx_mini.safetensors",
-    "resampler": "none",
-    "id_layers": "none",
-    "ref_layers": "none",
-}
 
 
 @dataclass
@@ -107,6 +89,8 @@ class Builder:
 
     files: Files
     nodes: Nodes = field(default_factory=dict)
+    clip: list[Any] = field(default_factory=list)
+    vae: list[Any] = field(default_factory=list)
 
     def add(self, name: str, class_type: str, **inputs: Any) -> list[Any]:
         """Add a node; gives a link to its first output."""
@@ -115,12 +99,26 @@ class Builder:
 
     def add_base(self) -> None:
         files = self.files
-        self.add("model", "UNETLoader", unet_name=files.base, weight_dtype="default")
-        self.add("clip", "CLIPLoader", clip_name=files.text_encoder, type="wan")
-        self.add("vae", "VAELoader", vae_name=files.vae)
-        self.add("prompt", "CLIPTextEncode", clip=["clip", 0], text="")
-        self.add("negative", "CLIPTextEncode", clip=["clip", 0], text=files.negative)
-        self.add("shift", "ModelSamplingSD3", model=["model", 0], shift=5.0)
+        if files is MINI:
+            self.add("mini", "LynxLoadMini")
+            model, self.clip, self.vae = (["mini", place] for place in range(3))
+        else:
+            model = self.add("model", "UNETLoader", unet_name=files.base, weight_dtype="default")
+            self.clip = self.add("clip", "CLIPLoader", clip_name=files.text_encoder, type="wan")
+            self.vae = self.add("vae", "VAELoader", vae_name=files.vae)
+        self.add("prompt", "CLIPTextEncode", clip=self.clip, text="")
+        self.add("negative", "CLIPTextEncode", clip=self.clip, text=files.negative)
+        self.add("shift", "ModelSamplingSD3", model=model, shift=5.0)
+
+    def add_adapter(self, adapter: Mapping[str, str]) -> tuple[list[Any], list[Any]]:
+        """Links to the adapter and to the face analyzer."""
+        files = self.files
+        if files is MINI:
+            return ["mini", 3], ["mini", 4]
+        faces = {"detector_pack": files.detector_pack, "encoder": files.recogniser, "provider": "CPU"}
+        return self.add("adapter", "LynxLoadAdapter", **adapter), self.add(
+            "analyzer", "LynxLoadFaceAnalyzer", **faces
+        )
 
     def add_latent(self) -> list[Any]:
         width, height, length = self.files.size
@@ -129,7 +127,7 @@ class Builder:
         )
 
     def add_video(self, samples: list[Any], prefix: str) -> None:
-        self.add("decode", "VAEDecode", samples=samples, vae=["vae", 0])
+        self.add("decode", "VAEDecode", samples=samples, vae=self.vae)
         self.add("video", "CreateVideo", images=["decode", 0], fps=self.files.fps)
         prefix = f"benchmark/{prefix}"
         self.add("save", "SaveVideo", video=["video", 0], filename_prefix=prefix, format="auto", codec="auto")
@@ -166,18 +164,16 @@ def build_lynx(files: Files, lynx: Lynx, prefix: str, *, triple: bool = True) ->
     add = builder.add
     builder.add_base()
     add("photo", "LoadImage", image="")
-    add("adapter", "LynxLoadAdapter", **lynx.adapter)
-    faces = {"detector_pack": files.detector_pack, "encoder": files.recogniser, "provider": "CPU"}
-    add("analyzer", "LynxLoadFaceAnalyzer", **faces)
+    adapter, analyzer = builder.add_adapter(lynx.adapter)
     crop = {"order": "largest", "face_number": 1, "already_aligned": False}
-    add("face", "LynxCropFace", image=["photo", 0], face_analyzer=["analyzer", 0], **crop)
+    add("face", "LynxCropFace", image=["photo", 0], face_analyzer=analyzer, **crop)
     apply: dict[str, Any] = {"model": ["shift", 0], "positive": ["prompt", 0], "negative": ["negative", 0]}
-    apply |= {"adapter": ["adapter", 0], "preset": "as published"}
+    apply |= {"adapter": adapter, "preset": "as published"}
     if lynx.uses_id:
-        apply["id"] = add("id", "LynxEncodeID", face_analyzer=["analyzer", 0], face=["face", 0])
+        apply["id"] = add("id", "LynxEncodeID", face_analyzer=analyzer, face=["face", 0])
     if lynx.uses_reference:
-        links = {"adapter": ["adapter", 0], "face": ["face", 0], "model": ["shift", 0]}
-        links |= {"clip": ["clip", 0], "vae": ["vae", 0]}
+        links = {"adapter": adapter, "face": ["face", 0], "model": ["shift", 0]}
+        links |= {"clip": builder.clip, "vae": builder.vae}
         apply["reference"] = add("reference", "LynxEncodeReference", photo_number=1, **links)
     for part in ("id", "ref"):
         apply |= {f"{part}_strength": 1.0, f"{part}_start": 0.0, f"{part}_end": 1.0, f"{part}_blocks": "all"}
@@ -218,7 +214,7 @@ def build_vace(files: Files, prefix: str) -> Nodes:
     photo = add_padded_photo(builder)
     width, height, length = files.size
     size = {"width": width, "height": height, "length": length, "batch_size": 1}
-    links = {"positive": ["prompt", 0], "negative": ["negative", 0], "vae": ["vae", 0]}
+    links = {"positive": ["prompt", 0], "negative": ["negative", 0], "vae": builder.vae}
     builder.add("vace", "WanVaceToVideo", **size, strength=1.0, reference_image=photo, **links)
     builder.add_sampler(["shift", 0], ["vace", 0], ["vace", 1], ["vace", 2])
     builder.add("trim", "TrimVideoLatent", samples=["sample", 0], trim_amount=["vace", 3])
@@ -234,7 +230,7 @@ def build_phantom(files: Files, prefix: str) -> Nodes:
     photo = add_padded_photo(builder)
     width, height, length = files.size
     size = {"width": width, "height": height, "length": length, "batch_size": 1}
-    links = {"positive": ["prompt", 0], "negative": ["negative", 0], "vae": ["vae", 0]}
+    links = {"positive": ["prompt", 0], "negative": ["negative", 0], "vae": builder.vae}
     add("phantom", "WanPhantomSubjectToVideo", **size, images=photo, **links)
     conditions = {"cond1": ["phantom", 0], "cond2": ["phantom", 1], "negative": ["phantom", 2]}
     guidance = {"cfg_conds": 7.5, "cfg_cond2_negative": 5.0, "style": "regular"}
@@ -265,7 +261,7 @@ def build_all() -> dict[str, Nodes]:
         "phantom": build_phantom(phantom, "phantom"),
         "mini_base": build_base(MINI, "mini_base"),
     }
-    for family, files, adapter in (("lynx", WAN, FULL_FILES), ("mini", MINI, MINI_FILES)):
+    for family, files, adapter in (("lynx", WAN, FULL_FILES), ("mini", MINI, {})):
         found[f"{family}_full"] = build_lynx(files, Lynx(adapter), f"{family}_full")
         id_only, ref_only = Lynx(adapter, uses_reference=False), Lynx(adapter, uses_id=False)
         found[f"{family}_id_only"] = build_lynx(files, id_only, f"{family}_id_only")

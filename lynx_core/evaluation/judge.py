@@ -71,6 +71,7 @@ class Judge:
 
     def __init__(self, settings: JudgeSettings, first_wait_s: float = 1.0) -> None:
         self.settings, self.first_wait_s = settings, first_wait_s
+        self._has_answered = False
         self.stop = threading.Event()
         """Set to end all waiting."""
         key = os.environ.get(settings.api_key_variable) or "none"
@@ -110,6 +111,7 @@ class Judge:
         messages = self._write_messages(video, prompt)
         for _ in range(self.settings.attempts):
             response = self._request(messages)
+            self._has_answered = True
             self._check_model(response.model)
             if response.usage:
                 tokens = [
@@ -167,6 +169,10 @@ class Judge:
                 )
             except APIConnectionError as error:
                 pause, why = wait_s, first_line(error)
+                if not self._has_answered:  # nobody is there; a server that was there may come back
+                    raise JudgeError(
+                        f"no judge answers at {self.settings.base_url} ({why}); start it, or take [judge] out of the file"
+                    ) from error
             if time.monotonic() + pause > deadline:
                 raise JudgeError(
                     f"{self.settings.base_url} did not answer for {self.settings.patience_s:.0f} s (the last: {why}); what was "

@@ -13,6 +13,8 @@ from ..durable_file import write_durably
 from ..hashing import hash_every_byte, hash_values
 from .workflow import MODEL_SUFFIXES, WorkflowTemplate
 
+FACE_SUFFIXES = (".onnx", ".pth")
+"""Formats of the face networks, which find and crop the face and are no part of what makes the video."""
 _DEEPER = ("insightface/models", "lynx/faces")
 """Folders of models that lie deeper than `models/<kind>`."""
 
@@ -24,7 +26,7 @@ class ModelFiles:
     hashes: dict[str, str | None]
     """Name in the workflow to SHA-256; None for what no folder at hand holds."""
     parameters: int | None
-    """Of all files together; None when one is not at hand or of a format that is not counted."""
+    """Of all files together, the face networks aside; None when one is not at hand or of a format that is not counted."""
 
 
 class ModelFolders:
@@ -51,10 +53,10 @@ class ModelFolders:
             files = self._find(text)
             if files:
                 hashes[text] = self._hash(files)
-                counts += [count_parameters(file) for file in files]
+                counts += [count_parameters(file) for file in files if file.suffix not in FACE_SUFFIXES]
             elif text.casefold().endswith(MODEL_SUFFIXES):
                 hashes[text] = None
-                counts.append(None)
+                counts += [] if text.casefold().endswith(FACE_SUFFIXES) else [None]
         whole = bool(counts) and None not in counts
         return ModelFiles(hashes, sum(count or 0 for count in counts) if whole else None)
 

@@ -6,6 +6,7 @@ import base64
 import mimetypes
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -298,7 +299,14 @@ class Content:
             "program",
             f"comfyui-lynx {metadata.version('comfyui-lynx')}, Python {platform.python_version()}",
         )
-        yield "subjects", f"{config.subjects}, split {config.split!r}, {len(results.subjects)} people"
+        people = results.matrix.subjects.values()
+        kinds = Counter(subject.kind for subject in people)
+        shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        licences = ", ".join(sorted({subject.licence for subject in people}))
+        yield (
+            "subjects",
+            f"{config.subjects}, split {config.split!r}: {shown}; licences of the photos: {licences}",
+        )
         yield "prompts", f"{config.prompts}, {len(results.prompts)} prompts"
         yield "ledger", str(config.output / "ledger")
         for method in config.methods:

@@ -321,7 +321,7 @@ class TableMaker:
         lines = []
         for number, label in enumerate(labels):
             cells = [table[number] if by == "subject" else table[:, number] for table in tables]
-            note = "" if by == "subject" else self.results.matrix.prompts[label].text
+            note = "" if by == "subject" else self._describe_prompt(label)
             lines.append(Line(label, tuple(Figure(bootstrap_rows(row)) for row in cells), note=note))
         groups = tuple(
             (f"Likeness, {m.model}" if m.name.startswith("face") else TITLES[m.name], len(self.methods))
@@ -329,6 +329,10 @@ class TableMaker:
         )
         columns = tuple(method.title for _ in metrics for method in self.methods)
         return Table(f"by_{by}", f"By {by}", columns, tuple(lines), "", groups)
+
+    def _describe_prompt(self, name: str) -> str:
+        prompt = self.results.matrix.prompts[name]
+        return f"{prompt.challenge}: {prompt.text}" if prompt.level == "hard" else prompt.text
 
 
 def _simplify(name: str) -> str:

@@ -14,6 +14,16 @@ from .configuration import Method, RecogniserSettings
 from .errors import ConfigurationError
 
 Nodes = dict[str, dict[str, Any]]
+SILENT_LOADERS: dict[str, dict[int, tuple[str, ...]]] = {
+    "LynxLoadMini": {
+        0: ("lynx_mini_wan_t2v.safetensors",),
+        1: ("lynx_mini_umt5.safetensors",),
+        2: ("lynx_mini_vae.safetensors",),
+        3: ("lynx_mini.safetensors",),
+        4: ("lynx_mini", "lynx_mini_arcface.safetensors"),
+    }
+}
+"""Nodes that load models without naming them: what each of their outputs is."""
 MODEL_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt", ".bin", ".onnx", ".gguf")
 
 
@@ -51,11 +61,27 @@ class WorkflowTemplate:
     def list_texts(self) -> list[str]:
         """Every text that is set in a node, but for prompt and photo: among them the names of all models."""
         filled = {place for _, place in self._places()}
-        return [
+        return self._list_silent() + [
             value
             for node_id, node in self.nodes.items()
             for key, value in node["inputs"].items()
             if isinstance(value, str) and f"{node_id}.{key}" not in filled
+        ]
+
+    def _list_silent(self) -> list[str]:
+        """Models that the nodes load without naming them, as far as something is connected to them."""
+        links = {
+            tuple(value)
+            for node in self.nodes.values()
+            for value in node["inputs"].values()
+            if isinstance(value, list)
+        }
+        return [
+            name
+            for node_id, node in self.nodes.items()
+            for output, names in SILENT_LOADERS.get(node["class_type"], {}).items()
+            if (node_id, output) in links
+            for name in names
         ]
 
     def _places(self) -> Iterator[tuple[str, str]]:

@@ -247,7 +247,8 @@ def test_a_recogniser_that_conditions_the_model_is_marked(
         plan_jobs(matrix, [])
     # The same for the recogniser that comes with the analyzer's own model pack.
     nodes = json.loads(workflow.read_text())
-    nodes["analyzer"]["inputs"]["encoder"] = "from the detector pack"
+    analyzer = {"detector_pack": "lynx_mini", "encoder": "from the detector pack", "provider": "CPU"}
+    nodes["analyzer"] = {"class_type": "LynxLoadFaceAnalyzer", "inputs": analyzer}
     (tmp_path / "pack.json").write_text(json.dumps(nodes))
     method = {**method, "workflow": tmp_path / "pack.json"}
     own = [{"name": "own", "kind": "insightface"}]
