@@ -56,7 +56,7 @@ class Part:
     """Whether several processes of a CPU train it together."""
 
 
-def list_kv() -> dict[str, Part]:
+def list_parts() -> dict[str, Part]:
     """All parts by name, each after those it needs."""
     from .experiment.reader_training import export_readers, train_readers
     from .parts import base, base_data, detector, landmarks, recogniser, text_encoder, vae
@@ -117,7 +117,7 @@ def start_resampler(making: Making) -> bool:
 
 def make(names: list[str], making: Making, num_together: int) -> bool:
     """Make the named parts in order; whether all are done."""
-    parts = list_kv()
+    parts = list_parts()
     for name in names:
         part = parts[name]
         begun = time.monotonic()
@@ -135,7 +135,8 @@ def make(names: list[str], making: Making, num_together: int) -> bool:
 
 def run_together(name: str, making: Making, num_together: int) -> bool:
     """Train a part in several processes of the CPU; whether it is done."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={num_together}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={num_together}"]
     command += ["-m", "miniature.make", "--worker", name]
     if making.share < 1:
         command += ["--rehearse", str(making.root)]
@@ -145,13 +146,13 @@ def run_together(name: str, making: Making, num_together: int) -> bool:
     code = subprocess.run(command, check=False, cwd=REPO_DIR, env=environment).returncode
     if code:
         raise SystemExit(code)
-    return list_kv()[name].train(replace(making, stop_at=time.monotonic()))  # one step at most
+    return list_parts()[name].train(replace(making, stop_at=time.monotonic()))  # one step at most
 
 
 def main() -> int:
     parser, arguments = _parse()
     making = _set_up(arguments)
-    parts = list_kv()
+    parts = list_parts()
     if arguments.worker:
         with joined_ranks():
             parts[arguments.worker].train(making)
