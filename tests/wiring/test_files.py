@@ -150,7 +150,7 @@ def test_a_broken_face_model_that_is_replaced_works_without_a_restart(
 
 @pytest.mark.parametrize(
     ("model", "words"),
-    [(I2V, ("image-to-video", "text-to-video")), (SHALLOW_WAN, ("2 blocks", "block 3"))],
+    [(I2V, ("image-to-video", "text-to-video")), (SHALLOW_WAN, ("2 blocks", "at least 4 blocks"))],
     ids=["another family", "another size"],
 )
 def test_a_wrong_base_model_is_refused_by_name(editor: Editor, model: str, words: tuple[str, ...]) -> None:
