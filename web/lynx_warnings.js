@@ -1,20 +1,41 @@
-// Shows warnings of Lynx nodes inside a subgraph (nodes/host/messages.py) in the corner of the editor, because a closed
-// subgraph hides what its nodes say.
+// Shows warnings in the corner of the editor: those of Lynx nodes inside a subgraph (nodes/host/messages.py), because a
+// closed subgraph hides what its nodes say, and of a bypassed subgraph that holds Lynx Apply. ComfyUI hands the first
+// conditioning of a bypassed subgraph on as all of them; with a core sampler no Lynx node runs that could say so.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
 const SHOWN_MS = 20_000;
+const NODE = "LynxApply";
+const BYPASSED = 4;
+
+function warn(summary, detail) {
+  app.extensionManager.toast.add({ severity: "warn", summary, detail, life: SHOWN_MS });
+}
+
+const listNodes = (graph) => graph?.nodes ?? graph?._nodes ?? [];
+
+const holdsApply = (graph) => listNodes(graph).some((node) => node.comfyClass === NODE || holdsApply(node.subgraph));
+
+function* findBypassed(graph) {
+  for (const node of listNodes(graph)) {
+    if (!node.subgraph) continue;
+    if (node.mode !== BYPASSED) yield* findBypassed(node.subgraph);
+    else if (holdsApply(node.subgraph)) yield node;
+  }
+}
 
 app.registerExtension({
   name: "Lynx.Warnings",
   setup() {
-    api.addEventListener("lynx.warning", ({ detail }) => {
-      app.extensionManager.toast.add({
-        severity: "warn",
-        summary: detail.node,
-        detail: detail.text,
-        life: SHOWN_MS,
-      });
+    api.addEventListener("lynx.warning", ({ detail }) => warn(detail.node, detail.text));
+    api.addEventListener("promptQueueing", () => {
+      for (const node of findBypassed(app.rootGraph ?? app.graph)) {
+        warn(
+          node.title,
+          "This bypassed subgraph holds Lynx Apply: the person is not in the video, and its first conditioning goes on as " +
+            "all of them, the negative prompt too. Bypass Lynx Apply inside of it instead.",
+        );
+      }
     });
   },
 });

@@ -99,6 +99,21 @@ def test_bypassing_a_subgraph_that_holds_the_whole_person_is_said(editor: Editor
     assert "positive and negative" in run.notes["sample"] and "subgraph" in run.notes["sample"], run.said
 
 
+@pytest.mark.parametrize("sampler", ["KSampler", "CFGGuider"])
+def test_a_core_sampler_behind_such_a_subgraph_is_warned_of_in_the_corner(editor: Editor, sampler: str) -> None:
+    """No node of the pack runs then, so the editor's own script says it."""
+    editor.build(make_lynx(sampler))
+    editor.enclose(["face", "id", "reference", "apply"], {}, name="person")
+    warning = editor.page.get_by_text("This bypassed subgraph holds Lynx Apply")
+    editor.page.evaluate("window.app.extensionManager.toast.removeAll()")
+    warning.first.wait_for(state="hidden")
+    editor.run()
+    assert warning.count() == 0
+    editor.bypass("person")
+    editor.run()
+    assert warning.first.is_visible()
+
+
 def test_a_cancelled_run_leaves_the_next_one_clean(editor: Editor) -> None:
     editor.build(make_lynx())
     editor.edit("sample", steps=500)
