@@ -13,8 +13,15 @@ from .host.application import apply_identity
 from .host.identity import FaceID, Reference
 from .host.messages import raise_plainly, show_note
 from .host.region import Region
-from .presets import CUSTOM, PRESETS, PartSettings, read_settings
-from .strengths import ALL_BLOCKS, CONSTANT, CURVES
+from .presets import (
+    ALL_BLOCKS,
+    CONSTANT,
+    CURVES,
+    CUSTOM,
+    PRESETS,
+    PartSettings,
+    read_settings,
+)
 
 
 def define_part_inputs(part: str, what: str) -> list[io.Input]:

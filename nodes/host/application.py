@@ -14,8 +14,7 @@ from torch import Tensor
 from ...lynx_core.formats.adapter import Adapter
 from ...lynx_core.models.id_adapter import IDAdapterLayer
 from ...lynx_core.models.kv_cache import KVCache, compute_id_kv
-from ..presets import PART_NAMES, IdentitySettings, PartSettings
-from ..strengths import parse_curve
+from ..presets import PART_NAMES, IdentitySettings, PartSettings, parse_curve
 from .attention_hooks import attach
 from .base_model import BaseModel, check_adapter_fits, describe_base
 from .conditioning import (

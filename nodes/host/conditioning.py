@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..strengths import StrengthCurve
+from ..presets import StrengthCurve
 from .base_model import BaseModel
 from .identity import IdentityKV
 from .region import Region

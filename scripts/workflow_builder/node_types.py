@@ -90,9 +90,10 @@ NODE_TYPES: dict[str, NodeType] = {
         picture_height=60,
     ),
     "LynxApply": NodeType(
-        "model:MODEL positive:CONDITIONING negative:CONDITIONING adapter:LYNX_ADAPTER id:LYNX_ID? "
-        "reference:LYNX_REFERENCE?",
-        f"preset:COMBO {PART_WIDGETS.format('id')} {PART_WIDGETS.format('ref')} vace_reference_frames:INT?",
+        "model:MODEL positive:CONDITIONING negative:CONDITIONING adapter:LYNX_ADAPTER? id:LYNX_ID? "
+        "reference:LYNX_REFERENCE? mask:MASK?",
+        f"preset:COMBO {PART_WIDGETS.format('id')} {PART_WIDGETS.format('ref')} vace_reference_frames:INT? "
+        "id_curve:STRING? ref_curve:STRING?",
         "MODEL:MODEL positive:CONDITIONING negative:CONDITIONING middle:CONDITIONING",
         width=340,
         picture_height=60,

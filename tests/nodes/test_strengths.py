@@ -12,7 +12,7 @@ from wan_bench import Conditioning, WanBench, max_error
 
 @pytest.fixture(scope="module")
 def strengths(comfy: InProcessComfy) -> Any:
-    return comfy.pack_module("nodes.strengths")
+    return comfy.pack_module("nodes.presets")
 
 
 @pytest.mark.parametrize(

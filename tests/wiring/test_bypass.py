@@ -100,7 +100,9 @@ def test_bypassing_a_subgraph_that_holds_the_whole_person_is_said(editor: Editor
 
 
 @pytest.mark.parametrize("sampler", ["KSampler", "CFGGuider"])
-def test_a_core_sampler_behind_such_a_subgraph_is_warned_of_in_the_corner(editor: Editor, sampler: str) -> None:
+def test_a_core_sampler_behind_such_a_subgraph_is_warned_of_in_the_corner(
+    editor: Editor, sampler: str
+) -> None:
     """No node of the pack runs then, so the editor's own script says it."""
     editor.build(make_lynx(sampler))
     editor.enclose(["face", "id", "reference", "apply"], {}, name="person")
