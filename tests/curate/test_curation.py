@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections import Counter, defaultdict
@@ -214,7 +215,7 @@ def test_three_commands_lead_from_a_folder_to_an_adapter(
     assert main(["curate", str(toml)]) == 0
     shown = capsys.readouterr()
     assert "multi-scene" in shown.out and "train.parquet" in shown.out
-    assert "scan: " in shown.err and "left" in shown.err
+    assert re.search(r"scan: 13 of 13, [\d.]+/s", shown.err)
     save_small_world(tmp_path / "mini")
     monkeypatch.chdir(tmp_path)
     repo = Path(__file__).resolve().parents[2]
