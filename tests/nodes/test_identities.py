@@ -106,7 +106,7 @@ def test_keys_and_values_of_another_base_are_refused(
         bench.apply(small, prompt, negative, reference=reference)
 
 
-@pytest.mark.parametrize("name", ["", "  ", "../Ann", "a/b", "C:\\x", ".hidden", "a\0b"])
+@pytest.mark.parametrize("name", ["", "  ", "../Ann", "a/b", "C:\\x", ".hidden", "a\0b", "a\nb", "x" * 300])
 def test_names_that_are_no_file_names_are_refused(
     bench: WanBench, folder: Path, identity: dict[str, Any], name: str
 ) -> None:
