@@ -292,3 +292,18 @@ def test_two_areas_of_one_person_each_see_their_part_of_the_mask(
     plain = bench.predict(on.model, [cut(prompt, x) for x in (0, 32)])
     touched = [list_touched_columns(*pair) for pair in zip(got, plain, strict=True)]
     assert touched == [[0, 1, 2, 3], []]
+
+
+def test_reference_frames_count_for_a_mask_without_a_reference(
+    bench: WanBench,
+    base: Any,
+    full: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    notes: list[str],
+) -> None:
+    person = {"adapter": full, "id": bench.make_id(), "vace_reference_frames": 1}
+    bench.apply(base, prompt, negative, **person, mask=make_mask(LEFT))
+    assert "does nothing" not in notes[-1].splitlines()[0]
+    bench.apply(base, prompt, negative, **person)
+    assert "vace_reference_frames does nothing without a reference or a mask" in notes[-1]
