@@ -218,7 +218,8 @@ class StepStrengths:
                 low = middle
             else:
                 high = middle
-        return high
+        # The search never meets the ends of sampling to the last bit, and a curve may be 0 there.
+        return round(high, 6)
 
 
 @dataclass(frozen=True)
