@@ -188,8 +188,8 @@ class LynxApply(io.ComfyNode):
             vace_reference_frames,
             None if mask is None else Region(mask, vace_reference_frames),
         )
-        if vace_reference_frames and reference is None:
-            remarks.append("vace_reference_frames does nothing without a reference.")
+        if vace_reference_frames and reference is None and mask is None:
+            remarks.append("vace_reference_frames does nothing without a reference or a mask.")
         lines = [describe_part("ID", settings.id, id), describe_part("reference", settings.ref, reference)]
         show_note(cls, *lines, warnings=remarks)
         return io.NodeOutput(applied.model, applied.positive, applied.negative, applied.middle)

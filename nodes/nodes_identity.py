@@ -25,6 +25,8 @@ from .host.messages import raise_plainly, show_note
 
 NO_IDENTITY = "none saved yet"
 BLEND, AXIS = "blend", "axis"
+MAX_IDENTITIES = 4
+"""Inputs of Lynx Combine Identities."""
 
 
 class LynxSaveIdentity(io.ComfyNode):
@@ -195,7 +197,7 @@ class LynxCombineIdentities(io.ComfyNode):
                 io.String.Input(
                     "weights",
                     default="1, 1, 1, 1",
-                    tooltip="For weighted: a number of 0 or more for each id.",
+                    tooltip="For weighted: a number of 0 or more for each id, the first for id_1.",
                 ),
             ],
             outputs=[sockets.FaceID.Output(display_name="id")],
@@ -214,7 +216,8 @@ class LynxCombineIdentities(io.ComfyNode):
         id_3: FaceID | None = None,
         id_4: FaceID | None = None,
     ) -> io.NodeOutput:
-        ids = [face_id for face_id in (id_1, id_2, id_3, id_4) if face_id is not None]
+        given = {n: face_id for n, face_id in enumerate((id_1, id_2, id_3, id_4), 1) if face_id is not None}
+        ids = list(given.values())
         recognisers = sorted({face_id.recogniser for face_id in ids})
         if len(recognisers) > 1:
             raise ValueError(
@@ -224,8 +227,16 @@ class LynxCombineIdentities(io.ComfyNode):
         needed = {BLEND: 2, AXIS: 3}.get(mode, 1)
         if len(ids) < needed:
             raise ValueError(f"mode {mode!r} needs {needed} identities, {len(ids)} are connected.")
+        missing = [f"id_{n}" for n in range(1, needed + 1) if n not in given]
+        if missing:
+            raise ValueError(
+                f"mode {mode!r} takes id_1 to id_{needed}, and {', '.join(missing)} is not connected: connect it."
+            )
         embeddings = [face_id.embedding for face_id in ids]
-        warnings = []
+        unused = [f"id_{n}" for n in given if mode in (BLEND, AXIS) and n > needed]
+        warnings = (
+            [f"{', '.join(unused)} does nothing: {mode!r} takes id_1 to id_{needed}."] if unused else []
+        )
         if mode == BLEND:
             combined = blend_embeddings(embeddings[0], embeddings[1], amount)
         elif mode == AXIS:
@@ -233,29 +244,30 @@ class LynxCombineIdentities(io.ComfyNode):
         elif mode in get_args(CombineMethod):
             stacked = torch.stack(embeddings)
             warnings = [
-                f"id_{o.index + 1} is unlike the others (cosine {o.cosine:.2f}): does it show the same person?"
+                f"id_{list(given)[o.index]} is unlike the others (cosine {o.cosine:.2f}): does it show the same person?"
                 for o in find_outliers(stacked)
             ]
-            combined = combine_embeddings(stacked, mode, parse_weights(weights, len(ids)))  # type: ignore[arg-type]
+            combined = combine_embeddings(stacked, mode, parse_weights(weights, list(given)))  # type: ignore[arg-type]
         else:
             raise ValueError(f"mode {mode!r} is none of mean, weighted, {BLEND}, {AXIS}")
-        show_note(cls, f"{mode} of {len(ids)} identities", warnings=warnings)
+        show_note(cls, f"{mode} of {len(ids) - len(unused)} identities", warnings=warnings)
         return io.NodeOutput(FaceID(combined, recognisers[0]))
 
 
-def parse_weights(text: str, count: int) -> list[float]:
-    """Read the first `count` numbers of a list such as '1, 0.5'.
+def parse_weights(text: str, inputs: list[int]) -> list[float]:
+    """Read a list such as '1, 0.5', whose first number is for id_1, and give those of the connected inputs.
 
     Raises:
-        ValueError: when there are fewer, or one is no number.
+        ValueError: when there are too few or too many, or one is no number.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     try:
         numbers = [float(part) for part in parts]
     except ValueError as error:
         raise ValueError(f"weights {text!r}: write a number for each identity, such as '1, 0.5'") from error
-    if len(numbers) < count:
+    if not inputs[-1] <= len(numbers) <= MAX_IDENTITIES:
         raise ValueError(
-            f"weights {text!r} holds {len(numbers)} numbers for {count} identities: give one for each."
+            f"weights {text!r} holds {len(numbers)} numbers for id_1 to id_{inputs[-1]}: give one for each, also where "
+            "an input between them is not connected."
         )
-    return numbers[:count]
+    return [numbers[number - 1] for number in inputs]

@@ -81,7 +81,8 @@ def find_outliers(embeddings: Tensor, min_cosine: float = SAME_PERSON_COSINE) ->
     """
     unit = normalise(embeddings.float())
     cosines = (unit @ unit.T).clamp(-1, 1)
-    central = int(cosines.sum(1).argmax())
+    # Rounded, so that of two photos the first is the central one, whatever their lengths are to the last bit.
+    central = int(cosines.fill_diagonal_(1.0).sum(1).mul(1e4).round().argmax())
     return [
         Outlier(index, float(cosine))
         for index, cosine in enumerate(cosines[central])

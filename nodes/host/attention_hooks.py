@@ -12,7 +12,7 @@ the compiler: a compiled model keeps its guards and never branches on an identit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ...lynx_core.models.kv_cache import attend_extra
 from .base_model import BaseModel
 from .conditioning import COND_KEY, CondInjections, Kind
-from .model_call import ActiveInjection, ModelCall, RowCursor, Segment, add_segments, list_window, start_call
+from .model_call import ActiveInjection, ModelCall, RowCursor, Segment, add_segments, read_window, start_call
 from .wiring import SamplingLog
 
 WRAPPER_KEY = "lynx"
@@ -256,6 +256,8 @@ class Attachment:
         self.base = base
         self.known: dict[int, PatchedModules] = {}
         self.log = SamplingLog()
+        self.latent_size: Sequence[int] | None = None
+        """Frames, height and width of the latent that is sampled."""
 
     def find_hooks(self, blocks: nn.ModuleList) -> PatchedModules:
         # The host may call one wrapper with a copy of the model per GPU.
@@ -268,7 +270,8 @@ class Attachment:
         """OUTER_SAMPLE wrapper: say in the log where the identity does not reach the video."""
         self.log.start(executor.class_obj)
         noise = args[0] if args else kwargs["noise"]
-        self.log.check_regions(executor.class_obj, noise.shape[-3:])
+        self.latent_size = noise.shape[-3:]
+        self.log.check_regions(executor.class_obj, self.latent_size)
         samples = executor(*args, **kwargs)
         self.log.finish()
         return samples
@@ -291,8 +294,8 @@ class Attachment:
             return executor(*args, **kwargs)
         model = executor.class_obj
         check_rows_fit(rows, self.base)
-        window = list_window(model, transformer_options.get("context_window"))
-        call = start_call(model, x, t, rows, window, kwargs)
+        window = read_window(model, transformer_options.get("context_window"))
+        call = start_call(model, x, t, rows, window, kwargs, self.latent_size)
         self.log.see_windows(
             {injection.kind for cond in rows.conds for injection in cond.injections},
             {active.injection.kind for actives in call.actives for active in actives},

@@ -17,6 +17,8 @@ from .identity import FaceID, Reference, SavedKV, register_kv
 from .model_files import IDENTITIES_FOLDER, LYNX_FOLDER, list_lynx_files, locate_lynx_file
 
 SUFFIX = ".safetensors"
+MAX_NAME_BYTES = 200
+"""Of a name in UTF-8: file systems take 255 with the suffix, and what a file is called while it is written."""
 
 
 def list_identities() -> list[str]:
@@ -38,9 +40,11 @@ def choose_path(name: str) -> Path:
         ValueError: when the name is empty or would reach another folder.
     """
     name = name.strip()
-    if not name or name.startswith(".") or any(char in name for char in '/\\:*?"<>|\0'):
+    is_bad = name.startswith(".") or any(char in '/\\:*?"<>|' or not char.isprintable() for char in name)
+    if not name or is_bad or len(name.encode()) > MAX_NAME_BYTES:
         raise ValueError(
-            f"name {name!r} cannot be a file's name: write letters, digits, spaces, '-' and '_', as in 'Ann 2'."
+            f"name {name!r} cannot be a file's name: write letters, digits, spaces, '-' and '_', as in 'Ann 2', "
+            f"at most {MAX_NAME_BYTES} bytes."
         )
     return Path(folder_paths.get_folder_paths(LYNX_FOLDER)[-1]) / IDENTITIES_FOLDER / f"{name}{SUFFIX}"
 

@@ -18,7 +18,10 @@ import torch
 from torch import Tensor
 
 from .conditioning import CondInjections, Injection, LynxCond
-from .region import share_overlaps
+from .region import LatentPart, share_overlaps
+
+FIRST_LATENT_DIM = 2
+"""Of a latent [batch, channels, frames, height, width], the first dimension that is no batch and no channels."""
 
 Places = tuple[tuple[slice | Tensor, Tensor | None], ...]
 """Tokens that get an injection (a run, or their numbers) and the weight of each; None weighs all of them 1."""
@@ -33,6 +36,8 @@ class ActiveInjection:
     """Of this step, before the factor of the block."""
     places: Places | None = field(default=None, compare=False)
     """None is every token in full."""
+    place_key: object = None
+    """Equal where `places` are, of one injection: tensors do not tell."""
     last_token: int = 0
     """One behind the video's last token."""
 
@@ -154,32 +159,30 @@ def start_call(
     x: Tensor,
     t: Tensor,
     rows: CondInjections,
-    window: Sequence[int] | None,
+    window: Window | None,
     model_args: dict[str, Any],
+    latent_size: Sequence[int] | None = None,
 ) -> ModelCall:
     """Work out what each conditioning of a call gets at this sigma.
 
     Args:
-        window: latent frames of the host's context window, or None.
+        window: the host's context window, or None.
         model_args: the call's other keywords.
+        latent_size: frames, height and width of the whole latent; None where it is not known.
 
     Raises:
         ValueError: when the batch is not the one that the host made of the conditionings.
     """
     strengths = StepStrengths(model.model_sampling, float(t.max()))
-    height, width = (
-        math.ceil(size / patch)
-        for size, patch in zip(x.shape[-2:], model.diffusion_model.patch_size[1:], strict=True)
-    )
     first_token = count_leading_tokens(model.diffusion_model, model_args)
 
     def inject(cond: LynxCond) -> list[ActiveInjection]:
-        frames = list_frames(cond, x.shape[2], window)
-        grid = TokenGrid(frames, first_token, height, width, x.device)
+        part = find_part(cond, x.shape[2:], window, model.diffusion_model.patch_size[1:], latent_size)
+        grid = TokenGrid(part, first_token, x.device)
         opened = [(i, strength) for i in cond.injections if (strength := strengths.choose(i))]
         weights = grid.weigh_regions([i for i, _ in opened])
         placed = [
-            ActiveInjection(injection, strength, grid.place(injection, weights.get(number)), grid.last_token)
+            grid.activate(injection, strength, weights.get(number))
             for number, (injection, strength) in enumerate(opened)
         ]
         return [active for active in placed if active.places != ()]
@@ -215,24 +218,25 @@ class StepStrengths:
                 low = middle
             else:
                 high = middle
-        return high
+        # The search never meets the ends of sampling to the last bit, and a curve may be 0 there.
+        return round(high, 6)
 
 
 @dataclass(frozen=True)
 class TokenGrid:
     """The video's tokens in one row of a call, frame by frame, line by line."""
 
-    frames: Sequence[int]
-    """Numbers of the latent frames in the whole video."""
+    part: LatentPart
     first_token: int
-    height: int
-    width: int
-    """Tokens a frame."""
     device: torch.device
 
     @property
+    def tokens_per_frame(self) -> int:
+        return self.part.height * self.part.width
+
+    @property
     def last_token(self) -> int:
-        return self.first_token + len(self.frames) * self.height * self.width
+        return self.first_token + len(self.part.frames) * self.tokens_per_frame
 
     def weigh_regions(self, injections: Sequence[Injection]) -> dict[int, Tensor]:
         """Give the weight of every token for the injections that have a region, by their place in the list.
@@ -243,21 +247,24 @@ class TokenGrid:
         for kind in ("id", "ref"):
             regions = {n: i.region for n, i in enumerate(injections) if i.kind == kind and i.region}
             if regions:
-                found = [
-                    r.to_tokens(self.frames, self.height, self.width, self.device) for r in regions.values()
-                ]
+                found = [region.to_tokens(self.part, self.device) for region in regions.values()]
                 weights.update(zip(regions, share_overlaps(found), strict=True))
         return weights
+
+    def activate(self, injection: Injection, strength: float, weights: Tensor | None) -> ActiveInjection:
+        """Put an injection on its tokens, with their weights where it has a region."""
+        places = self.place(injection, weights)
+        key = places if weights is None else self.part
+        return ActiveInjection(injection, strength, places, key, self.last_token)
 
     def place(self, injection: Injection, weights: Tensor | None) -> Places | None:
         """Say which tokens get an injection: none in the leading frames it skips, and none outside its region."""
         if injection.kind == "id" and weights is None:
             return None
-        tokens_per_frame = self.height * self.width
-        kept = [injection.kind == "id" or frame >= injection.skip_frames for frame in self.frames]
+        kept = [injection.kind == "id" or frame >= injection.skip_frames for frame in self.part.frames]
         if weights is None:
-            return tuple((run, None) for run in list_runs(kept, self.first_token, tokens_per_frame))
-        weights = weights * torch.tensor(kept, device=self.device).repeat_interleave(tokens_per_frame)
+            return tuple((run, None) for run in list_runs(kept, self.first_token, self.tokens_per_frame))
+        weights = weights * torch.tensor(kept, device=self.device).repeat_interleave(self.tokens_per_frame)
         index = weights.nonzero().flatten()
         return ((index + self.first_token, weights[index]),) if len(index) else ()
 
@@ -288,31 +295,65 @@ def count_leading_tokens(diffusion_model: Any, model_args: dict[str, Any]) -> in
     return math.prod(size // patch for size, patch in sizes)
 
 
-def list_window(model: Any, window: Any) -> list[int] | None:
-    """List the latent frames of a host context window, in order; None where there is none.
+@dataclass(frozen=True)
+class Window:
+    """A context window of the host: what it takes of one axis of the latent."""
+
+    axis: int
+    """0 for frames, 1 for lines, 2 for columns."""
+    places: Sequence[int]
+    """In order."""
+
+
+def read_window(model: Any, window: Any) -> Window | None:
+    """Read a host context window; None where there is none, or it divides the batch.
 
     In front of it the host may put a frame from before it, and it may keep frames of the video's
     start in their places.
     """
-    if window is None:
+    if window is None or window.dim < FIRST_LATENT_DIM:
         return None
     anchor = getattr(window, "causal_anchor_index", None)
-    frames = [*([anchor] if anchor is not None and anchor >= 0 else []), *window.index_list]
+    places = [*([anchor] if anchor is not None and anchor >= 0 else []), *window.index_list]
     handler = model.current_patcher.model_options.get("context_handler")
     for kept in getattr(handler, "latent_retain_index_list", None) or []:
-        if kept < len(frames):
-            frames[kept] = kept
-    return frames
+        if kept < len(places):
+            places[kept] = kept
+    return Window(window.dim - FIRST_LATENT_DIM, places)
 
 
-def list_frames(cond: LynxCond, num_frames: int, window: Sequence[int] | None) -> list[int]:
-    """List the latent frames of the whole video that a conditioning's rows show, in order.
+def find_part(
+    cond: LynxCond,
+    shape: Sequence[int],
+    window: Window | None,
+    patch: Sequence[int],
+    latent_size: Sequence[int] | None,
+) -> LatentPart:
+    """Find which part of the video a conditioning's rows show.
+
+    Args:
+        shape: frames, height and width of the rows.
+        patch: height and width of a token.
+        latent_size: frames, height and width of the whole latent; None where it is not known.
+    """
+    frames, lines, columns = (list_places(cond, axis, count, window) for axis, count in enumerate(shape))
+    # A sampler may go through other sizes; then what it gives the model is the whole.
+    is_cut = cond.area is not None or (window is not None and window.axis > 0)
+    height, width = latent_size[1:] if is_cut and latent_size is not None else (len(lines), len(columns))
+    size = (max(height, *(line + 1 for line in lines)), max(width, *(column + 1 for column in columns)))
+    return LatentPart(frames, lines, columns, size, (patch[0], patch[1]))
+
+
+def list_places(cond: LynxCond, axis: int, count: int, window: Window | None) -> list[int]:
+    """List which of the whole latent's places along an axis a conditioning's rows show, in order.
 
     The host cuts out a context window first, then the conditioning's area.
     """
-    first = 0 if cond.area is None else cond.area[len(cond.area) // 2]
-    last = first + num_frames
-    return list(range(first, last)) if window is None else list(window[first:last])
+    first = 0 if cond.area is None else cond.area[len(cond.area) // 2 + axis]
+    last = first + count
+    return (
+        list(range(first, last)) if window is None or window.axis != axis else list(window.places[first:last])
+    )
 
 
 def list_runs(keep: Sequence[bool], first_token: int, tokens_per_frame: int) -> tuple[slice, ...]:

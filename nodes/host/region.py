@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +14,31 @@ PIXELS_PER_LATENT_FRAME = 4
 """Wan's VAE: latent frame 0 is pixel frame 0, every later one stands for four."""
 
 MAX_ASPECT_DIFFERENCE = 0.05
+
+
+@dataclass(frozen=True)
+class LatentPart:
+    """The part of a video's latent that the rows of one call show: a context window, an area, or all of it."""
+
+    frames: Sequence[int]
+    """Numbers of its latent frames in the whole video."""
+    lines: Sequence[int]
+    columns: Sequence[int]
+    """The same of what is in each frame."""
+    size: tuple[int, int]
+    """Height and width of the whole latent."""
+    patch: tuple[int, int]
+    """Height and width of a token, in the latent."""
+
+    @property
+    def height(self) -> int:
+        """Tokens from top to bottom."""
+        return math.ceil(len(self.lines) / self.patch[0])
+
+    @property
+    def width(self) -> int:
+        """Tokens from left to right."""
+        return math.ceil(len(self.columns) / self.patch[1])
 
 
 class Region:
@@ -41,7 +68,7 @@ class Region:
                 "is in white, or invert the mask; to leave the person out, bypass this node."
             )
         self.leading_frames = leading_frames
-        self._tokens: dict[tuple[int, int, torch.device], Tensor] = {}
+        self._latents: dict[tuple[int, int], Tensor] = {}
 
     @property
     def num_frames(self) -> int:
@@ -70,25 +97,28 @@ class Region:
             "stretched over it."
         )
 
-    def to_tokens(self, frames: Sequence[int], height: int, width: int, device: torch.device) -> Tensor:
-        """Give the weight of every token of these latent frames, [len(frames) * height * width].
+    def to_tokens(self, part: LatentPart, device: torch.device) -> Tensor:
+        """Give the weight of every token of a part of the video, [frames * height * width].
 
-        Args:
-            frames: numbers of latent frames in the whole video; beyond the mask's own, its last one counts.
-            height, width: tokens a frame.
+        Beyond the mask's own frames, its last one counts.
         """
-        key = (height, width, device)
-        if key not in self._tokens:
-            small = F.interpolate(self.mask[:, None], (height, width), mode="area")[:, 0]
+        latent = self._to_latent(part.size)
+        frames = [min(max(frame - self.leading_frames, 0), len(latent) - 1) for frame in part.frames]
+        cut = latent[frames][:, part.lines][:, :, part.columns]
+        # The host fills up the last token of an odd side; what it fills in is not seen.
+        padding = (0, -cut.shape[2] % part.patch[1], 0, -cut.shape[1] % part.patch[0])
+        tokens = F.avg_pool2d(F.pad(cut[:, None], padding, mode="replicate"), part.patch)
+        return tokens.flatten().to(device)
+
+    def _to_latent(self, size: tuple[int, int]) -> Tensor:
+        """Give the weight of every place of a latent of this height and width, [latent frames, height, width]."""
+        if size not in self._latents:
+            small = F.interpolate(self.mask[:, None], size, mode="area")[:, 0]
             # Each latent frame gets the mean of its pixel frames.
             later = small[1:]
             groups = later.split(PIXELS_PER_LATENT_FRAME) if len(later) else ()
-            latent = torch.stack([small[0], *(group.mean(0) for group in groups)])
-            self._tokens[key] = latent.to(device)
-        latent = self._tokens[key]
-        places = [min(max(frame - self.leading_frames, 0), len(latent) - 1) for frame in frames]
-        index = torch.tensor(places, device=device)
-        return latent[index].flatten()
+            self._latents[size] = torch.stack([small[0], *(group.mean(0) for group in groups)])
+        return self._latents[size]
 
 
 def share_overlaps(weights: Sequence[Tensor]) -> list[Tensor]:

@@ -167,8 +167,9 @@ class SamplingLog:
         """Say which windows no step fell into, and which attentions never ran."""
         for kind in (kind for kind, has_opened in self.has_opened.items() if not has_opened):
             self.say(
-                f"{KIND_NAMES[kind]}: no step of this sampling falls into its window, so it does not act here. Widen "
-                f"{kind}_start to {kind}_end in Lynx Apply, or take more steps."
+                f"{KIND_NAMES[kind]}: no step of this sampling falls into its window, or its curve is 0 in those that do, "
+                f"so it does not act here. Widen {kind}_start to {kind}_end in Lynx Apply, raise {kind}_curve, or take "
+                "more steps."
             )
         never = {at for at, is_idle in self.idle.items() if is_idle}
         if never:

@@ -53,6 +53,12 @@ def test_a_stranger_among_three_is_named_with_his_cosine() -> None:
     assert not find_outliers(PERSON)
 
 
+def test_of_two_strangers_the_second_is_named() -> None:
+    for seed in range(20):
+        pair = torch.randn(2, 512, generator=torch.Generator().manual_seed(seed))
+        assert [outlier.index for outlier in find_outliers(pair)] == [1]
+
+
 def test_blend_goes_along_the_arc_in_equal_steps() -> None:
     a, b = axis(1, 0, 0), axis(0, 1, 0)
     assert torch.allclose(blend_embeddings(a, b, 0.0), a, atol=1e-6)

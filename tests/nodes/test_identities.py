@@ -106,7 +106,7 @@ def test_keys_and_values_of_another_base_are_refused(
         bench.apply(small, prompt, negative, reference=reference)
 
 
-@pytest.mark.parametrize("name", ["", "  ", "../Ann", "a/b", "C:\\x", ".hidden", "a\0b"])
+@pytest.mark.parametrize("name", ["", "  ", "../Ann", "a/b", "C:\\x", ".hidden", "a\0b", "a\nb", "x" * 300])
 def test_names_that_are_no_file_names_are_refused(
     bench: WanBench, folder: Path, identity: dict[str, Any], name: str
 ) -> None:
@@ -178,7 +178,7 @@ def test_a_stranger_among_the_photos_is_named(bench: WanBench, notes: list[str])
     [
         ({"mode": "blend"}, "'blend' needs 2 identities, 1 are connected"),
         ({"mode": "axis", "others": 1}, "'axis' needs 3 identities, 2 are connected"),
-        ({"mode": "weighted", "others": 1, "weights": "1"}, "holds 1 numbers for 2 identities"),
+        ({"mode": "weighted", "others": 1, "weights": "1"}, "holds 1 numbers for id_1 to id_2"),
         ({"mode": "weighted", "others": 1, "weights": "1, much"}, "'1, much': write a number"),
         ({"mode": "blend", "others": 1, "amount": 1.5}, "between 0 and 1, got 1.5"),
     ],
@@ -188,6 +188,31 @@ def test_what_cannot_be_combined_is_said(bench: WanBench, inputs: dict[str, Any]
     others = {f"id_{i + 2}": bench.make_id(i + 1) for i in range(inputs.pop("others", 0))}
     with pytest.raises(ValueError, match=message):
         combine(bench, id_1=bench.make_id(0), **others, **inputs)
+
+
+def test_weights_and_warnings_go_by_the_input(bench: WanBench, notes: list[str]) -> None:
+    """The second input is open."""
+    a, c = bench.make_id(0), bench.make_id(2)
+    weighted = combine(bench, "weighted", id_1=a, id_3=c, weights="0, 1, 1")
+    assert torch.allclose(weighted.embedding, c.embedding, atol=1e-6)
+    assert "id_3 is unlike the others" in notes[-1]
+    for weights in ("1, 1", "1, 1, 1, 1, 1"):
+        with pytest.raises(ValueError, match="numbers for id_1 to id_3: give one for each"):
+            combine(bench, "weighted", id_1=a, id_3=c, weights=weights)
+
+
+@pytest.mark.parametrize(("mode", "inputs"), [("blend", (1, 3)), ("axis", (1, 3, 4))])
+def test_blend_and_axis_take_their_own_inputs_alone(
+    bench: WanBench, mode: str, inputs: tuple[int, ...]
+) -> None:
+    ids = {f"id_{n}": bench.make_id(n) for n in inputs}
+    with pytest.raises(ValueError, match="id_2 is not connected"):
+        combine(bench, mode, **ids, amount=0.5)
+
+
+def test_an_input_that_the_mode_does_not_take_is_named(bench: WanBench, notes: list[str]) -> None:
+    combine(bench, "blend", **{f"id_{n}": bench.make_id(n) for n in (1, 2, 4)}, amount=0.5)
+    assert "id_4 does nothing: 'blend' takes id_1 to id_2.\nblend of 2 identities" in notes[-1]
 
 
 def test_identities_of_different_recognisers_are_refused(bench: WanBench) -> None:

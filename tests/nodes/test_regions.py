@@ -207,3 +207,103 @@ def test_a_mask_of_another_shape_is_said(
     on = bench.apply(base, prompt, negative, **identity, mask=torch.ones(1, 32, 64))
     bench.sample(on.model, on.positive, on.negative)
     assert "64x32 px, the video 64x64 px: the mask is stretched" in caplog.text
+
+
+@pytest.mark.parametrize(("columns", "touched"), [(LEFT, []), (RIGHT, [4, 5, 6, 7]), (slice(2, 6), [4, 5])])
+def test_an_area_sees_its_part_of_the_mask(
+    bench: WanBench,
+    base: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    identity: dict[str, Any],
+    columns: slice,
+    touched: list[int],
+) -> None:
+    """The mask is of the whole picture, the prompt of its right half."""
+    on = bench.apply(base, prompt, negative, **identity, **ONLY_LAST_BLOCK, mask=make_mask(columns))
+
+    def cut(cond: Conditioning) -> Conditioning:
+        return bench.comfy.run(
+            "ConditioningSetArea", conditioning=cond, width=32, height=64, x=32, y=0, strength=1.0
+        )[0]
+
+    (got,), (plain,) = (bench.predict(on.model, [cut(cond)]) for cond in (on.positive, prompt))
+    assert list_touched_columns(got, plain) == touched
+
+
+def list_touched_columns(got: Tensor, plain: Tensor) -> list[int]:
+    return [i for i in range(got.shape[-1]) if not torch.equal(got[..., i], plain[..., i])]
+
+
+def add_windows_across(bench: WanBench, model: Any, dim: int) -> Any:
+    """Windows of half a latent's height (3) or width (4), without overlap."""
+    return bench.comfy.run(
+        "ContextWindowsManual", model=model, context_length=4, context_overlap=0, context_schedule="standard_static",
+        context_stride=1, closed_loop=False, fuse_method="flat", dim=dim, freenoise=False,
+    )[0]  # fmt: skip
+
+
+@pytest.mark.parametrize("dim", [3, 4])
+def test_context_windows_across_the_picture_see_their_part_of_the_mask(
+    bench: WanBench,
+    base: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    identity: dict[str, Any],
+    dim: int,
+) -> None:
+    on = bench.apply(base, prompt, negative, **identity, **ONLY_LAST_BLOCK, mask=make_mask(LEFT))
+    windowed = add_windows_across(bench, on.model, dim)
+    got, plain = (bench.predict(windowed, [cond])[0] for cond in (on.positive, prompt))
+    touched = list_touched_columns(got, plain)
+    assert touched[:4] == [0, 1, 2, 3]
+    # A window that begins at column 4 has column 3 in front of it, in one token with column 4.
+    assert not {5, 6, 7} & set(touched)
+
+
+@pytest.mark.parametrize("dim", [3, 4])
+def test_context_windows_across_the_picture_leave_reference_frames_out(
+    bench: WanBench,
+    base: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    identity: dict[str, Any],
+    dim: int,
+) -> None:
+    on = bench.apply(base, prompt, negative, **identity, **ONLY_LAST_BLOCK, vace_reference_frames=1)
+    windowed = add_windows_across(bench, on.model, dim)
+    got, plain = (bench.predict(windowed, [cond])[0] for cond in (on.positive, prompt))
+    assert torch.equal(got[:, :, 0], plain[:, :, 0])
+    assert not torch.equal(got[:, :, 1], plain[:, :, 1])
+
+
+def test_two_areas_of_one_person_each_see_their_part_of_the_mask(
+    bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning, identity: dict[str, Any]
+) -> None:
+    """Areas of one size share a batch."""
+    on = bench.apply(base, prompt, negative, **identity, **ONLY_LAST_BLOCK, mask=make_mask(LEFT))
+
+    def cut(cond: Conditioning, x: int) -> Conditioning:
+        return bench.comfy.run(
+            "ConditioningSetArea", conditioning=cond, width=32, height=64, x=x, y=0, strength=1.0
+        )[0]
+
+    got = bench.predict(on.model, [cut(on.positive, x) for x in (0, 32)])
+    plain = bench.predict(on.model, [cut(prompt, x) for x in (0, 32)])
+    touched = [list_touched_columns(*pair) for pair in zip(got, plain, strict=True)]
+    assert touched == [[0, 1, 2, 3], []]
+
+
+def test_reference_frames_count_for_a_mask_without_a_reference(
+    bench: WanBench,
+    base: Any,
+    full: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    notes: list[str],
+) -> None:
+    person = {"adapter": full, "id": bench.make_id(), "vace_reference_frames": 1}
+    bench.apply(base, prompt, negative, **person, mask=make_mask(LEFT))
+    assert "does nothing" not in notes[-1].splitlines()[0]
+    bench.apply(base, prompt, negative, **person)
+    assert "vace_reference_frames does nothing without a reference or a mask" in notes[-1]

@@ -143,10 +143,12 @@ def test_an_area_in_time_within_a_window(bench: WanBench) -> None:
     module = bench.comfy.pack_module("nodes.host.model_call")
     cond = bench.comfy.pack_module("nodes.host.conditioning").LynxCond(())
     cut = cond.process_cond(batch_size=1, area=[2, 4, 4, 1, 0, 0])
-    assert module.list_frames(cond, 5, [7, 8, 9, 0, 1]) == [7, 8, 9, 0, 1]
-    assert module.list_frames(cut, 2, [7, 8, 9, 0, 1]) == [8, 9]
-    assert module.list_frames(cut, 2, [8, 9, 0, 1]) == [9, 0]
-    assert module.list_frames(cut, 2, None) == [1, 2]
+    longer, shorter = (module.Window(0, places) for places in ([7, 8, 9, 0, 1], [8, 9, 0, 1]))
+    assert module.list_places(cond, 0, 5, longer) == [7, 8, 9, 0, 1]
+    assert module.list_places(cut, 0, 2, longer) == [8, 9]
+    assert module.list_places(cut, 0, 2, shorter) == [9, 0]
+    assert module.list_places(cut, 0, 2, None) == [1, 2]
+    assert module.list_places(cut, 1, 4, longer) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("fix", "untouched"), [(True, [0]), (False, [0, 4])])
