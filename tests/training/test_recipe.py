@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from small_run import REPO_DIR
 
+from lynx_core.training.configuration import read_configuration
+
+CONFIGS = sorted((REPO_DIR / "configs").glob("single_*.toml"))
+
 
 def test_download_puts_the_models_where_the_configurations_name_them() -> None:
     from lynx_core.formats.published_files import BUNDLES
