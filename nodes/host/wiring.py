@@ -53,6 +53,15 @@ def find_wiring_faults(conds: Mapping[str, Any]) -> list[str]:
     people, others = (list_people(conds.get(name)).keys() for name in ("positive", "middle"))
     if people and others and people != others:
         faults.append("positive and middle carry different identities.")
+    persons, nobodies = (count_people(conds.get(name)) for name in ("positive", "negative"))
+    if persons and nobodies and persons != nobodies and not carries_person(conds["negative"]):
+        faults.append(
+            f"positive has passed {persons} Lynx Apply in a row, negative {nobodies}: a person is missing from one of them."
+        )
+    if is_middle_on_positive(conds):
+        faults.append(
+            "positive holds the text of negative, as middle does: the prompt is missing from the video."
+        )
     faults = [" ".join([*faults, SAME_APPLY])] if faults else []
     changed = [name for name, cond in conds.items() if any(has_other_text(entry) for entry in cond)]
     if changed:
@@ -62,6 +71,21 @@ def find_wiring_faults(conds: Mapping[str, Any]) -> list[str]:
             "person is not in the video. Put Lynx Apply after them; for two persons take ConditioningCombine."
         )
     return faults
+
+
+def is_middle_on_positive(conds: Mapping[str, Any]) -> bool:
+    """Tell whether what positive carries is what Lynx Apply gives out as middle: the person with the negative prompt."""
+    positive, negative, middle = (conds.get(name) for name in ("positive", "negative", "middle"))
+    if not positive or not negative or (middle and middle is not positive) or not carries_person(positive):
+        return False
+    texts = {id(get_text(entry)) for entry in negative}
+    return not carries_person(negative) and all(id(get_text(entry)) in texts for entry in positive)
+
+
+def count_people(conditioning: Any) -> int:
+    """Count the identities of one kind in the entry of a conditioning that carries most of them."""
+    kinds = ([i.kind for i in find_injections(entry)] for entry in conditioning or [])
+    return max((max(map(found.count, found)) for found in kinds if found), default=0)
 
 
 def find_fault(name: str, cond: Any) -> str:

@@ -371,19 +371,3 @@ def test_a_window_that_never_opens_is_no_skipped_attention(
     assert max_error(got, bench.predict(base, [prompt], 0.99, x)[0]) < 1e-6
     assert list_warnings(caplog)
     assert not [text for text in list_warnings(caplog) if "another node" in text]
-
-
-@pytest.mark.parametrize(("curve", "steps"), [("0:0", 2), ("ease in", 1)])
-def test_a_curve_that_is_0_in_every_step_is_said(
-    bench: WanBench,
-    base: Any,
-    identity: dict[str, Any],
-    prompt: Conditioning,
-    negative: Conditioning,
-    curve: str,
-    steps: int,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    on = bench.apply(base, prompt, negative, **identity, id_curve=curve)
-    bench.sample(on.model, on.positive, on.negative, steps=steps)
-    assert "ID: no step of this sampling falls into its window, or its curve is 0" in list_warnings(caplog)[0]

@@ -131,3 +131,19 @@ def test_a_bad_curve_names_its_part(
 ) -> None:
     with pytest.raises(ValueError, match="reference: curve 'wavy'"):
         bench.apply(base, prompt, negative, **identity, ref_curve="wavy")
+
+
+@pytest.mark.parametrize(("curve", "steps"), [("0:0", 2), ("ease in", 1)])
+def test_a_curve_that_is_0_in_every_step_is_said(
+    bench: WanBench,
+    base: Any,
+    identity: dict[str, Any],
+    prompt: Conditioning,
+    negative: Conditioning,
+    curve: str,
+    steps: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    on = bench.apply(base, prompt, negative, **identity, id_curve=curve)
+    bench.sample(on.model, on.positive, on.negative, steps=steps)
+    assert "ID: no step of this sampling falls into its window, or its curve is 0" in caplog.text
