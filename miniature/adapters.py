@@ -120,7 +120,7 @@ def export_checkpoint(making: Making, name: str, step: int, target: str) -> None
     adapter = load_modules(open_adapter(finished))
     contents = read_checkpoint(CheckpointFolder(finished.parent, keep_last=1, keep_every=0).path_of(step))
     parameters = dict(adapter.named_parameters())
-    for parameter_name, value in (contents.mean or contents.weights).items():
+    for parameter_name, value in (contents.ema or contents.weights).items():
         parameters[parameter_name].data.copy_(value)
     exported.parent.mkdir(parents=True, exist_ok=True)
     save_modules(adapter, exported, overwrite=True)
