@@ -93,6 +93,7 @@ class _PersonPairs:
         self.members = sorted(members, key=lambda member: (by_id[member.track].path, member.track))
         self.by_id = by_id
         self.uses: Counter[SampleRef] = Counter()
+        self.num_own_scene = 0
         self.options = [
             _Option(
                 SampleRef(member.track, number), track, member.scene, track.samples[number].embedding, rate_sample(track.samples[number])
@@ -203,7 +204,7 @@ class _PersonPairs:
         number: int,
     ) -> Candidate:
         name = hash_texts([track.id, str(window), *(f"{o.ref.track}:{o.ref.sample}" for o in chosen)])[:16]
-        edits = tier == "own" or (tier == "single-scene" and self._takes_share(name))
+        edits = tier == "own" or (tier == "single-scene" and self._takes_share())
         several = "multi-scene " + ("images" if track.media == "photo" else "videos")
         single = "single image" if track.media == "photo" else "single video"
         return Candidate(
@@ -219,9 +220,13 @@ class _PersonPairs:
             similarity=float(chosen[0].embedding @ target),
         )
 
-    def _takes_share(self, name: str) -> bool:
+    def _takes_share(self) -> bool:
+        """Whether the next pair of one scene is edited: the share of each person's pairs, to within one, from a
+        start that follows from the person, so that it is the same wherever the files lie."""
         share = max((augmenter.share for augmenter in self.config.augmenters), default=0.0)
-        return draw_share(name) < share
+        before = self.num_own_scene * share + draw_share(self.person)
+        self.num_own_scene += 1
+        return int(before + share) > int(before)
 
 
 def draw_share(name: str) -> float:

@@ -61,14 +61,29 @@ def test_all_raw_kinds_and_augmented_pairs_are_made(curated: Curated) -> None:
 
 def test_no_reference_is_a_frame_of_its_target_unless_edited(curated: Curated) -> None:
     rows = read_rows(curated[0].output)
-    by_reference = {
-        (row["target_track"], row["references"][0].split("/")[-1].split("-")[0]): row for row in rows
-    }
-    own = [row for (track, reference), row in by_reference.items() if track == reference]
+    # A reference that is no variant carries the name of its track.
+    own = [row for row in rows if Path(row["references"][0]).name.split("-")[0] == row["target_track"]]
     assert own, "the clip of one scene pairs with itself"
     for row in own:
-        assert row["kind"] in ("single-scene", "augmented")
+        assert row["kind"] == "single-scene"
         assert row["frame_range"] is not None
+
+
+def test_an_augmenter_takes_its_share_wherever_the_footage_lies(footage: Path, tmp_path: Path) -> None:
+    def count_kinds(folder: Path) -> Counter[str]:
+        config = make_config(folder, folder.with_name("set"), augmented=True)
+        curate(config)
+        return Counter(row["kind"] for row in read_rows(config.output) if row["raw_kind"] == "single video")
+
+    kinds = []
+    for name in ("one", "another"):
+        folder = tmp_path / name / "footage"
+        folder.mkdir(parents=True)
+        shutil.copytree(footage.with_name("backgrounds"), folder.with_name("backgrounds"))
+        shutil.copy(footage / "e" / "long.mp4", folder)
+        kinds.append(count_kinds(folder))
+    # Half of three pairs is one or two of them, never none or all.
+    assert kinds[0] == kinds[1] and set(kinds[0].values()) == {1, 2}, kinds
 
 
 def test_every_file_is_in_a_pair_or_has_a_reason(curated: Curated, footage: Path) -> None:
