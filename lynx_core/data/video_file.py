@@ -24,7 +24,8 @@ import numpy as np
 from ..faces.errors import FaceError
 from ..faces.picture_file import PhotoInfo, decode_picture, decoder_errors, open_picture
 from .errors import MediaError, first_line
-from .video_container import NUMBERED_FORMATS, check_whole, ffmpeg_command, open_video
+from .foreign_content import ffmpeg_command
+from .video_container import NUMBERED_FORMATS, check_whole, open_video
 from .video_frames import FrameFormat, RGBConverter, deinterlace, flatten_picture
 
 if TYPE_CHECKING:
