@@ -18,8 +18,11 @@ from .presets import (
     CONSTANT,
     CURVES,
     CUSTOM,
+    FORMER_PRESETS,
+    MAX_STRENGTH,
     PRESETS,
     PartSettings,
+    name_preset,
     read_settings,
 )
 
@@ -30,10 +33,12 @@ def define_part_inputs(part: str, what: str) -> list[io.Input]:
         io.Float.Input(
             f"{part}_strength",
             default=1.0,
-            min=-10.0,
-            max=10.0,
+            min=0.0,
+            max=2.0,
             step=0.05,
-            tooltip=f"How strongly {what} acts, -10 to 10; 1 as published, 0 leaves it out.",
+            display_mode=io.NumberDisplay.slider,
+            tooltip=f"How strongly {what} acts, 0 to 2; 1 as published, 0 leaves it out. A linked number may be anything "
+            "from -10 to 10.",
         ),
         io.Float.Input(
             f"{part}_start",
@@ -105,10 +110,12 @@ class LynxApply(io.ComfyNode):
                     default=CUSTOM,
                     # web/lynx_presets.js shows a preset's values in the widgets below.
                     extra_dict={
-                        "lynx_presets": {name: settings.list_widgets() for name, settings in PRESETS.items()}
+                        "lynx_presets": {name: settings.list_widgets() for name, settings in PRESETS.items()},
+                        "lynx_former_presets": FORMER_PRESETS,
                     },
-                    tooltip="Fills the values below; they, and what is linked to them, are what counts. "
-                    "'reference overpowers': stiff, front-facing headshots. 'distilled LoRA at cfg 1': few steps.",
+                    tooltip="Fills the values below; they, and what is linked to them, are what counts. 'softer reference': "
+                    "against stiff, front-facing headshots. 'distilled LoRA at cfg 1': few steps. 'lite ID + full "
+                    "reference': a mix of files, for 6 steps with a distilled LoRA.",
                 ),
                 *define_part_inputs("id", "the ID"),
                 *define_part_inputs("ref", "the reference"),
@@ -139,6 +146,24 @@ class LynxApply(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls, preset: str | None = None, id_strength: float | None = None, ref_strength: float | None = None
+    ) -> bool | str:
+        """Take what graphs of earlier versions hold, too: a preset's former name, strengths beyond the sliders."""
+        faults = []
+        for name, strength in (("id_strength", id_strength), ("ref_strength", ref_strength)):
+            if strength is not None and not -MAX_STRENGTH <= strength <= MAX_STRENGTH:
+                faults.append(
+                    f"{name} must be between -{MAX_STRENGTH:g} and {MAX_STRENGTH:g}, got {strength:g}."
+                )
+        try:
+            if preset is not None:
+                name_preset(preset)
+        except ValueError as error:
+            faults.append(f"{error}.")
+        return " ".join(faults) or True
 
     @classmethod
     @raise_plainly

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
@@ -81,25 +82,16 @@ class LynxCropFace(io.ComfyNode):
         already_aligned: bool,
         face_analyzer: FaceAnalyzer | None = None,
     ) -> io.NodeOutput:
-        photos = convert_image(image)
-        labels = [
-            f"photo {i} of {len(photos)}" if len(photos) > 1 else "the photo"
-            for i in range(1, len(photos) + 1)
-        ]
         if already_aligned:
-            crops, annotated = [crop_aligned(*pair) for pair in zip(photos, labels, strict=True)], photos
+            photos = label_photos(image)
+            crops, annotated = [crop_aligned(*pair) for pair in photos], [photo for photo, _ in photos]
         elif face_analyzer is None:
             raise ValueError(
                 "Lynx Crop Face needs a face analyzer to find the face: connect Lynx Load Face Analyzer, or switch on "
                 "'already_aligned' if the image is a ready face crop."
             )
         else:
-            detector = face_analyzer.detector
-            found = [
-                crop_face(photo, detector, order, face_number - 1, label)
-                for photo, label in zip(photos, labels, strict=True)
-            ]
-            crops, annotated = [crop for crop, _ in found], [picture for _, picture in found]
+            crops, annotated = find_crops(image, face_analyzer, order, face_number)
         warnings = [warning for crop in crops for warning in crop.warnings]
         if already_aligned and (order, face_number) != (FACE_ORDERS[0], 1):
             warnings.append("order and face_number do nothing while already_aligned is on")
@@ -112,6 +104,50 @@ class LynxCropFace(io.ComfyNode):
             annotated_batch,
             ui=ui.PreviewImage(annotated_batch, cls=cls),
         )
+
+
+def label_photos(image: torch.Tensor) -> list[tuple[np.ndarray, str]]:
+    """Give each photo of an IMAGE, [height, width, 3] uint8 RGB, with what messages call it.
+
+    Raises:
+        FaceError: when the IMAGE is none.
+    """
+    photos = convert_image(image)
+    if len(photos) == 1:
+        return [(photos[0], "the photo")]
+    return [(photo, f"photo {i} of {len(photos)}") for i, photo in enumerate(photos, 1)]
+
+
+def find_crops(
+    image: torch.Tensor, analyzer: FaceAnalyzer, order: str, face_number: int
+) -> tuple[list[FaceCrop], list[np.ndarray]]:
+    """Crop one face of each photo; gives the photos with their numbered faces, too.
+
+    Raises:
+        FaceError: when a photo does not hold that face, or the detector does not open.
+    """
+    found = [
+        crop_face(photo, analyzer.detector, order, face_number - 1, label)
+        for photo, label in label_photos(image)
+    ]
+    return [crop for crop, _ in found], [annotated for _, annotated in found]
+
+
+def encode_id(analyzer: FaceAnalyzer, crops: list[FaceCrop]) -> tuple[FaceID, list[str]]:
+    """Average the embeddings of one person's photos; gives a warning where two of them are unlike.
+
+    Raises:
+        FaceError: when the recogniser does not open, or the photos cancel out.
+    """
+    recogniser = analyzer.recogniser
+    embeddings = recogniser.embed([crop.id_crop for crop in crops])
+    likeness = min_pairwise_cosine(embeddings)
+    warnings = []
+    if likeness < SAME_PERSON_COSINE:
+        warnings.append(
+            f"Two of these {len(crops)} photos differ much (cosine {likeness:.2f}): do all show the same person?"
+        )
+    return FaceID(average_embeddings(embeddings), recogniser.name), warnings
 
 
 class LynxEncodeID(io.ComfyNode):
@@ -154,14 +190,9 @@ class LynxEncodeID(io.ComfyNode):
         face_4: list[FaceCrop] | None = None,
     ) -> io.NodeOutput:
         crops = [crop for faces in (face, face_2, face_3, face_4) if faces for crop in faces]
-        recogniser = face_analyzer.recogniser
-        embeddings = recogniser.embed([crop.id_crop for crop in crops])
-        likeness = min_pairwise_cosine(embeddings)
-        if likeness < SAME_PERSON_COSINE:
-            cosine = f"cosine {likeness:.2f}"
-            warning = f"Two of these {len(crops)} photos differ much ({cosine}): do all show the same person?"
-            show_note(cls, warnings=[warning])
-        return io.NodeOutput(FaceID(average_embeddings(embeddings), recogniser.name))
+        face_id, warnings = encode_id(face_analyzer, crops)
+        show_note(cls, warnings=warnings)
+        return io.NodeOutput(face_id)
 
 
 class LynxEncodeReference(io.ComfyNode):

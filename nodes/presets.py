@@ -14,6 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 ALL_BLOCKS = "all"
+MAX_STRENGTH = 10.0
+"""Of either sign; the sliders show 0 to 2."""
 CONSTANT = "constant"
 
 BLOCK_SHARES: dict[str, tuple[float, float]] = {
@@ -175,8 +177,10 @@ class PartSettings:
     curve: str = CONSTANT
 
     def __post_init__(self) -> None:
-        if not -10.0 <= self.strength <= 10.0:
-            raise ValueError(f"strength must be between -10 and 10, got {self.strength}")
+        if not -MAX_STRENGTH <= self.strength <= MAX_STRENGTH:
+            raise ValueError(
+                f"strength must be between -{MAX_STRENGTH:g} and {MAX_STRENGTH:g}, got {self.strength:g}"
+            )
         if not 0.0 <= self.start_percent <= self.end_percent <= 1.0:
             raise ValueError(
                 f"the window must lie within 0 and 1 and start before it ends, got start {self.start_percent:g}, "
@@ -233,12 +237,28 @@ CUSTOM = "custom"
 
 PRESETS: dict[str, IdentitySettings] = {
     "as published": IdentitySettings(PartSettings(1.0), PartSettings(1.0)),
-    "reference overpowers": IdentitySettings(PartSettings(1.0), PartSettings(0.6, 0.1, 0.8)),
+    "softer reference": IdentitySettings(PartSettings(1.0), PartSettings(0.6, 0.1, 0.8)),
     "more likeness": IdentitySettings(PartSettings(1.2), PartSettings(1.1)),
     "more motion": IdentitySettings(PartSettings(1.0, 0.05), PartSettings(0.75, 0.2, 1.0)),
     "distilled LoRA at cfg 1": IdentitySettings(PartSettings(1.0), PartSettings(0.7)),
+    "lite ID + full reference": IdentitySettings(PartSettings(0.7), PartSettings(0.6)),
 }
 """Starting points; only 'as published' has figures behind it. A preset fills the widgets, and acts in no other way."""
+
+FORMER_PRESETS = {"reference overpowers": "softer reference"}
+"""What a preset was called in graphs of earlier versions -> its name. They keep working."""
+
+
+def name_preset(preset: str) -> str:
+    """Give the name that a preset has now.
+
+    Raises:
+        ValueError: when there is no such preset.
+    """
+    name = FORMER_PRESETS.get(preset, preset)
+    if name not in (CUSTOM, *PRESETS):
+        raise ValueError(f"preset {preset!r} is none of: {', '.join([CUSTOM, *PRESETS])}")
+    return name
 
 
 def read_settings(preset: str, widgets: Mapping[str, Any]) -> tuple[IdentitySettings, list[str]]:
@@ -254,8 +274,10 @@ def read_settings(preset: str, widgets: Mapping[str, Any]) -> tuple[IdentitySett
         The settings, and a remark on everything in which they are not what the preset's name promises.
 
     Raises:
-        ValueError: when a value cannot be used and no preset is set; the message names the part.
+        ValueError: when there is no such preset, and when a value cannot be used and no preset is set; the message
+            names the part then.
     """
+    preset = name_preset(preset)
     shown = PRESETS.get(preset)
     parts, remarks = {}, []
     for part, part_name in PART_NAMES.items():

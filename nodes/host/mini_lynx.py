@@ -68,14 +68,25 @@ def load_mini() -> MiniLynx:
         vae.throw_exception_if_invalid()
     with explain_damage(ADAPTER):
         adapter = open_adapter(ASSETS_DIR / ADAPTER, name=Path(ADAPTER).stem)
+    analyzer = open_face_models()
+    with explain_damage(PORTRAIT):
+        portrait = convert_photos([load_photo(ASSETS_DIR / PORTRAIT)])
+    return MiniLynx(model, clip, vae, adapter, analyzer, portrait)
+
+
+def open_face_models() -> FaceAnalyzer:
+    """Open the detector and the recogniser.
+
+    Raises:
+        ValueError: when a file does not open.
+        FaceError: when a Python package that finds faces is missing.
+    """
     analyzer = FaceAnalyzer(ASSETS_DIR / "insightface", DETECTOR_PACK, "CPU", ASSETS_DIR / RECOGNISER)
     with explain_damage(RECOGNISER):
         _ = analyzer.recogniser
     with explain_damage(str(Path(DETECTOR).parent)):
         analyzer.detector.load()
-    with explain_damage(PORTRAIT):
-        portrait = convert_photos([load_photo(ASSETS_DIR / PORTRAIT)])
-    return MiniLynx(model, clip, vae, adapter, analyzer, portrait)
+    return analyzer
 
 
 @contextmanager

@@ -8,6 +8,7 @@ becomes keys and values at once, while the pass runs; the features are never col
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -152,3 +153,35 @@ def encode_reference(model: Any, adapter: Adapter, clip: Any, vae: Any, crop: Te
             "time axis. Load wan_2.1_vae with Load VAE."
         )
     return make_reference(model, adapter, conditioning, face, null)
+
+
+class ReferenceCache:
+    """The last references that were encoded, for a node that encodes and applies in one: a changed strength
+    computes nothing anew."""
+
+    def __init__(self, max_entries: int) -> None:
+        self.max_entries = max_entries
+        self.entries: list[tuple[tuple[str, ...], tuple[weakref.ref[Any], ...], Reference]] = []
+
+    def encode(self, model: Any, adapter: Adapter, clip: Any, vae: Any, crop: Tensor) -> Reference:
+        """Encode a reference crop, or give what was encoded from the same.
+
+        Raises:
+            ValueError: as `encode_reference`.
+        """
+        key = (
+            adapter.fingerprint,
+            describe_base(model).checksum,
+            str(model.patches_uuid),
+            str(model.model.get_dtype_inference()),
+            hashlib.sha256(crop.numpy().tobytes()).hexdigest(),
+        )
+        for place, (known, loaders, reference) in enumerate(self.entries):
+            # CLIP and VAE are told by the object: the host gives the same one until it is loaded anew.
+            if known == key and [loader() for loader in loaders] == [clip, vae]:
+                self.entries.append(self.entries.pop(place))
+                return reference
+        reference = encode_reference(model, adapter, clip, vae, crop)
+        self.entries.append((key, (weakref.ref(clip), weakref.ref(vae)), reference))
+        del self.entries[: -self.max_entries]
+        return reference
