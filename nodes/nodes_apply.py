@@ -224,6 +224,11 @@ def describe_part(name: str, part: PartSettings, given: FaceID | Reference | Non
     """Say in one line how a part acts, or why it does not."""
     if given is None:
         return f"{name}: nothing is connected, its values do nothing"
+    return describe_settings(name, part)
+
+
+def describe_settings(name: str, part: PartSettings) -> str:
+    """Say in one line how a part acts."""
     if not part.strength:
         return f"{name}: left out, its strength is 0"
     curve = "" if part.curve == CONSTANT else f", curve {part.curve}"

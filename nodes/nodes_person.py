@@ -18,7 +18,7 @@ from .host import model_files
 from .host.application import apply_identity
 from .host.messages import raise_plainly, show_note
 from .host.reference_pass import ReferenceCache
-from .nodes_apply import describe_part
+from .nodes_apply import describe_settings
 from .nodes_face import encode_id, find_crops
 from .nodes_load import (
     explain_choice,
@@ -170,11 +170,9 @@ class LynxPerson(io.ComfyNode):
             photo = convert_photos([crops[0].reference_crop])[0]
             reference = _references.encode(model, opened, clip, vae, photo)
         warnings += explain_idle(opened, settings)
-        lines = [
-            f"{opened.name}, preset {preset}",
-            describe_part("ID", settings.id, face_id),
-            describe_part("reference", settings.ref, reference),
-        ]
+        parts = (("ID", settings.id, opened.id), ("reference", settings.ref, opened.ref))
+        lines = [f"{opened.name}, preset {preset}"]
+        lines += [describe_settings(name, acting) for name, acting, layers in parts if layers is not None]
         show_note(cls, *lines, warnings=warnings)
         preview = ui.PreviewImage(convert_photos(annotated), cls=cls)
         if face_id is None and reference is None:
