@@ -250,7 +250,8 @@ class LynxLikenessGate(io.ComfyNode):
                 "seed, more strength, or a lower threshold."
             )
             show_note(cls, warnings=[message])
-            return io.NodeOutput(block_execution=message)
+            # The host drops a block that comes without outputs.
+            return io.NodeOutput([], [], [], block_execution=message)
         numbers = ", ".join(str(place + 1) for place in kept)
         show_note(cls, f"passes on {numbers} of {len(score)}: likeness {figures}, threshold {threshold[0]:g}")
         return io.NodeOutput(
