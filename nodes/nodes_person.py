@@ -167,7 +167,7 @@ class LynxPerson(io.ComfyNode):
             face_id, remarks = encode_id(analyzer, crops)
             warnings += remarks
         if settings.ref.strength and opened.ref is not None:
-            photo = convert_photos([crops[0].reference_crop])[0]
+            photo = convert_photos([crops[0].reference_crop])
             reference = _references.encode(model, opened, clip, vae, photo)
         warnings += explain_idle(opened, settings)
         parts = (("ID", settings.id, opened.id), ("reference", settings.ref, opened.ref))
