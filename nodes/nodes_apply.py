@@ -59,8 +59,9 @@ def define_part_inputs(part: str, what: str) -> list[io.Input]:
         io.String.Input(
             f"{part}_blocks",
             default=ALL_BLOCKS,
-            tooltip=f"Blocks in which {what} acts: 'all', 'first half', 'second half', 'middle half', or numbers and "
-            "ranges with a weight behind a colon where it is not 1, such as '0-20:1, 25:0.5' (Wan 14B has 0 to 39).",
+            tooltip=f"Blocks in which {what} acts: 'all', 'first half', 'second half', 'middle half', numbers and ranges, "
+            "joined by commas, with a weight behind a colon where it is not 1, such as '0-20:1, 25:0.5' (Wan 14B has 0 to "
+            "39). The last that names a block counts.",
         ),
     ]
 
@@ -202,6 +203,7 @@ class LynxApply(io.ComfyNode):
             "ref_curve": ref_curve,
         }
         settings, remarks = read_settings(preset, values)
+        region = None if mask is None else Region(mask, vace_reference_frames)
         applied = apply_identity(
             model,
             positive,
@@ -211,11 +213,15 @@ class LynxApply(io.ComfyNode):
             reference,
             settings,
             vace_reference_frames,
-            None if mask is None else Region(mask, vace_reference_frames),
+            region,
         )
+        remarks += applied.remarks
         if vace_reference_frames and reference is None and mask is None:
             remarks.append("vace_reference_frames does nothing without a reference or a mask.")
         lines = [describe_part("ID", settings.id, id), describe_part("reference", settings.ref, reference)]
+        if region is not None:
+            lines.append(region.describe())
+            remarks += region.list_remarks()
         show_note(cls, *lines, warnings=remarks)
         return io.NodeOutput(applied.model, applied.positive, applied.negative, applied.middle)
 

@@ -15,7 +15,7 @@ from ..lynx_core.formats.adapter import Adapter
 from ..lynx_core.spec import RELEASE_RECOGNISER
 from . import sockets
 from .host import model_files
-from .host.application import apply_identity
+from .host.application import AppliedIdentity, apply_identity
 from .host.messages import raise_plainly, show_note
 from .host.reference_pass import ReferenceCache
 from .nodes_apply import describe_settings
@@ -173,11 +173,13 @@ class LynxPerson(io.ComfyNode):
         parts = (("ID", settings.id, opened.id), ("reference", settings.ref, opened.ref))
         lines = [f"{opened.name}, preset {preset}"]
         lines += [describe_settings(name, acting) for name, acting, layers in parts if layers is not None]
-        show_note(cls, *lines, warnings=warnings)
+        applied = (
+            AppliedIdentity(model, positive, negative, negative)
+            if face_id is None and reference is None
+            else apply_identity(model, positive, negative, opened, face_id, reference, settings)
+        )
+        show_note(cls, *lines, warnings=[*applied.remarks, *warnings])
         preview = ui.PreviewImage(convert_photos(annotated), cls=cls)
-        if face_id is None and reference is None:
-            return io.NodeOutput(model, positive, negative, negative, ui=preview)
-        applied = apply_identity(model, positive, negative, opened, face_id, reference, settings)
         return io.NodeOutput(applied.model, applied.positive, applied.negative, applied.middle, ui=preview)
 
 

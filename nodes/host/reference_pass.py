@@ -25,6 +25,7 @@ from ...lynx_core.spec import REFERENCE_PROMPT, null_image
 from .attention_hooks import make_recorder
 from .base_model import check_adapter_fits, describe_base
 from .identity import IdentityKV, IdentityKVCache, Reference, register_kv
+from .mini_lynx import explain_text_encoder
 
 
 class OneCall(comfy.samplers.Sampler):
@@ -144,6 +145,9 @@ def encode_reference(model: Any, adapter: Adapter, clip: Any, vae: Any, crops: T
     """
     base = describe_base(model)
     check_adapter_fits(adapter, base)
+    misfit = explain_text_encoder(model, clip)
+    if misfit:
+        raise ValueError(misfit)
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(REFERENCE_PROMPT))
     text_dim = model.model.diffusion_model.text_dim
     if conditioning[0][0].shape[-1] != text_dim:
