@@ -9,7 +9,9 @@ from .nodes_apply import LynxApply
 from .nodes_face import LynxCropFace, LynxEncodeID, LynxEncodeReference
 from .nodes_guidance import LynxGuider, LynxSampler
 from .nodes_identity import LynxCombineIdentities, LynxLoadIdentity, LynxSaveIdentity
+from .nodes_likeness import LynxFaceSimilarity, LynxLikenessGate
 from .nodes_load import LynxLoadAdapter, LynxLoadFaceAnalyzer, LynxLoadMini
+from .nodes_person import LynxPerson
 
 
 class LynxExtension(ComfyExtension):
@@ -17,6 +19,7 @@ class LynxExtension(ComfyExtension):
         # Here and not in `on_load`, which older hosts never call.
         register_folders()
         return [
+            LynxPerson,
             LynxLoadAdapter,
             LynxLoadFaceAnalyzer,
             LynxLoadMini,
@@ -29,4 +32,6 @@ class LynxExtension(ComfyExtension):
             LynxApply,
             LynxGuider,
             LynxSampler,
+            LynxFaceSimilarity,
+            LynxLikenessGate,
         ]

@@ -18,8 +18,11 @@ from .presets import (
     CONSTANT,
     CURVES,
     CUSTOM,
+    FORMER_PRESETS,
+    MAX_STRENGTH,
     PRESETS,
     PartSettings,
+    name_preset,
     read_settings,
 )
 
@@ -30,10 +33,12 @@ def define_part_inputs(part: str, what: str) -> list[io.Input]:
         io.Float.Input(
             f"{part}_strength",
             default=1.0,
-            min=-10.0,
-            max=10.0,
+            min=0.0,
+            max=2.0,
             step=0.05,
-            tooltip=f"How strongly {what} acts, -10 to 10; 1 as published, 0 leaves it out.",
+            display_mode=io.NumberDisplay.slider,
+            tooltip=f"How strongly {what} acts, 0 to 2; 1 as published, 0 leaves it out. A linked number may be anything "
+            "from -10 to 10.",
         ),
         io.Float.Input(
             f"{part}_start",
@@ -54,8 +59,9 @@ def define_part_inputs(part: str, what: str) -> list[io.Input]:
         io.String.Input(
             f"{part}_blocks",
             default=ALL_BLOCKS,
-            tooltip=f"Blocks in which {what} acts: 'all', 'first half', 'second half', 'middle half', or numbers and "
-            "ranges with a weight behind a colon where it is not 1, such as '0-20:1, 25:0.5' (Wan 14B has 0 to 39).",
+            tooltip=f"Blocks in which {what} acts: 'all', 'first half', 'second half', 'middle half', numbers and ranges, "
+            "joined by commas, with a weight behind a colon where it is not 1, such as '0-20:1, 25:0.5' (Wan 14B has 0 to "
+            "39). The last that names a block counts.",
         ),
     ]
 
@@ -105,10 +111,12 @@ class LynxApply(io.ComfyNode):
                     default=CUSTOM,
                     # web/lynx_presets.js shows a preset's values in the widgets below.
                     extra_dict={
-                        "lynx_presets": {name: settings.list_widgets() for name, settings in PRESETS.items()}
+                        "lynx_presets": {name: settings.list_widgets() for name, settings in PRESETS.items()},
+                        "lynx_former_presets": FORMER_PRESETS,
                     },
-                    tooltip="Fills the values below; they, and what is linked to them, are what counts. "
-                    "'reference overpowers': stiff, front-facing headshots. 'distilled LoRA at cfg 1': few steps.",
+                    tooltip="Fills the values below; they, and what is linked to them, are what counts. 'softer reference': "
+                    "against stiff, front-facing headshots. 'distilled LoRA at cfg 1': few steps. 'lite ID + full "
+                    "reference': a mix of files, for 6 steps with a distilled LoRA.",
                 ),
                 *define_part_inputs("id", "the ID"),
                 *define_part_inputs("ref", "the reference"),
@@ -139,6 +147,24 @@ class LynxApply(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls, preset: str | None = None, id_strength: float | None = None, ref_strength: float | None = None
+    ) -> bool | str:
+        """Take what graphs of earlier versions hold, too: a preset's former name, strengths beyond the sliders."""
+        faults = []
+        for name, strength in (("id_strength", id_strength), ("ref_strength", ref_strength)):
+            if strength is not None and not -MAX_STRENGTH <= strength <= MAX_STRENGTH:
+                faults.append(
+                    f"{name} must be between -{MAX_STRENGTH:g} and {MAX_STRENGTH:g}, got {strength:g}."
+                )
+        try:
+            if preset is not None:
+                name_preset(preset)
+        except ValueError as error:
+            faults.append(f"{error}.")
+        return " ".join(faults) or True
 
     @classmethod
     @raise_plainly
@@ -177,6 +203,7 @@ class LynxApply(io.ComfyNode):
             "ref_curve": ref_curve,
         }
         settings, remarks = read_settings(preset, values)
+        region = None if mask is None else Region(mask, vace_reference_frames)
         applied = apply_identity(
             model,
             positive,
@@ -186,11 +213,15 @@ class LynxApply(io.ComfyNode):
             reference,
             settings,
             vace_reference_frames,
-            None if mask is None else Region(mask, vace_reference_frames),
+            region,
         )
+        remarks += applied.remarks
         if vace_reference_frames and reference is None and mask is None:
             remarks.append("vace_reference_frames does nothing without a reference or a mask.")
         lines = [describe_part("ID", settings.id, id), describe_part("reference", settings.ref, reference)]
+        if region is not None:
+            lines.append(region.describe())
+            remarks += region.list_remarks()
         show_note(cls, *lines, warnings=remarks)
         return io.NodeOutput(applied.model, applied.positive, applied.negative, applied.middle)
 
@@ -199,6 +230,11 @@ def describe_part(name: str, part: PartSettings, given: FaceID | Reference | Non
     """Say in one line how a part acts, or why it does not."""
     if given is None:
         return f"{name}: nothing is connected, its values do nothing"
+    return describe_settings(name, part)
+
+
+def describe_settings(name: str, part: PartSettings) -> str:
+    """Say in one line how a part acts."""
     if not part.strength:
         return f"{name}: left out, its strength is 0"
     curve = "" if part.curve == CONSTANT else f", curve {part.curve}"

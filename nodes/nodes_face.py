@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
@@ -16,6 +17,10 @@ from . import sockets
 from .host.identity import FaceID
 from .host.messages import raise_plainly, show_note
 from .host.reference_pass import encode_reference
+
+ONE_PHOTO, SIDE_BY_SIDE = "photo_number alone", "all side by side"
+MAX_SIDE_BY_SIDE = 8
+"""Of photos in one reference: 8 times 118 MB for Wan 14B."""
 
 SAME_PERSON_COSINE = 0.3
 """Below this, ArcFace embeddings mostly belong to different persons."""
@@ -81,25 +86,16 @@ class LynxCropFace(io.ComfyNode):
         already_aligned: bool,
         face_analyzer: FaceAnalyzer | None = None,
     ) -> io.NodeOutput:
-        photos = convert_image(image)
-        labels = [
-            f"photo {i} of {len(photos)}" if len(photos) > 1 else "the photo"
-            for i in range(1, len(photos) + 1)
-        ]
         if already_aligned:
-            crops, annotated = [crop_aligned(*pair) for pair in zip(photos, labels, strict=True)], photos
+            photos = label_photos(image)
+            crops, annotated = [crop_aligned(*pair) for pair in photos], [photo for photo, _ in photos]
         elif face_analyzer is None:
             raise ValueError(
                 "Lynx Crop Face needs a face analyzer to find the face: connect Lynx Load Face Analyzer, or switch on "
                 "'already_aligned' if the image is a ready face crop."
             )
         else:
-            detector = face_analyzer.detector
-            found = [
-                crop_face(photo, detector, order, face_number - 1, label)
-                for photo, label in zip(photos, labels, strict=True)
-            ]
-            crops, annotated = [crop for crop, _ in found], [picture for _, picture in found]
+            crops, annotated = find_crops(image, face_analyzer, order, face_number)
         warnings = [warning for crop in crops for warning in crop.warnings]
         if already_aligned and (order, face_number) != (FACE_ORDERS[0], 1):
             warnings.append("order and face_number do nothing while already_aligned is on")
@@ -112,6 +108,50 @@ class LynxCropFace(io.ComfyNode):
             annotated_batch,
             ui=ui.PreviewImage(annotated_batch, cls=cls),
         )
+
+
+def label_photos(image: torch.Tensor) -> list[tuple[np.ndarray, str]]:
+    """Give each photo of an IMAGE, [height, width, 3] uint8 RGB, with what messages call it.
+
+    Raises:
+        FaceError: when the IMAGE is none.
+    """
+    photos = convert_image(image)
+    if len(photos) == 1:
+        return [(photos[0], "the photo")]
+    return [(photo, f"photo {i} of {len(photos)}") for i, photo in enumerate(photos, 1)]
+
+
+def find_crops(
+    image: torch.Tensor, analyzer: FaceAnalyzer, order: str, face_number: int
+) -> tuple[list[FaceCrop], list[np.ndarray]]:
+    """Crop one face of each photo; gives the photos with their numbered faces, too.
+
+    Raises:
+        FaceError: when a photo does not hold that face, or the detector does not open.
+    """
+    found = [
+        crop_face(photo, analyzer.detector, order, face_number - 1, label)
+        for photo, label in label_photos(image)
+    ]
+    return [crop for crop, _ in found], [annotated for _, annotated in found]
+
+
+def encode_id(analyzer: FaceAnalyzer, crops: list[FaceCrop]) -> tuple[FaceID, list[str]]:
+    """Average the embeddings of one person's photos; gives a warning where two of them are unlike.
+
+    Raises:
+        FaceError: when the recogniser does not open, or the photos cancel out.
+    """
+    recogniser = analyzer.recogniser
+    embeddings = recogniser.embed([crop.id_crop for crop in crops])
+    likeness = min_pairwise_cosine(embeddings)
+    warnings = []
+    if likeness < SAME_PERSON_COSINE:
+        warnings.append(
+            f"Two of these {len(crops)} photos differ much (cosine {likeness:.2f}): do all show the same person?"
+        )
+    return FaceID(average_embeddings(embeddings), recogniser.name), warnings
 
 
 class LynxEncodeID(io.ComfyNode):
@@ -154,14 +194,9 @@ class LynxEncodeID(io.ComfyNode):
         face_4: list[FaceCrop] | None = None,
     ) -> io.NodeOutput:
         crops = [crop for faces in (face, face_2, face_3, face_4) if faces for crop in faces]
-        recogniser = face_analyzer.recogniser
-        embeddings = recogniser.embed([crop.id_crop for crop in crops])
-        likeness = min_pairwise_cosine(embeddings)
-        if likeness < SAME_PERSON_COSINE:
-            cosine = f"cosine {likeness:.2f}"
-            warning = f"Two of these {len(crops)} photos differ much ({cosine}): do all show the same person?"
-            show_note(cls, warnings=[warning])
-        return io.NodeOutput(FaceID(average_embeddings(embeddings), recogniser.name))
+        face_id, warnings = encode_id(face_analyzer, crops)
+        show_note(cls, warnings=warnings)
+        return io.NodeOutput(face_id)
 
 
 class LynxEncodeReference(io.ComfyNode):
@@ -187,7 +222,16 @@ class LynxEncodeReference(io.ComfyNode):
                     default=1,
                     min=1,
                     max=64,
-                    tooltip="Which photo of a batch is the reference, 1 to 64; an adapter takes only one.",
+                    tooltip="Which photo of a batch is the reference, 1 to 64.",
+                ),
+                io.Combo.Input(
+                    "photos",
+                    options=[ONE_PHOTO, SIDE_BY_SIDE],
+                    default=ONE_PHOTO,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Of a batch: the photo of photo_number, or all of them, their tokens side by side (at most "
+                    f"{MAX_SIDE_BY_SIDE}; the published adapter was trained on one).",
                 ),
             ],
             outputs=[sockets.Reference.Output(display_name="reference")],
@@ -197,19 +241,49 @@ class LynxEncodeReference(io.ComfyNode):
     @classmethod
     @raise_plainly
     def execute(
-        cls, adapter: Adapter, face: list[FaceCrop], model: Any, clip: Any, vae: Any, photo_number: int
+        cls,
+        adapter: Adapter,
+        face: list[FaceCrop],
+        model: Any,
+        clip: Any,
+        vae: Any,
+        photo_number: int,
+        photos: str = ONE_PHOTO,
     ) -> io.NodeOutput:
-        if not 1 <= photo_number <= len(face):
-            count = (
-                "is only 1 photo; its number is 1"
-                if len(face) == 1
-                else f"are {len(face)} photos; choose 1 to {len(face)}"
-            )
-            raise ValueError(
-                f"photo_number is {photo_number}, but in what is connected to face there {count}."
-            )
-        crop = convert_photos([face[photo_number - 1].reference_crop])[0]
-        reference = encode_reference(model, adapter, clip, vae, crop)
-        kept_mb = 2 * reference.face.kv_cache.count_bytes() / 1e6
-        show_note(cls, f"Precomputed through {reference.base.name}: {kept_mb:.1f} MB with its null identity.")
+        chosen = choose_photos(face, photo_number, photos)
+        crops = convert_photos([crop.reference_crop for crop in chosen])
+        reference = encode_reference(model, adapter, clip, vae, crops)
+        kept_mb = (reference.face.kv_cache.count_bytes() + reference.null.kv_cache.count_bytes()) / 1e6
+        count = f"{len(chosen)} photos side by side, precomputed" if len(chosen) > 1 else "Precomputed"
+        idle = photos == SIDE_BY_SIDE and photo_number != 1
+        show_note(
+            cls,
+            f"{count} through {reference.base.name}: {kept_mb:.1f} MB with its null identity.",
+            warnings=[f"photo_number does nothing while photos is {SIDE_BY_SIDE!r}."] if idle else [],
+        )
         return io.NodeOutput(reference)
+
+
+def choose_photos(face: list[FaceCrop], photo_number: int, photos: str) -> list[FaceCrop]:
+    """Choose the crops that become the reference.
+
+    Raises:
+        ValueError: when there is no such photo, or there are too many.
+    """
+    if photos not in (ONE_PHOTO, SIDE_BY_SIDE):
+        raise ValueError(f"photos {photos!r} is none of: {ONE_PHOTO}, {SIDE_BY_SIDE}")
+    if photos == SIDE_BY_SIDE:
+        if len(face) > MAX_SIDE_BY_SIDE:
+            raise ValueError(
+                f"{len(face)} photos are connected to face; at most {MAX_SIDE_BY_SIDE} stand side by side. Take fewer "
+                f"photos, or set photos to {ONE_PHOTO!r}."
+            )
+        return face
+    if not 1 <= photo_number <= len(face):
+        count = (
+            "is only 1 photo; its number is 1"
+            if len(face) == 1
+            else f"are {len(face)} photos; choose 1 to {len(face)}"
+        )
+        raise ValueError(f"photo_number is {photo_number}, but in what is connected to face there {count}.")
+    return [face[photo_number - 1]]

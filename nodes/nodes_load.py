@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..lynx_core.faces.analyzer import FaceAnalyzer
 from ..lynx_core.faces.detection import ONNX_PROVIDERS, PACK_FILES
-from ..lynx_core.formats.adapter import open_adapter
+from ..lynx_core.formats.adapter import Adapter, open_adapter
 from . import sockets
 from .host import mini_lynx, model_files
 from .host.messages import raise_plainly, show_note
@@ -26,9 +26,7 @@ class LynxLoadAdapter(io.ComfyNode):
                 model_files.list_adapter_files(), published, model_files.locate_adapter
             ),
         ]
-        adapters = model_files.list_choices(
-            model_files.list_adapters(), model_files.ADAPTERS, model_files.locate_adapter
-        )
+        adapters = list_adapter_choices()
         return io.Schema(
             node_id="LynxLoadAdapter",
             display_name="Lynx Load Adapter",
@@ -97,26 +95,45 @@ class LynxLoadAdapter(io.ComfyNode):
         ref_layers: str | None = None,
     ) -> str:
         """Open the files again once one of them is replaced."""
-        choices = (adapter, resampler, id_layers, ref_layers)
-        # What is linked is not known yet: any adapter may be meant.
-        names = [*list_names(*choices), *(model_files.list_adapters() if None in choices else ())]
-        places = (model_files.locate_adapter(name) for name in names)
-        return model_files.stamp_files(
-            file for place in places if place for file in model_files.list_weight_files(place)
-        )
+        return stamp_choices((adapter, resampler, id_layers, ref_layers))
 
     @classmethod
     @raise_plainly
     def execute(cls, adapter: str, resampler: str, id_layers: str, ref_layers: str) -> io.NodeOutput:
-        choices = (adapter, resampler, id_layers, ref_layers)
-        fault = explain_choice(choices)
-        if fault:
-            raise ValueError(fault)
-        names = list_names(*choices)
-        found = [place for place in map(model_files.locate_adapter, names) if place is not None]
-        opened = open_adapter(*found, name=name_adapter(names))
+        opened = open_choices(adapter, resampler, id_layers, ref_layers)
         show_note(cls, *model_files.shorten_paths(opened.summary()).splitlines())
         return io.NodeOutput(opened)
+
+
+def open_choices(*choices: str) -> Adapter:
+    """Open the adapter that choices of the lists stand for.
+
+    Raises:
+        ValueError: when nothing is chosen, or what is chosen is not there.
+        AdapterError: when a file does not open, or the parts do not fit each other.
+    """
+    fault = explain_choice(choices)
+    if fault:
+        raise ValueError(fault)
+    names = list_names(*choices)
+    found = [place for place in map(model_files.locate_adapter, names) if place is not None]
+    return open_adapter(*found, name=name_adapter(names))
+
+
+def stamp_choices(choices: Sequence[str | None]) -> str:
+    """Give another value once a file of what is chosen is replaced; of what is linked (None), any may be meant."""
+    names = [*list_names(*choices), *(model_files.list_adapters() if None in choices else ())]
+    places = (model_files.locate_adapter(name) for name in names)
+    return model_files.stamp_files(
+        file for place in places if place for file in model_files.list_weight_files(place)
+    )
+
+
+def list_adapter_choices() -> list[str]:
+    """List the adapters under models/lynx, and the published ones that are not there, marked so."""
+    return model_files.list_choices(
+        model_files.list_adapters(), model_files.ADAPTERS, model_files.locate_adapter
+    )
 
 
 def explain_choice(choices: Sequence[str | None]) -> str:
@@ -163,7 +180,7 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
                 io.Combo.Input(
                     "detector_pack",
                     options=packs,
-                    default=model_files.choose_default(packs, "buffalo_l"),
+                    default=model_files.choose_default(packs, model_files.DEFAULT_PACK),
                     tooltip="insightface model pack under models/insightface/models; only its detector is used.",
                 ),
                 io.Combo.Input(
@@ -193,35 +210,63 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
         cls, detector_pack: str | None = None, encoder: str | None = None, provider: str | None = None
     ) -> str:
         """Open the models again once a file of them is replaced."""
-        # What is linked is not known yet: any pack or encoder may be meant.
-        packs = (
-            model_files.list_detector_packs()
-            if detector_pack is None
-            else [model_files.strip_mark(detector_pack)]
-        )
-        encoders = model_files.list_recognisers() if encoder is None else [model_files.strip_mark(encoder)]
-        files: list[Path] = []
-        for pack in packs:
-            files += model_files.list_pack_files(model_files.find_insightface_root(pack), pack)
-        places = (model_files.locate_recogniser(name) for name in encoders if name != PACK_RECOGNISER)
-        return model_files.stamp_files([*files, *(place for place in places if place)])
+        return stamp_face_models(detector_pack, encoder)
 
     @classmethod
     @raise_plainly
     def execute(cls, detector_pack: str, encoder: str, provider: str) -> io.NodeOutput:
-        fault = explain_face_models(detector_pack, encoder)
-        if fault:
-            raise ValueError(fault)
-        pack = model_files.strip_mark(detector_pack)
-        name = model_files.strip_mark(encoder)
-        return io.NodeOutput(
-            FaceAnalyzer(
-                root=model_files.find_insightface_root(pack),
-                pack=pack,
-                provider=provider,
-                recogniser_path=None if name == PACK_RECOGNISER else model_files.locate_recogniser(name),
-            )
+        return io.NodeOutput(open_face_models(detector_pack, encoder, provider))
+
+
+def open_face_models(detector_pack: str, encoder: str, provider: str) -> FaceAnalyzer:
+    """Make the analyzer that choices of the lists stand for.
+
+    Raises:
+        ValueError: when a file of them is not there.
+    """
+    fault = explain_face_models(detector_pack, encoder)
+    if fault:
+        raise ValueError(fault)
+    pack = model_files.strip_mark(detector_pack)
+    name = model_files.strip_mark(encoder)
+    return FaceAnalyzer(
+        root=model_files.find_insightface_root(pack),
+        pack=pack,
+        provider=provider,
+        recogniser_path=None if name == PACK_RECOGNISER else model_files.locate_recogniser(name),
+    )
+
+
+def open_matching_face_models(adapter: Adapter) -> FaceAnalyzer:
+    """Make the analyzer whose recogniser an adapter was trained on.
+
+    Raises:
+        ValueError: when a file of it is not there, or the recogniser is none that comes by name.
+    """
+    if adapter.recogniser == Path(mini_lynx.RECOGNISER).stem:
+        return mini_lynx.open_face_models()
+    choices = model_files.find_face_choices(adapter.recogniser)
+    if choices is None:
+        raise ValueError(
+            f"Adapter {adapter.name!r} was trained on face embeddings of {adapter.recogniser!r}, which has no default: "
+            "connect face_analyzer. " + model_files.explain_recogniser(adapter.recogniser)
         )
+    return open_face_models(*choices, next(iter(ONNX_PROVIDERS)))
+
+
+def stamp_face_models(detector_pack: str | None, encoder: str | None) -> str:
+    """Give another value once a file of the face models is replaced; of what is linked (None), any may be meant."""
+    packs = (
+        model_files.list_detector_packs()
+        if detector_pack is None
+        else [model_files.strip_mark(detector_pack)]
+    )
+    encoders = model_files.list_recognisers() if encoder is None else [model_files.strip_mark(encoder)]
+    files: list[Path] = []
+    for pack in packs:
+        files += model_files.list_pack_files(model_files.find_insightface_root(pack), pack)
+    places = (model_files.locate_recogniser(name) for name in encoders if name != PACK_RECOGNISER)
+    return model_files.stamp_files([*files, *(place for place in places if place)])
 
 
 def explain_face_models(detector_pack: str | None, encoder: str | None) -> str:

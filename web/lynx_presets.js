@@ -61,6 +61,12 @@ function onChange(apply, name, value, holders) {
 
 app.registerExtension({
   name: "Lynx.Presets",
+  // A graph of an earlier version may hold a preset's former name, which the list has no more.
+  loadedGraphNode(node) {
+    const former = node.constructor.nodeData?.input?.required?.preset?.[1]?.lynx_former_presets;
+    const preset = node.comfyClass === NODE && former && findWidget(node, "preset");
+    if (preset && former[preset.value]) preset.value = former[preset.value];
+  },
   nodeCreated(node) {
     // Only edits count: where a workflow is opened or an edit is undone, the widgets hold what was saved.
     if (node.comfyClass === NODE) {

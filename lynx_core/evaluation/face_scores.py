@@ -8,9 +8,10 @@ photos score (floor).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,9 +23,11 @@ from ..faces.photo import load_photo
 from .errors import ConfigurationError
 from .face_similarity import FaceSimilarity
 from .face_tracks import choose_track, find_faces, link_faces
-from .recognisers import Recogniser, SeenFace
-from .subjects import Subject
-from .video import Video
+from .seen_faces import Recogniser, SeenFace
+
+if TYPE_CHECKING:  # the nodes score faces, too, and have no package that reads tables or videos
+    from .subjects import Subject
+    from .video import Video
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class FaceScore:
     """Cosine of each frame's face with the person's photo."""
     num_people: int
     """Tracks in the video; the subject's is one of them."""
+    faces: Mapping[int, SeenFace] = field(default_factory=dict)
+    """The subject's, by frame number."""
 
     @property
     def drift(self) -> float:
@@ -58,23 +63,31 @@ class FaceScore:
 def score_faces(
     video: Video, person: Sequence[Tensor], detector: FaceDetector, recognisers: Sequence[Recogniser]
 ) -> list[FaceScore]:
-    """Score a video against a person.
+    """Score a video against a person; as `score_frames`."""
+    return score_frames(video.frames, person, detector, recognisers)
+
+
+def score_frames(
+    frames: np.ndarray, person: Sequence[Tensor], detector: FaceDetector, recognisers: Sequence[Recogniser]
+) -> list[FaceScore]:
+    """Score frames [T, H, W, 3] uint8 RGB against a person.
 
     The first recogniser tells which track is the person; all score that one.
 
     Args:
-        person: the photo's embedding by each recogniser, [dim] each.
+        person: the photo's embedding by each recogniser, [dim] each; of several photos the mean of theirs, which
+            gives the mean of their scores.
 
     Raises:
         FaceError: when a face model fails.
     """
-    found = find_faces(video.frames, detector)
+    found = find_faces(frames, detector)
     tracks = link_faces(found, recognisers[0])
     track = choose_track(tracks, person[0])
     places = sorted(track.faces)
     results = []
     for number, (recogniser, vector) in enumerate(zip(recognisers, person, strict=True)):
-        scores: list[float | None] = [None] * len(video.frames)
+        scores: list[float | None] = [None] * len(frames)
         if places:
             if number == 0:
                 vectors = torch.stack([track.vectors[place] for place in places])
@@ -82,7 +95,7 @@ def score_faces(
                 vectors = recogniser.embed([track.faces[place] for place in places])
             for place, cosine in zip(places, vectors @ vector, strict=True):
                 scores[place] = float(cosine)
-        results.append(FaceScore(FaceSimilarity(tuple(scores)), len(tracks)))
+        results.append(FaceScore(FaceSimilarity(tuple(scores)), len(tracks), track.faces))
     return results
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from ..faces.crops import measure_face_px
 from ..faces.detection import FaceDetector
-from .recognisers import Recogniser, SeenFace
+from ..faces.errors import NoFaceError
+from .seen_faces import Recogniser, SeenFace
 
 MIN_OVERLAP = 0.3
 """Intersection over union from which boxes of neighbouring frames are one face."""
@@ -48,8 +50,20 @@ class Track:
 
 
 def find_faces(frames: np.ndarray, detector: FaceDetector) -> list[list[SeenFace]]:
-    """All faces of each frame, frames [T, H, W, 3] uint8 RGB."""
-    return [[SeenFace(frame, face) for face in detector.detect(frame)] for frame in frames]
+    """All faces of each frame that can be aligned, frames [T, H, W, 3] uint8 RGB."""
+    return [
+        [SeenFace(frame, face) for face in detector.detect(frame) if has_size(face.landmarks)]
+        for frame in frames
+    ]
+
+
+def has_size(landmarks: np.ndarray) -> bool:
+    """Tell whether a face can be aligned: the landmarks of one that cannot fall together."""
+    try:
+        measure_face_px(landmarks)
+    except NoFaceError:
+        return False
+    return True
 
 
 def link_faces(found: list[list[SeenFace]], recogniser: Recogniser) -> list[Track]:

@@ -23,8 +23,9 @@ from .judge import Judge
 from .judging import judge_videos
 from .ledger import Key, Ledger, ScoreRow, open_scores, open_videos
 from .motion import measure_motion
-from .recognisers import Recogniser, open_detector, open_recogniser
+from .recognisers import open_detector, open_recogniser
 from .scored_cell import Cell, Wanted
+from .seen_faces import Recogniser
 from .video import Video, VideoError, read_video
 
 Note = Callable[[str], None]

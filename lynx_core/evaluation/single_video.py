@@ -8,7 +8,7 @@ from pathlib import Path
 from ..faces.detection import FaceDetector
 from .face_scores import FaceScore, find_largest_face, score_faces
 from .motion import MotionScores, measure_motion
-from .recognisers import Recogniser
+from .seen_faces import Recogniser
 from .video import Video, read_video
 
 

@@ -42,6 +42,7 @@ RELEASE_FILE = "recognition_arcface_ir_se50.pth"
 """The file of the face recogniser of the Lynx release."""
 
 PACK_RECOGNISER = "the detector pack's own"
+DEFAULT_PACK = "buffalo_l"
 
 
 def register_folders() -> None:
@@ -108,10 +109,20 @@ def explain_recogniser(recogniser: str) -> str:
 def _find_choice(recogniser: str) -> str:
     if recogniser == RELEASE_RECOGNISER:
         return f"the encoder {RELEASE_FILE!r}"
+    choices = find_face_choices(recogniser)
+    if choices is not None:
+        return f"the encoder {choices[1]!r} and the detector_pack {choices[0]!r}"
+    return f"an encoder file of {recogniser!r}"
+
+
+def find_face_choices(recogniser: str) -> tuple[str, str] | None:
+    """Find the detector_pack and the encoder that give a recogniser of this canonical name; None for one of a user's own."""
+    if recogniser == RELEASE_RECOGNISER:
+        return DEFAULT_PACK, RELEASE_FILE
     for pack, (_, file_name) in PACK_FILES.items():
         if recogniser == f"insightface/{pack}/{Path(file_name).stem}":
-            return f"the encoder {PACK_RECOGNISER!r} and the detector_pack {pack!r}"
-    return f"an encoder file of {recogniser!r}"
+            return pack, PACK_RECOGNISER
+    return None
 
 
 def locate_lynx_file(name: str) -> Path | None:

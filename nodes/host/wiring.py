@@ -9,7 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from .conditioning import Kind, carries_identity, carries_person, find_cond, find_injections, list_people
+from .conditioning import (
+    Kind,
+    carries_identity,
+    carries_person,
+    count_sources,
+    find_cond,
+    find_injections,
+    list_people,
+)
 from .messages import warn_at_running_node
 from .model_call import RowCursor
 
@@ -53,7 +61,7 @@ def find_wiring_faults(conds: Mapping[str, Any]) -> list[str]:
     people, others = (list_people(conds.get(name)).keys() for name in ("positive", "middle"))
     if people and others and people != others:
         faults.append("positive and middle carry different identities.")
-    persons, nobodies = (count_people(conds.get(name)) for name in ("positive", "negative"))
+    persons, nobodies = (count_sources(conds.get(name)) for name in ("positive", "negative"))
     if persons and nobodies and persons != nobodies and not carries_person(conds["negative"]):
         faults.append(
             f"positive has passed {persons} Lynx Apply in a row, negative {nobodies}: a person is missing from one of them."
@@ -80,12 +88,6 @@ def is_middle_on_positive(conds: Mapping[str, Any]) -> bool:
         return False
     texts = {id(get_text(entry)) for entry in negative}
     return not carries_person(negative) and all(id(get_text(entry)) in texts for entry in positive)
-
-
-def count_people(conditioning: Any) -> int:
-    """Count the identities of one kind in the entry of a conditioning that carries most of them."""
-    kinds = ([i.kind for i in find_injections(entry)] for entry in conditioning or [])
-    return max((max(map(found.count, found)) for found in kinds if found), default=0)
 
 
 def find_fault(name: str, cond: Any) -> str:

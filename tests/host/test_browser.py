@@ -229,7 +229,7 @@ def test_a_preset_shows_its_values_and_an_edit_makes_it_custom(page: Any, host: 
     presets = definition["lynx_presets"]
     assert set(presets) == set(definition["options"]) - {"custom"}
     open_workflow(page, host, "lynx_full")
-    for preset in ("reference overpowers", "more motion"):
+    for preset in ("softer reference", "more motion"):
         page.evaluate(SET_WIDGET, ["preset", preset])
         shown = page.evaluate(READ_WIDGETS)
         assert shown["preset"] == preset

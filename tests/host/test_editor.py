@@ -30,7 +30,7 @@ __all__ = ["browser", "host", "page"]  # fixtures
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
-PRESET = "reference overpowers"
+PRESET = "softer reference"
 VALUES = {"id_strength": 1.0, "ref_strength": 0.6, "ref_start": 0.1, "ref_end": 0.8}
 
 LOOK_AT = """type => {

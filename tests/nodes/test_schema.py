@@ -29,6 +29,9 @@ NODE_IDS = {
     "LynxApply": ["MODEL", "CONDITIONING", "CONDITIONING", "CONDITIONING"],
     "LynxGuider": ["GUIDER"],
     "LynxSampler": ["LATENT"],
+    "LynxPerson": ["MODEL", "CONDITIONING", "CONDITIONING", "CONDITIONING"],
+    "LynxFaceSimilarity": ["FLOAT", "FLOAT", "FLOAT", "IMAGE", "IMAGE"],
+    "LynxLikenessGate": ["IMAGE", "FLOAT", "INT"],
 }
 """Frozen: workflows that people have saved hold these ids and the order of these sockets."""
 
