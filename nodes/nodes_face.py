@@ -47,6 +47,7 @@ class LynxCropFace(io.ComfyNode):
                     "order",
                     options=list(FACE_ORDERS),
                     default="largest",
+                    advanced=True,
                     tooltip="How the faces of a photo are numbered. The preview shows the numbers.",
                 ),
                 io.Int.Input(
@@ -169,7 +170,15 @@ class LynxEncodeID(io.ComfyNode):
             category=sockets.CATEGORY,
             description="Computes the face embedding, which says who the person is. Several photos of one person are "
             "averaged, which steadies the likeness.",
-            search_aliases=["face embedding", "arcface", "identity"],
+            search_aliases=[
+                "face embedding",
+                "arcface",
+                "identity",
+                "instantid",
+                "pulid",
+                "faceid",
+                "likeness",
+            ],
             inputs=[
                 sockets.FaceAnalyzer.Input(
                     "face_analyzer", tooltip="Its recogniser must be the one that the adapter was trained on."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.samplers
@@ -12,7 +13,11 @@ from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAd
 from . import sockets
 from .host.guidance_schedule import GuidanceSchedule, GuidanceWindow
 from .host.messages import show_note
+from .host.region import PIXELS_PER_LATENT_FRAME
 from .host.triple_guidance import TripleGuider, choose_guidance
+
+LATENT_DIMS = 5
+"""Of a video."""
 
 
 def define_guidance_inputs() -> list[io.Input]:
@@ -113,11 +118,17 @@ def make_guider(
     middle: Any,
     schedule: GuidanceSchedule,
     sigmas: torch.Tensor | None = None,
+    size: str = "",
 ) -> TripleGuider:
-    """Make the guider that the conditionings call for, and say at the node which one that is."""
+    """Make the guider that the conditionings call for, and say at the node which one that is.
+
+    Args:
+        sigmas: of the steps, where they are known.
+        size: of the video, where it is known.
+    """
     steps = None if sigmas is None else sigmas.tolist()
     guidance = choose_guidance(model, positive, negative, middle, schedule, steps)
-    show_note(node, *guidance.lines)
+    show_note(node, *guidance.lines, *([size] if size else []))
     guider = TripleGuider(model)
     guider.set_conds(positive, negative, guidance.middle)
     guider.set_schedule(schedule)
@@ -173,7 +184,13 @@ class LynxSampler(io.ComfyNode):
             display_name="Lynx Sampler",
             category=sockets.CATEGORY,
             description="KSampler with triple guidance: prompt and identity guide separately.",
-            search_aliases=["ksampler", "triple guidance", "identity guidance"],
+            search_aliases=[
+                "ksampler",
+                "triple guidance",
+                "identity guidance",
+                "photo to video",
+                "character",
+            ],
             inputs=[
                 *define_guidance_inputs(),
                 io.Latent.Input("latent_image", tooltip="From EmptyHunyuanLatentVideo or WanVaceToVideo."),
@@ -251,7 +268,8 @@ class LynxSampler(io.ComfyNode):
         sampling = comfy.samplers.KSampler(
             model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
         )
-        guider = make_guider(cls, model, positive, negative, middle, schedule, sampling.sigmas)
+        size = describe_size(latent_image["samples"].shape)
+        guider = make_guider(cls, model, positive, negative, middle, schedule, sampling.sigmas, size)
         sampled = SamplerCustomAdvanced.execute(
             Noise_RandomNoise(seed),
             guider,
@@ -260,3 +278,11 @@ class LynxSampler(io.ComfyNode):
             latent_image,
         )
         return io.NodeOutput(sampled.args[0])
+
+
+def describe_size(shape: Sequence[int]) -> str:
+    """Say which video a latent [batch, channels, frames, height, width] becomes: lengths are rounded on the way to it."""
+    if len(shape) != LATENT_DIMS:
+        return ""
+    frames, height, width = shape[2:]
+    return f"{8 * width} x {8 * height} px, {PIXELS_PER_LATENT_FRAME * (frames - 1) + 1} frames (a length is 4 n + 1)"

@@ -48,18 +48,7 @@ class LynxPerson(io.ComfyNode):
             category=sockets.CATEGORY,
             description="Puts the person in a photo on a Wan model, all in one: finds the face, encodes ID and reference, "
             "and applies both. Use MODEL and conditionings of this node together, with Lynx Sampler.",
-            search_aliases=[
-                "identity",
-                "character",
-                "consistent face",
-                "photo to video",
-                "likeness",
-                "instantid",
-                "pulid",
-                "faceid",
-                "face swap",
-                "ip adapter",
-            ],
+            search_aliases=["identity", "same person", "ip adapter", *sockets.SEARCH_WORDS],
             inputs=[
                 io.Image.Input(
                     "image",

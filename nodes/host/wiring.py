@@ -153,6 +153,17 @@ class SamplingLog:
         for fault in find_wiring_faults(choose_computed(guider)):
             self.say(fault)
 
+    def check_size(self, guider: Any, size: Sequence[int]) -> None:
+        """Say which sides of a latent of [frames, height, width] the model cannot cut into whole tokens."""
+        patch = guider.model_patcher.model.diffusion_model.patch_size
+        for name, side, token in zip(("width", "height"), size[:0:-1], patch[:0:-1], strict=True):
+            if side % token:
+                px, step = 8 * side, 8 * token
+                self.say(
+                    f"The {name} of {px} px is no multiple of {step}: the model fills up the last {8 * (side % token)} px, and "
+                    f"the picture tears there. Take {px // step * step or step} or {(px // step + 1) * step} px."
+                )
+
     def check_regions(self, guider: Any, size: Sequence[int]) -> None:
         """Say which masks do not fit a latent of [frames, height, width].
 
