@@ -218,3 +218,61 @@ def test_another_text_encoder_on_mini_lynx_is_refused(bench: WanBench) -> None:
             negative=text,
             loaded_adapter=adapter,
         )
+
+
+# --- sizes and words -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "message"),
+    [
+        (72, 64, "The width of 72 px is no multiple of 16"),
+        (64, 40, "The height of 40 px is no multiple of 16"),
+        (64, 64, ""),
+    ],
+)
+def test_a_size_that_tears_the_picture_is_said(
+    bench: WanBench,
+    base: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    identity: Inputs,
+    caplog: pytest.LogCaptureFixture,
+    width: int,
+    height: int,
+    message: str,
+) -> None:
+    on = bench.apply(base, prompt, negative, **identity)
+    latent = {"samples": torch.zeros(1, 16, 2, height // 8, width // 8)}
+    bench.sample(on.model, on.positive, on.negative, latent_image=latent)
+    if message:
+        assert (
+            message in caplog.text
+            and ("Take 64 or 80 px" if width == 72 else "Take 32 or 48 px") in caplog.text
+        )
+    else:
+        assert "no multiple" not in caplog.text
+
+
+def test_lynx_sampler_says_which_video_it_makes(
+    bench: WanBench,
+    base: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    identity: Inputs,
+    notes: list[str],
+) -> None:
+    """EmptyHunyuanLatentVideo takes a length of 11, and makes 9 frames."""
+    on = bench.apply(base, prompt, negative, **identity)
+    (latent,) = bench.comfy.run("EmptyHunyuanLatentVideo", width=64, height=64, length=11)
+    conds = {"positive": on.positive, "negative": on.negative, "middle": on.middle}
+    bench.comfy.run("LynxSampler", model=on.model, **conds, latent_image=latent, steps=1)
+    assert any("64 x 64 px, 9 frames" in note for note in notes if note.startswith("Lynx Sampler"))
+
+
+@pytest.mark.parametrize(
+    "word", ["instantid", "pulid", "faceid", "likeness", "character", "face swap", "photo to video"]
+)
+def test_search_words_lead_to_the_nodes_that_a_graph_begins_with(bench: WanBench, word: str) -> None:
+    for node in ("LynxPerson", "LynxApply", "LynxLoadAdapter"):
+        assert word in bench.comfy.node_classes[node].GET_SCHEMA().search_aliases
