@@ -93,7 +93,8 @@ class TensorCache:
         if stored is None or stored != hash_tensors(tensors):
             self._count(damaged=1)
             return None
-        return tensors
+        # Copied, since in the file they lie at any address, on which the last bits of matrix products depend.
+        return {name: tensor.clone() for name, tensor in tensors.items()}
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep the tensors of an entry.

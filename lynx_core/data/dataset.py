@@ -133,11 +133,14 @@ class PairDataset:
         frames = self._kept_frames.get(index)
         return sample if frames is None else sample.keep_frames(frames)
 
-    def load_pack(self, indices: Sequence[int]) -> list[Sample]:
+    def load_pack(self, indices: Sequence[int], *, counts: bool = True) -> list[Sample]:
         """The samples of a pack, with replacements for those that are quarantined.
 
         The tokens are at most those of the plan; only a pack that would be empty takes a longer
         sample, the shortest there is.
+
+        Args:
+            counts: whether `draws` takes note; not for a pack that another process loads as well.
 
         Raises:
             DataError: when no sample of the dataset can be loaded, with the counts by reason.
@@ -147,7 +150,8 @@ class PairDataset:
             sample = self._load_first(self._with_replacements(int(index)))
             if sample is not None:
                 samples.append(sample)
-            self.draws.count(self.items[int(index)].pair.id, sample)
+            if counts:
+                self.draws.count(self.items[int(index)].pair.id, sample)
         if not samples:
             sample = self._load_first(iter(np.argsort(self._lengths, kind="stable").tolist()))
             if sample is None:

@@ -54,7 +54,24 @@ def open_base(config: BaseConfig, context: DistributedContext, shard: bool) -> P
         blocks = BlockOffload(transformer, context.device)
     else:
         transformer.to(context.device)
+    if context.device.type == "cpu":
+        _align(transformer)
     return PackedWan(transformer, backend, config.gradient_checkpointing, blocks)
+
+
+_ALIGNMENT_BYTES = 64
+
+
+def _align(module: torch.nn.Module) -> None:
+    """Copy weights that lie as in their file to addresses as torch gives them.
+
+    The last bits of a matrix product on the CPU depend on it, and whether the file stays mapped depends on
+    the number of processes.
+    """
+    for parameter in module.parameters():
+        is_plain = parameter.device.type == "cpu" and not hasattr(parameter, "__tensor_flatten__")
+        if is_plain and parameter.data_ptr() % _ALIGNMENT_BYTES:
+            parameter.data = parameter.data.clone()
 
 
 def hash_base(path: Path) -> str:

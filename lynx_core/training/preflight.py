@@ -27,7 +27,7 @@ from .assembly import open_source, tabulate_items
 from .checkpoint import CheckpointFolder
 from .configuration import TrainingConfig
 from .configuration_file import ConfigurationError, list_problems
-from .curriculum import PackStream, SampleTable
+from .curriculum import PackStream
 from .estimate import find_room_problems, find_write_problems, read_base_shape
 from .model_checks import find_model_problems
 from .packing import PackingError
@@ -78,7 +78,6 @@ def check_settings(config: TrainingConfig, resume_from: int | None = None) -> li
 def open_data(
     config: TrainingConfig,
     device: torch.device,
-    world_size: int,
     note: Note,
     *,
     shows: bool = False,
@@ -101,7 +100,7 @@ def open_data(
         held_out_items = held_out.items if held_out else None
     else:
         held_out_items = _read_held_out(config, problems)
-    _check_items(config, world_size, training.items if training else None, held_out_items, problems)
+    _check_items(config, training.items if training else None, held_out_items, problems)
     if problems or training is None:
         raise PreflightError(problems)
     _note_long_captions(training, note)
@@ -136,8 +135,7 @@ def look_for_more(config: TrainingConfig, known: Sequence[str]) -> NoReturn:
         return build_index(manifest, config.decoding, TensorCache(config.data.cache), show).items
 
     training = _collect(problems, read_training)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    _check_items(config, world_size, training, _read_held_out(config, problems), problems)
+    _check_items(config, training, _read_held_out(config, problems), problems)
     raise PreflightError(problems)
 
 
@@ -158,13 +156,12 @@ def _read_held_out(config: TrainingConfig, problems: list[str]) -> tuple[IndexEn
 
 def _check_items(
     config: TrainingConfig,
-    world_size: int,
     training: Sequence[IndexEntry] | None,
     held_out: Sequence[IndexEntry] | None,
     problems: list[str],
 ) -> None:
     if training:
-        problems += _find_stage_problems(training, config, world_size)
+        problems += _find_stage_problems(training, config)
     if training and held_out:
         problems += _find_overlap_problems(training, held_out)
 
@@ -194,48 +191,21 @@ def _collect(problems: list[str], open_it: Callable[[], _Result]) -> _Result | N
 _NUM_NAMED = 3
 
 
-def _find_stage_problems(
-    items: Sequence[IndexEntry], config: TrainingConfig, world_size: int
-) -> Iterator[str]:
-    """A sentence for each stage that has nothing to train on, or fewer packs than processes."""
+def _find_stage_problems(items: Sequence[IndexEntry], config: TrainingConfig) -> Iterator[str]:
+    """A sentence for each stage that has nothing to train on."""
     try:
         table, _ = tabulate_items(items, config.packing)
     except PackingError as error:
         yield str(error)
         return
     stream = PackStream(
-        table,
-        config.stages,
-        config.packing,
-        config.run.seed,
-        world_size=world_size,
-        kind_weights=config.data.kind_weights,
+        table, config.stages, config.packing, config.run.seed, kind_weights=config.data.kind_weights
     )
     for number, stage in enumerate(config.stages):
         try:
-            _plan_stage(
-                stream, table, number, stage.steps * config.optimizer.gradient_accumulation_steps, world_size
-            )
+            stream.plan(number, 0)
         except (ConfigurationError, DataError, PackingError) as error:
             yield f"stage {stage.name}: {error}"
-
-
-def _plan_stage(stream: PackStream, table: SampleTable, number: int, num_packs: int, world_size: int) -> None:
-    """Plan the first epoch of a stage, and all others that may have fewer packs than processes."""
-    plan = stream.plan(number, 0)
-    lengths = table.stage_lengths(stream.stages[number].kind)[[*plan.samples, *plan.left_over]]
-    if stream.kind_weights:
-        # Rounding moves a draw of each kind from one epoch to another.
-        fewest_tokens = (len(lengths) - len(stream.kind_weights)) * int(lengths.min())
-    else:
-        fewest_tokens = int(lengths.sum())
-    # However samples fall into packs, so many tokens need a pack for each process.
-    if fewest_tokens > (world_size - 1) * stream.packing.max_tokens:
-        return
-    planned, epoch = len(plan), 0
-    while planned < num_packs:
-        epoch += 1
-        planned += len(stream.plan(number, epoch))
 
 
 def _find_overlap_problems(training: Sequence[IndexEntry], held_out: Sequence[IndexEntry]) -> Iterator[str]:
