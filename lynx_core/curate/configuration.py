@@ -160,6 +160,10 @@ class TargetsConfig:
     """Mean length of the optical flow between two looks, as a share of the frame's width."""
     max_people: int = 1
     """Faces seen at once, those of at least a quarter of the person's face area."""
+    crop: bool = False
+    """Targets with more people: a box that stays still around one of them is cut out and written to the output."""
+    min_crop_px: int = 256
+    """Shorter side of such a box."""
     max_per_shot: int = 3
     max_per_person: int = 200
     photos: bool = True
@@ -173,7 +177,7 @@ class TargetsConfig:
                 0 < self.min_s <= self.max_s, "min_s", self.min_s, f"above 0 and up to max_s {self.max_s}"
             )
             check.value(_is_number(self.min_motion), "min_motion", self.min_motion, "0 or more")
-            for name in ("max_people", "max_per_shot", "max_per_person"):
+            for name in ("max_people", "min_crop_px", "max_per_shot", "max_per_person"):
                 check.value(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
             check.value(
                 0 < self.max_crop_shift <= 1, "max_crop_shift", self.max_crop_shift, "above 0 and up to 1"
