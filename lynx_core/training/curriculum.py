@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ..rng import ORDER_OF_SAMPLES, RNGKey, derive_seed, shuffled_part
 from .configuration import StageConfig, StageKind
 from .configuration_file import ConfigurationError
-from .draws import PART_SAMPLES, Draws, count_repeats, plan_epoch_items
+from .draws import PART_SAMPLES, Draws, Kinds, count_repeats, plan_epoch_items
 from .packing import PackingConfig, PackingReport, PackPlan, plan_part
 
 
@@ -74,7 +74,7 @@ class SampleTable:
     """What planning needs to know of all samples, one entry a sample."""
 
     ids: Sequence[str]
-    kinds: Sequence[str]
+    kinds: Kinds
     lengths: np.ndarray
     """Tokens, integers, at most the budget."""
     latent_frames: np.ndarray
@@ -85,7 +85,12 @@ class SampleTable:
         cls, ids: Sequence[str], kinds: Sequence[str], lengths: npt.ArrayLike, latent_frames: npt.ArrayLike
     ) -> SampleTable:
         """Make a table from plain sequences."""
-        return cls(ids, kinds, np.asarray(lengths, dtype=np.int64), np.asarray(latent_frames, dtype=np.int64))
+        return cls(
+            ids,
+            Kinds.of(kinds),
+            np.asarray(lengths, dtype=np.int64),
+            np.asarray(latent_frames, dtype=np.int64),
+        )
 
     def stage_lengths(
         self, kind: StageKind, samples: np.ndarray | list[int] | slice = slice(None)

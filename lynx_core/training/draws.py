@@ -22,6 +22,32 @@ PART_SAMPLES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
+class Kinds:
+    """The kind of each sample."""
+
+    names: tuple[str, ...]
+    codes: np.ndarray
+    """Places in `names`."""
+
+    @classmethod
+    def of(cls, kinds: Sequence[str] | np.ndarray | Kinds) -> Kinds:
+        """Of a name for each sample."""
+        if isinstance(kinds, Kinds):
+            return kinds
+        names, codes = np.unique(np.asarray(kinds), return_inverse=True)
+        return cls(tuple(names.tolist()), codes)
+
+    def present(self, samples: np.ndarray | slice = slice(None)) -> list[str]:
+        """Names that some sample has, in order."""
+        counts = np.bincount(self.codes[samples], minlength=len(self.names))
+        return sorted(name for name, count in zip(self.names, counts, strict=True) if count)
+
+    def find(self, name: str, samples: np.ndarray) -> np.ndarray:
+        """Those of `samples` that are of a kind."""
+        return samples[self.codes[samples] == self.names.index(name)]
+
+
+@dataclass(frozen=True, eq=False)
 class Draws:
     """The samples of one epoch, in no order that means anything."""
 
@@ -57,7 +83,7 @@ def count_repeats(samples: np.ndarray) -> np.ndarray:
 
 
 def plan_epoch_items(
-    kinds: Sequence[str] | np.ndarray,
+    kinds: Sequence[str] | np.ndarray | Kinds,
     weights: Mapping[str, float] | None,
     *,
     seed: int,
@@ -79,19 +105,19 @@ def plan_epoch_items(
         DataError: for kinds without a weight, weights without a kind, negative or all-zero weights,
             and when nothing is eligible.
     """
-    names = np.asarray(kinds)
-    usable = np.arange(len(names)) if eligible is None else np.flatnonzero(eligible)
+    table = Kinds.of(kinds)
+    usable = np.arange(len(table.codes)) if eligible is None else np.flatnonzero(eligible)
     if not len(usable):
-        raise DataError(f"none of the {len(names)} samples is eligible for this stage")
-    present = sorted(set(names[usable].tolist()))
+        raise DataError(f"none of the {len(table.codes)} samples is eligible for this stage")
+    present = table.present(usable)
     if weights is None:
         if num_items is None:
             return usable
         streams, shares = [usable], [1.0]
     else:
-        _check_weights(weights, present, sorted(set(names.tolist())))
+        _check_weights(weights, present, table.present())
         present = [kind for kind in present if weights[kind] > 0]
-        streams = [usable[names[usable] == kind] for kind in present]
+        streams = [table.find(kind, usable) for kind in present]
         total = sum(weights[kind] for kind in present)
         shares = [weights[kind] / total for kind in present]
     count = sum(len(stream) for stream in streams) if num_items is None else num_items

@@ -114,14 +114,18 @@ class FittedLengths:
 
 
 def fit_to_budget(
-    shapes: np.ndarray | Sequence[LatentShape], config: PackingConfig, names: Sequence[str] | None = None
+    shapes: np.ndarray | Sequence[LatentShape],
+    config: PackingConfig,
+    names: Sequence[str] | None = None,
+    num_samples: int | None = None,
 ) -> FittedLengths:
     """Token counts under the rule for over-long samples.
 
     Args:
         shapes: latent frames, height and width of each sample.
         config: budget and rule.
-        names: what messages call the samples, by default their number.
+        names: what messages call the first of the samples, by default their number.
+        num_samples: of the dataset, of which these are a part.
 
     Raises:
         PackingError: for over-long samples under "refuse", and under "trim" for one of which not even
@@ -134,7 +138,8 @@ def fit_to_budget(
     hopeless = over if config.oversize == "refuse" else over[per_frame[over] > config.max_tokens]
     if len(hopeless):
         shown = ", ".join(
-            f"{names[i] if names else i} ({lengths[i]} tokens)" for i in hopeless[:_NAMED_IN_ERRORS]
+            f"{names[i] if names and i < len(names) else i} ({lengths[i]} tokens)"
+            for i in hopeless[:_NAMED_IN_ERRORS]
         )
         more = f" and {len(hopeless) - _NAMED_IN_ERRORS} more" if len(hopeless) > _NAMED_IN_ERRORS else ""
         way = (
@@ -143,7 +148,7 @@ def fit_to_budget(
             else "a single frame of these does not fit; decode fewer pixels, or raise packing.max_tokens"
         )
         raise PackingError(
-            f"{len(hopeless)} of {len(lengths)} samples are longer than the budget of {config.max_tokens} tokens: "
+            f"{len(hopeless)} of {num_samples or len(lengths)} samples are longer than the budget of {config.max_tokens} tokens: "
             f"{shown}{more}; {way}"
         )
     kept = config.max_tokens // per_frame[over]

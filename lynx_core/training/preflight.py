@@ -17,9 +17,10 @@ import torch
 
 from ..data.cache import TensorCache
 from ..data.dataset import PairDataset
-from ..data.dataset_index import IndexEntry, build_index
+from ..data.dataset_index import build_index
 from ..data.errors import DataError
 from ..data.manifest import read_manifest
+from ..data.pair_table import IndexEntry, PairTable
 from ..faces.errors import FaceError
 from ..formats.tensor_file import AdapterError
 from ..spec import TEXT_LENGTH, LynxError
@@ -124,7 +125,7 @@ def look_for_more(config: TrainingConfig, known: Sequence[str]) -> NoReturn:
     if is_held(config.run.output):
         problems.append(describe_conflict(config.run.output))
 
-    def read_training() -> tuple[IndexEntry, ...]:
+    def read_training() -> PairTable:
         manifest = read_manifest(config.data.manifest, config.data.min_face_similarity)
         if len(manifest.pairs) > _MANY_PAIRS:
             known_now = "".join(f"\n  {problem}" for problem in problems)
@@ -139,12 +140,12 @@ def look_for_more(config: TrainingConfig, known: Sequence[str]) -> NoReturn:
     raise PreflightError(problems)
 
 
-def _read_held_out(config: TrainingConfig, problems: list[str]) -> tuple[IndexEntry, ...] | None:
+def _read_held_out(config: TrainingConfig, problems: list[str]) -> PairTable | None:
     path = config.data.validation_manifest
     if path is None:
         return None
 
-    def read() -> tuple[IndexEntry, ...]:
+    def read() -> PairTable:
         manifest = read_manifest(path, config.data.min_face_similarity)
         items = build_index(manifest, config.decoding, TensorCache(config.data.cache)).items
         if not items:
@@ -156,8 +157,8 @@ def _read_held_out(config: TrainingConfig, problems: list[str]) -> tuple[IndexEn
 
 def _check_items(
     config: TrainingConfig,
-    training: Sequence[IndexEntry] | None,
-    held_out: Sequence[IndexEntry] | None,
+    training: PairTable | None,
+    held_out: PairTable | None,
     problems: list[str],
 ) -> None:
     if training:
@@ -191,7 +192,7 @@ def _collect(problems: list[str], open_it: Callable[[], _Result]) -> _Result | N
 _NUM_NAMED = 3
 
 
-def _find_stage_problems(items: Sequence[IndexEntry], config: TrainingConfig) -> Iterator[str]:
+def _find_stage_problems(items: PairTable, config: TrainingConfig) -> Iterator[str]:
     """A sentence for each stage that has nothing to train on."""
     try:
         table, _ = tabulate_items(items, config.packing)
@@ -208,24 +209,25 @@ def _find_stage_problems(items: Sequence[IndexEntry], config: TrainingConfig) ->
             yield f"stage {stage.name}: {error}"
 
 
-def _find_overlap_problems(training: Sequence[IndexEntry], held_out: Sequence[IndexEntry]) -> Iterator[str]:
+def _find_overlap_problems(training: PairTable, held_out: PairTable) -> Iterator[str]:
     """A sentence when held-out files, under whatever name, are in training pairs as well."""
-    seen: dict[str, str] = {}
-    for item in training:
-        for digest in (item.target_hash, *item.reference_hashes):
-            seen.setdefault(digest, item.pair.id)
+    entries = list(held_out)
+    wanted = {digest for entry in entries for digest in (entry.target_hash, *entry.reference_hashes)}
+    seen: dict[str, int] = {}
+    for row, digest in training.find_files(wanted):
+        seen.setdefault(digest, row)
     for what, find in (("targets", _target_files), ("people, known by their photos,", _reference_files)):
         shared = [
-            (item.pair.id, path, seen[digest])
-            for item in held_out
-            for digest, path in find(item)
+            (entry.pair.id, path, seen[digest])
+            for entry in entries
+            for digest, path in find(entry)
             if digest in seen
         ]
         if shared:
             pairs = len({held_out_id for held_out_id, _, _ in shared})
             examples = "; ".join(
-                f"{path.name} of {held_out_id} is in the training pair {other}"
-                for held_out_id, path, other in shared[:_NUM_NAMED]
+                f"{path.name} of {held_out_id} is in the training pair {training.ids[row]}"
+                for held_out_id, path, row in shared[:_NUM_NAMED]
             )
             yield (
                 f"data.validation_manifest: {what} of {pairs} of {len(held_out)} held-out pairs are in "
@@ -242,13 +244,13 @@ def _reference_files(item: IndexEntry) -> list[tuple[str, Path]]:
     return list(zip(item.reference_hashes, item.pair.references, strict=True))
 
 
-def _describe_long_captions(items: Sequence[IndexEntry], count_tokens: Callable[[str], int]) -> str | None:
+def _describe_long_captions(items: PairTable, count_tokens: Callable[[str], int]) -> str | None:
     """How many captions are truncated, with the longest as examples; None when none is."""
     counts: dict[str, int] = {}
-    for item in items:
-        # A token is at least a byte, so a short caption need not be counted; one is the end of the sequence.
-        if len(item.pair.caption.encode()) >= TEXT_LENGTH:
-            counts[item.pair.id] = count_tokens(item.pair.caption)
+    # A token is at least a byte, so a short caption need not be counted; one is the end of the sequence.
+    for row in items.find_long_captions(TEXT_LENGTH):
+        values = items.read_row(row, ("id", "caption"))
+        counts[values["id"]] = count_tokens(values["caption"])
     long = sorted(
         (name for name, count in counts.items() if count > TEXT_LENGTH), key=lambda name: -counts[name]
     )
