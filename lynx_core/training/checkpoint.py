@@ -31,6 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..durable_file import sync
+from ..foreign_text import parse_json
 from ..formats.safetensors_writer import tensor_info, write_safetensors
 from ..hashing import hash_every_byte
 from ..spec import LynxError
@@ -195,7 +196,7 @@ def choose_kept(steps: Sequence[int], keep_last: int, keep_every: int) -> list[i
 def _is_after_skipped(path: Path) -> bool:
     """Whether the last steps before a checkpoint left the weights as they were."""
     try:
-        return bool(json.loads((path / _STATE).read_text()).get("skipped_in_row", 0))
+        return bool(parse_json((path / _STATE).read_text()).get("skipped_in_row", 0))
     except (OSError, ValueError, AttributeError):
         return True  # damaged: nothing that may push out others
 
@@ -203,7 +204,7 @@ def _is_after_skipped(path: Path) -> bool:
 def find_damage(path: Path) -> str | None:
     """Compare a checkpoint with its manifest; tells the first difference, None when there is none."""
     try:
-        listed = json.loads((path / _COMPLETE).read_text())["files"]
+        listed = parse_json((path / _COMPLETE).read_text())["files"]
     except FileNotFoundError:
         return f"it has no {_COMPLETE}, so it was never completed"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -225,7 +226,7 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: when it is of another format.
     """
-    state = json.loads((path / _STATE).read_text())
+    state = parse_json((path / _STATE).read_text())
     if state.get("format") != _STATE_FORMAT:
         raise CheckpointError(
             f"{path} has format {state.get('format')!r}, this version reads {_STATE_FORMAT}; finish the run with the "
