@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.parts import erase_records
+from ..foreign_text import parse_json
 from .curation import hold_output
 from .errors import CurationError
 from .files import write_json, write_table
@@ -120,7 +120,7 @@ def _find_tracks(output: Path, known: set[str], name: str) -> list[TrackFacts]:
         [sample.embedding for track in known & set(tracks) for sample in tracks[track].samples], axis=0
     )
     length = float(np.linalg.norm(mean))
-    threshold = json.loads((output / FIGURES_NAME).read_text(encoding="utf-8"))["threshold"]
+    threshold = parse_json((output / FIGURES_NAME).read_text(encoding="utf-8"))["threshold"]
     alike = {
         track.id
         for track in tracks.values()

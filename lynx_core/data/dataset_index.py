@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..foreign_text import parse_json
 from ..hashing import hash_file, hash_values
 from .cache import TensorCache
 from .decoding import (
@@ -314,7 +315,7 @@ class _FileIndex:
         self._ends_in_mid_line = bool(raw) and not raw.endswith(b"\n")
         for line in raw.splitlines():
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 files = tuple((str(name), digest) for name, digest in entry["files"])
                 self._remember(_PairFiles(str(entry["row"]), files))
             except (ValueError, TypeError, KeyError):

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ..faces.analyzer import average_embeddings
 from ..faces.errors import FaceError
+from ..foreign_text import parse_json
 from ..hashing import hash_file
 from ..spec import REFERENCE_CROP_PX, REFERENCE_PROMPT, null_image
 from ..tokens import LatentShape, count_tokens
@@ -286,7 +287,7 @@ def _pack_json(values: Any) -> Tensor:
 
 
 def _unpack_json(packed: Tensor) -> Any:
-    return json.loads(packed.numpy().tobytes())
+    return parse_json(packed.numpy().tobytes())
 
 
 def _check_finite(values: Tensor, path: Path) -> Tensor:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..durable_file import sync
+from ..foreign_text import parse_json
 from ..hashing import hash_every_byte
 from ..spec import LynxError
 
@@ -188,7 +189,7 @@ def choose_kept(steps: Sequence[int], keep_last: int, keep_every: int) -> list[i
 def _is_after_skipped(path: Path) -> bool:
     """Whether the last steps before a checkpoint left the weights as they were."""
     try:
-        return bool(json.loads((path / STATE_NAME).read_text()).get("skipped_in_row", 0))
+        return bool(parse_json((path / STATE_NAME).read_text()).get("skipped_in_row", 0))
     except (OSError, ValueError, AttributeError):
         return True  # damaged: nothing that may push out others
 
@@ -200,7 +201,7 @@ def find_damage(path: Path, rank: int = 0, world_size: int = 1) -> str | None:
         rank, world_size: to hash this process's share of the files only.
     """
     try:
-        listed = json.loads((path / COMPLETE_NAME).read_text())["files"]
+        listed = parse_json((path / COMPLETE_NAME).read_text())["files"]
     except FileNotFoundError:
         return f"it has no {COMPLETE_NAME}, so it was never completed"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -222,7 +223,7 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: when it is of another format.
     """
-    state = json.loads((path / STATE_NAME).read_text())
+    state = parse_json((path / STATE_NAME).read_text())
     if state.get("format") != STATE_FORMAT:
         raise CheckpointError(
             f"{path} has format {state.get('format')!r}, this version reads {STATE_FORMAT}; finish the run with the "

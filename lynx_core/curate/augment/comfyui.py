@@ -20,6 +20,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from ...engine.stage import Rejected
+from ...foreign_text import parse_json
 from ...hashing import hash_values
 from ..errors import CurationError
 from .interface import AugmentKind, FaceImage, check_options
@@ -132,7 +133,7 @@ class ComfyUIAugmenter:
     def _get(self, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Any:
         request = urllib.request.Request(url, body, dict(headers or {}))
         with urllib.request.urlopen(request, timeout=60) as response:
-            return json.loads(response.read())
+            return parse_json(response.read())
 
 
 def read_workflow(path: Path) -> dict[str, Any]:
@@ -142,11 +143,17 @@ def read_workflow(path: Path) -> dict[str, Any]:
         CurationError: when it is none.
     """
     try:
-        graph = json.loads(path.read_text(encoding="utf-8"))
+        graph = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CurationError(f"the workflow {path} cannot be read ({error})") from error
     nodes = graph.values() if isinstance(graph, dict) else []
-    if not nodes or not all(isinstance(node, dict) and "class_type" in node for node in nodes):
+    if not nodes or not all(
+        isinstance(node, dict)
+        and isinstance(node.get("class_type"), str)
+        and isinstance(node.get("inputs"), dict)
+        and isinstance(node.get("_meta", {}), dict)
+        for node in nodes
+    ):
         raise CurationError(f"{path} is no workflow in API format; in ComfyUI: Workflow > Export (API)")
     for title in (INPUT, OUTPUT):
         find_node(graph, title, path)
