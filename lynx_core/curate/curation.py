@@ -14,6 +14,7 @@ import numpy as np
 from ..durable_file import write_durably
 from ..engine.records import hash_texts
 from ..faces.crops import crop_for_reference
+from .buckets import publish
 from .configuration import CurationConfig
 from .errors import CurationError
 from .files import write_json
@@ -90,6 +91,8 @@ def curate(config: CurationConfig, on_progress: Progress | None = None) -> Curat
         )
         if not rows:
             raise CurationError(f"no pair is left:\n{report}")
+        if config.publish:
+            publish(config.output, config.publish, on_progress or (lambda *count: None))
         return report
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..engine.parts import erase_records
 from ..foreign_text import parse_json
+from .buckets import find_published, publish
 from .curation import hold_output
 from .errors import CurationError
 from .files import write_json, write_table
@@ -90,6 +91,8 @@ def forget(output: Path, name: str) -> Forgotten:
         num_records = erase_records(work, _NAMED_COLUMNS, ("runner_up",), names)
         num_files = _remove_pictures(output, name, gone)
         _remove_from_page(output, name, doomed, gone)
+        if url := find_published(output):
+            publish(output, url, lambda *count: None)
     return Forgotten(name, len(gone), others, num_records, num_files)
 
 

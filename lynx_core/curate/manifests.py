@@ -26,7 +26,13 @@ from .splits import HELDOUT, TRAIN
 REJECTIONS_NAME, FIGURES_NAME, PAGE_NAME, PAGE_DATA_NAME = (
     "rejections.parquet", "curation.json", "page.html", "page.json",
 )  # fmt: skip
-REFERENCES_DIR, TARGETS_DIR, WORK_DIR, FORGOTTEN_NAME = "references", "targets", "work", "forgotten.json"
+REFERENCES_DIR, TARGETS_DIR, MEDIA_DIR, WORK_DIR, FORGOTTEN_NAME = (
+    "references",
+    "targets",
+    "media",
+    "work",
+    "forgotten.json",
+)
 
 
 @dataclass(frozen=True)

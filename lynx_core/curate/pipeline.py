@@ -17,6 +17,7 @@ from ..engine.engine import Engine, StageResult
 from ..engine.parts import RecordReader
 from ..engine.parts_index import RowRef
 from ..engine.stage import Rejection
+from .buckets import fetch_sources
 from .captions import make_caption_stage
 from .configuration import CurationConfig
 from .manifests import WORK_DIR
@@ -89,7 +90,9 @@ def run_stages(config: CurationConfig, on_progress: Progress | None = None) -> C
     networks = FaceNetworks(config.faces)
     threshold = resolve_threshold(config.identity, networks.recogniser.name)
     engine = Engine(config.output / WORK_DIR, config.runner, config.workers, on_progress)
-    files, rejected = list_sources(config.sources)
+    sources, odd = fetch_sources(config, engine.on_progress)
+    files, rejected = list_sources(sources)
+    rejected += odd
     state = CurationState(
         config, threshold, dict(networks.licences), list(rejected), len(files) + len(rejected)
     )
@@ -227,7 +230,9 @@ def estimate_run(config: CurationConfig, measure: bool = True) -> Estimate:
 
     from .media import CLIP_SUFFIXES
 
-    files, rejected = list_sources(config.sources)
+    sources, odd = fetch_sources(config, lambda *count: None)  # a rate needs files to look at
+    files, rejected = list_sources(sources)
+    rejected += odd
     resolve_threshold(config.identity, FaceNetworks(config.faces).recogniser.name)
     engine = Engine(config.output / WORK_DIR)
     stage = make_scan_stage(config)
