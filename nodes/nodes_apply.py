@@ -42,6 +42,7 @@ def define_part_inputs(part: str, what: str) -> list[io.Input]:
         ),
         io.Float.Input(
             f"{part}_start",
+            advanced=True,
             default=0.0,
             min=0.0,
             max=1.0,
@@ -50,6 +51,7 @@ def define_part_inputs(part: str, what: str) -> list[io.Input]:
         ),
         io.Float.Input(
             f"{part}_end",
+            advanced=True,
             default=1.0,
             min=0.0,
             max=1.0,
@@ -59,8 +61,10 @@ def define_part_inputs(part: str, what: str) -> list[io.Input]:
         io.String.Input(
             f"{part}_blocks",
             default=ALL_BLOCKS,
-            tooltip=f"Blocks in which {what} acts: 'all', 'first half', 'second half', 'middle half', or numbers and "
-            "ranges with a weight behind a colon where it is not 1, such as '0-20:1, 25:0.5' (Wan 14B has 0 to 39).",
+            advanced=True,
+            tooltip=f"Blocks in which {what} acts: 'all', 'first half', 'second half', 'middle half', numbers and ranges, "
+            "joined by commas, with a weight behind a colon where it is not 1, such as '0-20:1, 25:0.5' (Wan 14B has 0 to "
+            "39). The last that names a block counts.",
         ),
     ]
 
@@ -71,6 +75,7 @@ def define_curve_input(part: str, what: str) -> io.Input:
         f"{part}_curve",
         default=CONSTANT,
         optional=True,
+        advanced=True,
         tooltip=f"How {what} changes over sampling: {', '.join(CURVES)}, or points 'share of sampling : factor' such "
         "as '0:1, 0.5:0.3, 1:1', 0 to 1 and -10 to 10. The factor goes on the strength.",
     )
@@ -86,7 +91,7 @@ class LynxApply(io.ComfyNode):
             description="Puts a person on a Wan model: who it is (ID), what it looks like (reference), or both. Use "
             "MODEL and conditionings of this node together. 'middle' is for the triple guidance of Lynx Guider and "
             "Lynx Sampler; any other sampler takes positive and negative alone.",
-            search_aliases=["identity", "ip adapter", "personalise", "same person", "consistent face"],
+            search_aliases=["identity", "ip adapter", "personalise", "same person", *sockets.SEARCH_WORDS],
             inputs=[
                 io.Model.Input("model", tooltip="Wan 2.1 T2V 14B, VACE 14B or Wan 2.2 14B, in any format."),
                 io.Conditioning.Input("positive", tooltip="The prompt."),
@@ -125,6 +130,7 @@ class LynxApply(io.ComfyNode):
                     min=0,
                     max=64,
                     optional=True,
+                    advanced=True,
                     tooltip="Latent frames at the start that are VACE's own reference images, 0 to 64; connect "
                     "trim_latent of WanVaceToVideo. The reference stays out of them.",
                 ),
@@ -202,6 +208,7 @@ class LynxApply(io.ComfyNode):
             "ref_curve": ref_curve,
         }
         settings, remarks = read_settings(preset, values)
+        region = None if mask is None else Region(mask, vace_reference_frames)
         applied = apply_identity(
             model,
             positive,
@@ -211,11 +218,15 @@ class LynxApply(io.ComfyNode):
             reference,
             settings,
             vace_reference_frames,
-            None if mask is None else Region(mask, vace_reference_frames),
+            region,
         )
+        remarks += applied.remarks
         if vace_reference_frames and reference is None and mask is None:
             remarks.append("vace_reference_frames does nothing without a reference or a mask.")
         lines = [describe_part("ID", settings.id, id), describe_part("reference", settings.ref, reference)]
+        if region is not None:
+            lines.append(region.describe())
+            remarks += region.list_remarks()
         show_note(cls, *lines, warnings=remarks)
         return io.NodeOutput(applied.model, applied.positive, applied.negative, applied.middle)
 
@@ -224,6 +235,11 @@ def describe_part(name: str, part: PartSettings, given: FaceID | Reference | Non
     """Say in one line how a part acts, or why it does not."""
     if given is None:
         return f"{name}: nothing is connected, its values do nothing"
+    return describe_settings(name, part)
+
+
+def describe_settings(name: str, part: PartSettings) -> str:
+    """Say in one line how a part acts."""
     if not part.strength:
         return f"{name}: left out, its strength is 0"
     curve = "" if part.curve == CONSTANT else f", curve {part.curve}"

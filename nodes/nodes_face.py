@@ -18,6 +18,10 @@ from .host.identity import FaceID
 from .host.messages import raise_plainly, show_note
 from .host.reference_pass import encode_reference
 
+ONE_PHOTO, SIDE_BY_SIDE = "photo_number alone", "all side by side"
+MAX_SIDE_BY_SIDE = 8
+"""Of photos in one reference: 8 times 118 MB for Wan 14B."""
+
 SAME_PERSON_COSINE = 0.3
 """Below this, ArcFace embeddings mostly belong to different persons."""
 
@@ -43,6 +47,7 @@ class LynxCropFace(io.ComfyNode):
                     "order",
                     options=list(FACE_ORDERS),
                     default="largest",
+                    advanced=True,
                     tooltip="How the faces of a photo are numbered. The preview shows the numbers.",
                 ),
                 io.Int.Input(
@@ -165,7 +170,15 @@ class LynxEncodeID(io.ComfyNode):
             category=sockets.CATEGORY,
             description="Computes the face embedding, which says who the person is. Several photos of one person are "
             "averaged, which steadies the likeness.",
-            search_aliases=["face embedding", "arcface", "identity"],
+            search_aliases=[
+                "face embedding",
+                "arcface",
+                "identity",
+                "instantid",
+                "pulid",
+                "faceid",
+                "likeness",
+            ],
             inputs=[
                 sockets.FaceAnalyzer.Input(
                     "face_analyzer", tooltip="Its recogniser must be the one that the adapter was trained on."
@@ -218,7 +231,16 @@ class LynxEncodeReference(io.ComfyNode):
                     default=1,
                     min=1,
                     max=64,
-                    tooltip="Which photo of a batch is the reference, 1 to 64; an adapter takes only one.",
+                    tooltip="Which photo of a batch is the reference, 1 to 64.",
+                ),
+                io.Combo.Input(
+                    "photos",
+                    options=[ONE_PHOTO, SIDE_BY_SIDE],
+                    default=ONE_PHOTO,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Of a batch: the photo of photo_number, or all of them, their tokens side by side (at most "
+                    f"{MAX_SIDE_BY_SIDE}; the published adapter was trained on one).",
                 ),
             ],
             outputs=[sockets.Reference.Output(display_name="reference")],
@@ -228,19 +250,49 @@ class LynxEncodeReference(io.ComfyNode):
     @classmethod
     @raise_plainly
     def execute(
-        cls, adapter: Adapter, face: list[FaceCrop], model: Any, clip: Any, vae: Any, photo_number: int
+        cls,
+        adapter: Adapter,
+        face: list[FaceCrop],
+        model: Any,
+        clip: Any,
+        vae: Any,
+        photo_number: int,
+        photos: str = ONE_PHOTO,
     ) -> io.NodeOutput:
-        if not 1 <= photo_number <= len(face):
-            count = (
-                "is only 1 photo; its number is 1"
-                if len(face) == 1
-                else f"are {len(face)} photos; choose 1 to {len(face)}"
-            )
-            raise ValueError(
-                f"photo_number is {photo_number}, but in what is connected to face there {count}."
-            )
-        crop = convert_photos([face[photo_number - 1].reference_crop])[0]
-        reference = encode_reference(model, adapter, clip, vae, crop)
-        kept_mb = 2 * reference.face.kv_cache.count_bytes() / 1e6
-        show_note(cls, f"Precomputed through {reference.base.name}: {kept_mb:.1f} MB with its null identity.")
+        chosen = choose_photos(face, photo_number, photos)
+        crops = convert_photos([crop.reference_crop for crop in chosen])
+        reference = encode_reference(model, adapter, clip, vae, crops)
+        kept_mb = (reference.face.kv_cache.count_bytes() + reference.null.kv_cache.count_bytes()) / 1e6
+        count = f"{len(chosen)} photos side by side, precomputed" if len(chosen) > 1 else "Precomputed"
+        idle = photos == SIDE_BY_SIDE and photo_number != 1
+        show_note(
+            cls,
+            f"{count} through {reference.base.name}: {kept_mb:.1f} MB with its null identity.",
+            warnings=[f"photo_number does nothing while photos is {SIDE_BY_SIDE!r}."] if idle else [],
+        )
         return io.NodeOutput(reference)
+
+
+def choose_photos(face: list[FaceCrop], photo_number: int, photos: str) -> list[FaceCrop]:
+    """Choose the crops that become the reference.
+
+    Raises:
+        ValueError: when there is no such photo, or there are too many.
+    """
+    if photos not in (ONE_PHOTO, SIDE_BY_SIDE):
+        raise ValueError(f"photos {photos!r} is none of: {ONE_PHOTO}, {SIDE_BY_SIDE}")
+    if photos == SIDE_BY_SIDE:
+        if len(face) > MAX_SIDE_BY_SIDE:
+            raise ValueError(
+                f"{len(face)} photos are connected to face; at most {MAX_SIDE_BY_SIDE} stand side by side. Take fewer "
+                f"photos, or set photos to {ONE_PHOTO!r}."
+            )
+        return face
+    if not 1 <= photo_number <= len(face):
+        count = (
+            "is only 1 photo; its number is 1"
+            if len(face) == 1
+            else f"are {len(face)} photos; choose 1 to {len(face)}"
+        )
+        raise ValueError(f"photo_number is {photo_number}, but in what is connected to face there {count}.")
+    return [face[photo_number - 1]]

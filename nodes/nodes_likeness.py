@@ -164,12 +164,7 @@ def embed_person(
 def explain_faces(score: FaceScore) -> list[str]:
     """Say what the figures cannot show: no face, or several people."""
     if not score.faces:
-        what = "No face is found" if not score.num_people else "The person is found"
-        return (
-            [f"{what} in no frame: all figures are 0."]
-            if score.num_people
-            else [f"{what} in any frame: all figures are 0."]
-        )
+        return ["No face is found in any frame: all figures are 0."]
     if score.num_people > 1:
         return [f"{score.num_people} people are in these frames; the one most like the person is measured."]
     return []
@@ -250,7 +245,8 @@ class LynxLikenessGate(io.ComfyNode):
                 "seed, more strength, or a lower threshold."
             )
             show_note(cls, warnings=[message])
-            return io.NodeOutput(block_execution=message)
+            # The host drops a block that comes without outputs.
+            return io.NodeOutput([], [], [], block_execution=message)
         numbers = ", ".join(str(place + 1) for place in kept)
         show_note(cls, f"passes on {numbers} of {len(score)}: likeness {figures}, threshold {threshold[0]:g}")
         return io.NodeOutput(

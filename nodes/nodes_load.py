@@ -42,6 +42,7 @@ class LynxLoadAdapter(io.ComfyNode):
                 "load adapter",
                 "kijai",
                 "wan2gp",
+                *sockets.SEARCH_WORDS,
             ],
             inputs=[
                 io.Combo.Input(
@@ -54,18 +55,21 @@ class LynxLoadAdapter(io.ComfyNode):
                     "resampler",
                     options=parts,
                     default=NONE,
+                    advanced=True,
                     tooltip="File of the resampler, if it is not in the adapter above. It must belong to the ID layers.",
                 ),
                 io.Combo.Input(
                     "id_layers",
                     options=parts,
                     default=NONE,
+                    advanced=True,
                     tooltip="File of the ID-adapter's layers (who the person is), if not in the adapter above.",
                 ),
                 io.Combo.Input(
                     "ref_layers",
                     options=parts,
                     default=NONE,
+                    advanced=True,
                     tooltip="File of the Ref-adapter's layers (what the person looks like), if not in the adapter "
                     "above. Full reference layers go with lite ID layers, too.",
                 ),
@@ -194,6 +198,7 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
                     "provider",
                     options=list(ONNX_PROVIDERS),
                     default="CPU",
+                    advanced=True,
                     tooltip="Where the detector runs. CPU takes well under a second a photo and always works.",
                 ),
             ],
@@ -300,7 +305,7 @@ class LynxLoadMini(io.ComfyNode):
             category=sockets.CATEGORY,
             description="Loads Mini Lynx, which comes with this pack: a small model of drawn people, 64 x 64 px, that "
             "runs on any CPU. Everything that a Lynx graph begins with, and nothing to download.",
-            search_aliases=["mini lynx", "lynx example", "lynx demo", "lynx test"],
+            search_aliases=["mini lynx", "lynx example", "lynx demo", "lynx test", "photo to video"],
             inputs=[],
             outputs=[
                 io.Model.Output(),

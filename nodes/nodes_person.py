@@ -15,10 +15,10 @@ from ..lynx_core.formats.adapter import Adapter
 from ..lynx_core.spec import RELEASE_RECOGNISER
 from . import sockets
 from .host import model_files
-from .host.application import apply_identity
+from .host.application import AppliedIdentity, apply_identity
 from .host.messages import raise_plainly, show_note
 from .host.reference_pass import ReferenceCache
-from .nodes_apply import describe_part
+from .nodes_apply import describe_settings
 from .nodes_face import encode_id, find_crops
 from .nodes_load import (
     explain_choice,
@@ -48,18 +48,7 @@ class LynxPerson(io.ComfyNode):
             category=sockets.CATEGORY,
             description="Puts the person in a photo on a Wan model, all in one: finds the face, encodes ID and reference, "
             "and applies both. Use MODEL and conditionings of this node together, with Lynx Sampler.",
-            search_aliases=[
-                "identity",
-                "character",
-                "consistent face",
-                "photo to video",
-                "likeness",
-                "instantid",
-                "pulid",
-                "faceid",
-                "face swap",
-                "ip adapter",
-            ],
+            search_aliases=["identity", "same person", "ip adapter", *sockets.SEARCH_WORDS],
             inputs=[
                 io.Image.Input(
                     "image",
@@ -167,19 +156,19 @@ class LynxPerson(io.ComfyNode):
             face_id, remarks = encode_id(analyzer, crops)
             warnings += remarks
         if settings.ref.strength and opened.ref is not None:
-            photo = convert_photos([crops[0].reference_crop])[0]
+            photo = convert_photos([crops[0].reference_crop])
             reference = _references.encode(model, opened, clip, vae, photo)
         warnings += explain_idle(opened, settings)
-        lines = [
-            f"{opened.name}, preset {preset}",
-            describe_part("ID", settings.id, face_id),
-            describe_part("reference", settings.ref, reference),
-        ]
-        show_note(cls, *lines, warnings=warnings)
+        parts = (("ID", settings.id, opened.id), ("reference", settings.ref, opened.ref))
+        lines = [f"{opened.name}, preset {preset}"]
+        lines += [describe_settings(name, acting) for name, acting, layers in parts if layers is not None]
+        applied = (
+            AppliedIdentity(model, positive, negative, negative)
+            if face_id is None and reference is None
+            else apply_identity(model, positive, negative, opened, face_id, reference, settings)
+        )
+        show_note(cls, *lines, warnings=[*applied.remarks, *warnings])
         preview = ui.PreviewImage(convert_photos(annotated), cls=cls)
-        if face_id is None and reference is None:
-            return io.NodeOutput(model, positive, negative, negative, ui=preview)
-        applied = apply_identity(model, positive, negative, opened, face_id, reference, settings)
         return io.NodeOutput(applied.model, applied.positive, applied.negative, applied.middle, ui=preview)
 
 

@@ -92,8 +92,8 @@ def parse_curve(text: str) -> StrengthCurve:
         match = re.fullmatch(rf"\s*({_NUMBER})\s*:\s*({_NUMBER})\s*", part)
         if match is None:
             raise ValueError(
-                f"curve {text!r}: {part.strip()!r} is no point; write {', '.join(map(repr, CURVES))}, or points such as "
-                "'0:1, 0.5:0.3, 1:1' (share of sampling : factor)"
+                f"curve {text!r}: {part.strip()!r} is no point; write points such as '0:1, 0.5:0.3, 1:1' (share of sampling : "
+                f"factor), or one of {', '.join(map(repr, CURVES))} alone"
             )
         points.append((float(match[1]), float(match[2])))
     try:
@@ -110,56 +110,70 @@ class BlockRange:
     last: int
     weight: float = 1.0
 
+    def holds(self, block: int, depth: int) -> bool:
+        return self.first <= block <= self.last
 
-def parse_blocks(text: str) -> tuple[BlockRange, ...] | str:
-    """Read '0-9, 20:0.5, 30-39' as ranges, or give the name of a range that depends on the depth.
+
+@dataclass(frozen=True)
+class NamedRange:
+    """A share of the depth that the adapter reaches, and the factor on the strength in it."""
+
+    name: str
+    """Of `BLOCK_SHARES`."""
+    weight: float = 1.0
+
+    def holds(self, block: int, depth: int) -> bool:
+        start, end = BLOCK_SHARES[self.name]
+        return int(start * depth) <= block < int(end * depth)
+
+
+def parse_blocks(text: str) -> tuple[BlockRange | NamedRange, ...]:
+    """Read '0-9, 20:0.5, second half' as ranges.
 
     Raises:
-        ValueError: naming the part that is neither a number nor a range.
+        ValueError: naming the part that is neither a number nor a range nor a name.
     """
-    name = text.strip().lower()
-    if name in BLOCK_SHARES:
-        return name
-    ranges = []
+    ranges: list[BlockRange | NamedRange] = []
     for part in text.split(","):
-        match = re.fullmatch(rf"\s*(\d+)\s*(?:-\s*(\d+)\s*)?(?::\s*({_NUMBER})\s*)?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        weight = float(match[3]) if match and match[3] else 1.0
-        if first > last or not -10.0 <= weight <= 10.0:
+        match = re.fullmatch(
+            rf"\s*(?:(\d+)\s*(?:-\s*(\d+)\s*)?|([a-z ]+?)\s*)(?::\s*({_NUMBER})\s*)?", part.lower()
+        )
+        first, last, name, weight = match.groups() if match else (None, None, None, None)
+        factor = float(weight or 1.0)
+        if name in BLOCK_SHARES and -MAX_STRENGTH <= factor <= MAX_STRENGTH:
+            ranges.append(NamedRange(name, factor))
+        elif first and int(first) <= int(last or first) and -MAX_STRENGTH <= factor <= MAX_STRENGTH:
+            ranges.append(BlockRange(int(first), int(last or first), factor))
+        else:
             raise ValueError(
                 f"blocks {text!r}: {part.strip()!r} is no block number or range; write for example '0-9, 20, 30-39', "
                 f"'0-20:1, 25:0.5' (a weight of -10 to 10 behind the colon), or {', '.join(map(repr, BLOCK_SHARES))}"
             )
-        ranges.append(BlockRange(first, last, weight))
     return tuple(ranges)
 
 
 def weigh_blocks(text: str, available: tuple[int, ...]) -> dict[int, float]:
     """Give the weight of each block that is chosen, of those that an adapter has layers in.
 
-    The last range that names a block counts. A weight of 0 leaves the block out.
+    The last range that holds a block counts. A weight of 0 leaves the block out.
 
     Raises:
         ValueError: when the text cannot be read, or chooses none of them.
     """
-    chosen = parse_blocks(text)
-    if isinstance(chosen, str):
-        start, end = BLOCK_SHARES[chosen]
-        depth = available[-1] + 1
-        ranges: tuple[BlockRange, ...] = (BlockRange(int(start * depth), int(end * depth) - 1),)
-    else:
-        ranges = chosen
-    weights: dict[int, float] = {}
-    for block in available:
-        found = [part.weight for part in ranges if part.first <= block <= part.last]
-        if found and found[-1]:
-            weights[block] = found[-1]
-    if not weights:
+    ranges, depth = parse_blocks(text), available[-1] + 1
+    found = {block: [part.weight for part in ranges if part.holds(block, depth)] for block in available}
+    chosen = {block: weights[-1] for block, weights in found.items() if weights}
+    if not chosen:
         raise ValueError(
             f"blocks {text!r} holds none of the blocks this adapter acts in ({available[0]} to {available[-1]}): write "
             f"for example 'all' or '{available[0]}-{available[-1]}'"
         )
-    return weights
+    if not any(chosen.values()):
+        raise ValueError(
+            f"blocks {text!r} gives the weight 0 to every block that it chooses, so nothing would act: give a block another "
+            "weight, or set the strength to 0 to leave this part out"
+        )
+    return {block: weight for block, weight in chosen.items() if weight}
 
 
 @dataclass(frozen=True)

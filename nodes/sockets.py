@@ -11,3 +11,15 @@ FaceID = io.Custom("LYNX_ID")
 Reference = io.Custom("LYNX_REFERENCE")
 
 CATEGORY = "Lynx"
+
+SEARCH_WORDS = [
+    "instantid",
+    "pulid",
+    "faceid",
+    "likeness",
+    "character",
+    "face swap",
+    "photo to video",
+    "consistent face",
+]
+"""What people look for who do not know Lynx by name; for the nodes that a graph begins with."""

@@ -1,4 +1,4 @@
-"""`comfy-lynx evaluate generate | score | report | people`: the benchmark, step by step."""
+"""`comfy-lynx evaluate generate | score | import | report | people`: the benchmark, step by step."""
 
 from __future__ import annotations
 
@@ -43,6 +43,9 @@ def add_parser(verbs: Any) -> None:
         type=Path,
         help="ComfyUI's models folder with the face models, when no CONFIG names recognisers",
     )
+
+    taken = _add_step(steps, "import", "take in figures of VBench or OpenS2V-Eval", _import)
+    taken.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JSON that the program wrote")
 
     report = _add_step(steps, "report", "write report.html, report.md and the tables as Parquet", _report)
     report.add_argument("--out", type=Path, help="folder (default: report in the benchmark's output)")
@@ -158,6 +161,15 @@ def _score_one(arguments: argparse.Namespace) -> int:
     detector = open_detector(faces)
     recognisers = [open_recogniser(each, faces) for each in settings]
     _say(format_scores(*score_video(arguments.video, arguments.photo, detector, recognisers), recognisers))
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from ..evaluation.imported_scores import import_scores
+
+    matrix = _open(arguments)
+    with _hold(matrix.output, "score"):
+        import_scores(matrix, arguments.files, _say)
     return 0
 
 

@@ -188,6 +188,11 @@ class ReferencesConfig:
     """References of a pair; the trainer takes the mean of their embeddings."""
     pairs_per_target: int = 1
     """Pairs that a target appears in, each with other references."""
+    kinds: tuple[str, ...] = KINDS
+    """Kinds of pairs that are made."""
+    every_kind: bool = False
+    """Each target gets `pairs_per_target` pairs of every kind that it can have, for `kind_weights` to weigh; else
+    of the best kind alone."""
     form: ReferenceForm = "photo"
     """photo: the face with its surroundings; aligned: the 256 px crop, for data.faces_aligned = true."""
     min_turn_deg: float = 8.0
@@ -199,6 +204,9 @@ class ReferencesConfig:
         with Checks("references") as check:
             for name in ("per_target", "pairs_per_target"):
                 check.value(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+            check.value(bool(self.kinds), "kinds", [], f"one or more of {', '.join(KINDS)}")
+            for kind in self.kinds:
+                check.choice("kinds", kind, KINDS)
             check.choice("form", self.form, get_args(ReferenceForm))
             for name in ("min_turn_deg", "min_difference"):
                 check.value(_is_number(getattr(self, name)), name, getattr(self, name), "0 or more")
@@ -295,6 +303,13 @@ class CurationConfig:
             for kind, weight in self.kind_weights.items():
                 check.choice("kind_weights", kind, KINDS)
                 check.value(_is_number(weight), f"kind_weights.{kind}", weight, "0 or more")
+            kinds = self.references.kinds
+            check.value(
+                bool(self.augmenters) or set(kinds) != {"augmented"},
+                "references.kinds",
+                list(kinds),
+                "possible with one [[augmenters]] or more, which make augmented pairs",
+            )
             check.value(self.workers >= 1, "workers", self.workers, "1 or more")
             check.value(_is_number(self.gpus), "gpus", self.gpus, "0 or more")
             for source in self.sources:

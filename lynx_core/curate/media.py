@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.decoding import decode_photo, probe_media
+from ..data.animation import peek_animation, read_whole_animation
+from ..data.decoding import ImageInfo, decode_photo, probe_media
 from ..data.errors import MediaError
-from ..data.video_file import VideoInfo, read_animation, read_frames
+from ..data.video_file import ClipHeader, VideoInfo, peek_video, read_whole_video
+from ..faces.errors import FaceError
 from ..faces.photo import probe_photo
-from ..faces.picture_file import UnknownPictureError
+from ..faces.picture_file import PhotoInfo, UnknownPictureError
 from ..hashing import hash_file
 
 __all__ = ["Footage", "MediaError", "decode_photo", "open_footage", "read_jpeg", "scale_down", "write_jpeg"]
@@ -26,69 +28,103 @@ CLIP_SUFFIXES = (
     ".ogv", ".gif", ".apng", ".y4m",
 )  # fmt: skip
 
+_MAX_FPS = 480.0
+"""A header that claims more is not believed."""
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(eq=False)
 class Footage:
-    """An opened file."""
+    """An opened file. What is known before its frames have been read is what its header says."""
 
     path: Path
     file_hash: str
     width_px: int
     height_px: int
     """Upright, as in the file."""
+    is_clip: bool
     fps: float
-    """0 for a photo."""
+    """0 for a photo. Exact when all frames have been read."""
     num_frames: int
-    """1 for a photo."""
-    info: VideoInfo | None
+    """1 for a photo; of a clip 0 until all frames have been read."""
     scale: float
     """Pixels of the frames given for one of the file, at most 1."""
 
-    @property
-    def is_clip(self) -> bool:
-        return self.info is not None
-
     def read(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Every frame with its number, [H, W, 3] uint8 RGB, decoded once from start to end.
+        """Every frame with its number, [H, W, 3] uint8 RGB; the file is decoded once, from start to end.
 
         Raises:
-            MediaError: when the file does not decode.
+            MediaError: when the file does not decode, maybe after some frames.
         """
-        width_px, height_px = (max(round(side * self.scale), 1) for side in (self.width_px, self.height_px))
-        if self.info is None:
-            yield 0, scale_down(decode_photo(self.path), max(width_px, height_px))
+        if not self.is_clip:
+            yield 0, scale_down(decode_photo(self.path), max(self._fit(self.width_px, self.height_px)))
             return
-        read = read_animation if _is_animation(self.path) else read_frames
-        for number, (_, pixels) in enumerate(read(self.path, self.info.pts, width_px, height_px)):
+        photo = _probe_picture(self.path)
+        if photo is None:
+            frames = read_whole_video(self.path, self._fit)
+        else:
+            frames = read_whole_animation(self.path, photo, self._fit)
+        number = 0
+        while True:
+            try:
+                pixels = next(frames)
+            except StopIteration as end:
+                self._take(end.value)
+                return
             yield number, pixels
+            number += 1
+
+    def _fit(self, width_px: int, height_px: int) -> tuple[int, int]:
+        return max(round(width_px * self.scale), 1), max(round(height_px * self.scale), 1)
+
+    def _take(self, info: VideoInfo) -> None:
+        self.num_frames = info.num_frames
+        self.fps = info.num_frames / info.duration_s if info.duration_s > 0 else 0.0
 
 
 def open_footage(path: Path, max_side_px: int) -> Footage:
-    """Probe a file; its frames come at `max_side_px` at most.
+    """Look at a file's header; its frames come at `max_side_px` at most.
 
     Raises:
-        MediaError: when it is no photo or clip, or is damaged.
+        MediaError: when it is no photo or clip, or its first frame shows damage.
         DataError: when a package that decodes it is missing.
     """
-    info = probe_media(path)
-    is_clip = isinstance(info, VideoInfo)
-    count = info.num_frames if isinstance(info, VideoInfo) else 1
-    fps = count / info.duration_s if isinstance(info, VideoInfo) and info.duration_s > 0 else 0.0
-    scale = min(1.0, max_side_px / max(info.width_px, info.height_px))
+    header = _peek(path)
+    scale = min(1.0, max_side_px / max(header.width_px, header.height_px))
     try:
         digest = hash_file(path)
     except OSError as error:
         raise MediaError(path, "cannot be read", str(error)) from error
-    return Footage(
-        path, digest, info.width_px, info.height_px, fps, count, info if is_clip else None, scale  # type: ignore[arg-type]
-    )  # fmt: skip
+    size = header.width_px, header.height_px
+    if isinstance(header, ClipHeader):
+        return Footage(path, digest, *size, True, header.fps, 0, scale)
+    return Footage(path, digest, *size, False, 0.0, 1, scale)
 
 
-def _is_animation(path: Path) -> bool:
+def _peek(path: Path) -> ClipHeader | ImageInfo:
     try:
-        return probe_photo(path).num_frames > 1
+        is_empty = not path.stat().st_size
+        photo = None if is_empty else _probe_picture(path)
+    except (OSError, FaceError):
+        is_empty, photo = True, None
+    if is_empty or (photo is not None and photo.num_frames == 1):
+        info = probe_media(path)  # says what is wrong with it, if anything is
+        assert isinstance(info, ImageInfo)
+        return info
+    header = peek_video(path) if photo is None else peek_animation(path, photo)
+    if 0 < header.fps <= _MAX_FPS:
+        return header
+    info = probe_media(path)  # a header that says nothing of use: decode it for its times
+    assert isinstance(info, VideoInfo)
+    fps = info.num_frames / info.duration_s if info.duration_s > 0 else 0.0
+    return ClipHeader(info.width_px, info.height_px, fps)
+
+
+def _probe_picture(path: Path) -> PhotoInfo | None:
+    """None for what is no picture format."""
+    try:
+        return probe_photo(path)
     except UnknownPictureError:
-        return False
+        return None
 
 
 def scale_down(pixels: np.ndarray, max_side_px: int) -> np.ndarray:

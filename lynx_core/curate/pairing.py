@@ -7,6 +7,9 @@ For each target, references of the same person are tried in this order:
    single-scene, and augmented where an augmenter takes its share of them;
 3. the target's own frames: only through an augmenter.
 
+`references.kinds` leaves kinds out; with `references.every_kind` a target has pairs of each kind that it can have,
+as the paper weighs them in training, and not of the best alone.
+
 A reference whose cosine to the target is below the threshold may be someone else; one above `too_alike`
 teaches to copy. Among those left, the one used least so far comes first, then the better look.
 """
@@ -136,9 +139,12 @@ class _PersonPairs:
                 faults["reference too alike the target"] += 1
             else:
                 tiers[tier].append(option)
-        if not self.config.augmenters:
-            faults["only the target's own frames show the person"] += len(tiers.pop("own"))
-        pairs: list[Candidate | Rejected] = [*self._choose(tiers, member, track, window, target)]
+        if not self.config.augmenters or "augmented" not in self.config.references.kinds:
+            faults["only the target's own frames show the person"] += len(tiers["own"])
+            tiers["own"] = []
+        if any(tiers.values()):
+            faults["no reference of the wanted kinds"] = len(self.options)
+        pairs: list[Candidate | Rejected] = [*self._choose(tiers, track, window, target)]
         if pairs:
             return pairs
         reason = next(
@@ -174,29 +180,39 @@ class _PersonPairs:
         return "single-scene"
 
     def _choose(
-        self,
-        tiers: dict[str, list[_Option]],
-        member: Membership,
-        track: JudgedTrack,
-        window: Window,
-        target: np.ndarray,
+        self, tiers: dict[str, list[_Option]], track: JudgedTrack, window: Window, target: np.ndarray
     ) -> list[Candidate]:
         made: list[Candidate] = []
-        for tier in ("multi-scene", "single-scene", "own"):
+        for kind, options in self._list_pools(tiers):
             options = sorted(
-                tiers.get(tier, []),
-                key=lambda option: (self.uses[option.ref], -option.rating, option.ref.track),
+                options, key=lambda option: (self.uses[option.ref], -option.rating, option.ref.track)
             )
-            while options and len(made) < self.config.references.pairs_per_target:
-                count = 1 if tier == "own" else self.config.references.per_target
-                chosen, options = options[:count], options[count:]
+            count = (
+                sum(pair.kind == kind for pair in made) if self.config.references.every_kind else len(made)
+            )
+            while options and count < self.config.references.pairs_per_target:
+                edits = kind == "augmented" or (kind == "single-scene" and self._takes_share())
+                size = 1 if edits else self.config.references.per_target
+                chosen, options = options[:size], options[size:]
                 self.uses.update(option.ref for option in chosen)
-                made.append(self._describe(tier, chosen, track, window, target, len(made)))
+                made.append(
+                    self._describe("augmented" if edits else kind, chosen, track, window, target, len(made))
+                )
+                count += 1
         return made
+
+    def _list_pools(self, tiers: dict[str, list[_Option]]) -> list[tuple[str, list[_Option]]]:
+        """Kinds with the looks that they are made of, the best first."""
+        needs = self.config.references
+        single, own = tiers["single-scene"], tiers["own"]
+        kinds = [kind for kind in needs.kinds if kind != "augmented" or self.config.augmenters]
+        edited = [*single, *own] if needs.every_kind or "single-scene" not in needs.kinds else own
+        pools = [("multi-scene", tiers["multi-scene"]), ("single-scene", single), ("augmented", edited)]
+        return [(kind, options) for kind, options in pools if kind in kinds]
 
     def _describe(
         self,
-        tier: str,
+        kind: str,
         chosen: Sequence[_Option],
         track: JudgedTrack,
         window: Window,
@@ -204,7 +220,6 @@ class _PersonPairs:
         number: int,
     ) -> Candidate:
         name = hash_texts([track.id, str(window), *(f"{o.ref.track}:{o.ref.sample}" for o in chosen)])[:16]
-        edits = tier == "own" or (tier == "single-scene" and self._takes_share())
         several = "multi-scene " + ("images" if track.media == "photo" else "videos")
         single = "single image" if track.media == "photo" else "single video"
         return Candidate(
@@ -215,14 +230,17 @@ class _PersonPairs:
             first_frame=window.first_frame,
             end_frame=window.end_frame,
             references=tuple(option.ref for option in chosen),
-            raw_kind=several if tier == "multi-scene" else single,
-            kind="augmented" if edits else tier,
+            raw_kind=several if kind == "multi-scene" else single,
+            kind=kind,
             similarity=float(chosen[0].embedding @ target),
         )
 
     def _takes_share(self) -> bool:
         """Whether the next pair of one scene is edited: the share of each person's pairs, to within one, from a
         start that follows from the person, so that it is the same wherever the files lie."""
+        needs = self.config.references
+        if needs.every_kind or "augmented" not in needs.kinds:
+            return False
         share = max((augmenter.share for augmenter in self.config.augmenters), default=0.0)
         before = self.num_own_scene * share + draw_share(self.person)
         self.num_own_scene += 1

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..engine.engine import Engine, StageResult
-from ..engine.parts import RecordReader, RowRef
+from ..engine.parts import RecordReader
+from ..engine.parts_index import RowRef
 from ..engine.stage import Rejection
 from .captions import make_caption_stage
 from .configuration import CurationConfig
@@ -198,13 +199,11 @@ def estimate_run(config: CurationConfig, measure: bool = True) -> Estimate:
     engine = Engine(config.output / WORK_DIR)
     stage = make_scan_stage(config)
     inputs = engine.put("files", files, SourceFile)
-    num_left = engine.count_left(stage, inputs)
+    num_left = sum(1 for _ in engine.find_left(stage, inputs))
     seconds = 0.0 if not num_left else None
     if num_left and measure:
-        index = engine.folder_of(stage).read_index()
-        refs = {ref.key: ref for ref in inputs.refs() if ref.key not in index}
         reader = RecordReader(SourceFile)
-        left = [reader.read(ref) for ref in refs.values()]
+        left = [reader.read(ref) for ref in engine.find_left(stage, inputs)]
         few = sorted(left, key=lambda file: file.size_bytes)[len(left) // 2 :][:3]
         started = monotonic()
         engine.run(stage, engine.put("files", few, SourceFile))

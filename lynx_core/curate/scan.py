@@ -8,7 +8,7 @@ never decodes anything again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from .networks import FaceNetworks
 from .records import SourceFile, Track
 from .shots import ShotDetector
 
-SCAN_VERSION = 1
+SCAN_VERSION = 2
+_MAX_FPS_ERROR = 0.1
+"""Of the rate in a file's header, by which its frames go; beyond it the file is looked at again."""
 
 
 def make_scan_stage(config: CurationConfig) -> Stage:
@@ -80,7 +82,10 @@ class Scanner:
         """
         try:
             footage = open_footage(Path(file.path), self.faces.max_side_px)
+            claimed_fps = footage.fps
             tracks = self._look(file, footage)
+            if abs(footage.fps - claimed_fps) > _MAX_FPS_ERROR * claimed_fps:
+                tracks = self._look(file, footage)  # once more, as often as faces.looks_per_s says
         except MediaError as error:
             return [Rejected(error.reason, error.detail, file.path)]
         except FaceError as error:
@@ -108,7 +113,8 @@ class Scanner:
             if (frame - looks.start) % step == 0:
                 looks.add(frame, pixels)
             last = frame
-        return tracks + looks.finish(last + 1, file, picture_hash)
+        tracks += looks.finish(last + 1, file, picture_hash)
+        return [replace(track, fps=footage.fps, num_frames=footage.num_frames) for track in tracks]
 
 
 def hash_picture(pixels: np.ndarray) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from ..engine.parts import PartsFolder, RecordReader, RowRef
+import numpy as np
+
+from ..engine.parts import PartsFolder, RecordReader
 
 R = TypeVar("R")
 
@@ -16,8 +18,8 @@ def find_stored(work: Path, stage: str, kind: type[R]) -> Iterator[R]:
     seen: set[str] = set()
     for folder in sorted(work.glob(f"{stage}-*")):
         reader = RecordReader(kind)
-        for outcome in PartsFolder(folder).read_index().values():
-            for row, key in zip(outcome.rows, outcome.keys, strict=True):
-                if key is not None and key not in seen:
-                    seen.add(key)
-                    yield reader.read(RowRef(key, outcome.part, row))
+        index = PartsFolder(folder).read_index()
+        for ref in index.refs(index.find_records(np.unique(index.inputs))):
+            if ref.key not in seen:
+                seen.add(ref.key)
+                yield reader.read(ref)

@@ -22,9 +22,10 @@ from ..faces.photo import PhotoInfo, UnknownPictureError, load_photo, probe_phot
 from ..faces.picture_file import decoder_errors, open_picture
 from ..hashing import hash_values
 from ..tokens import FRAMES_PER_LATENT, PX_PER_TOKEN, LatentShape, latent_shape
+from .animation import probe_animation, read_animation
 from .errors import DataError, MediaError, first_line
 from .video_container import check_whole
-from .video_file import VideoInfo, probe_animation, probe_video, read_animation, read_frames
+from .video_file import VideoInfo, probe_video, read_frames
 
 DECODING_VERSION = 2
 """Goes into the names of cache entries; raised when the same settings come to give other pixels."""

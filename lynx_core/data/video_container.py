@@ -11,7 +11,6 @@ read headers only, never the media data.
 from __future__ import annotations
 
 import io
-import shlex
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,18 +21,20 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .errors import DataError, MediaError, first_line
+from .foreign_content import describe_foreign
 
 _MIN_PYAV = 17
 
 FORMATS = (
     "mov", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "mxf", "nut", "dv", "gxf", "rm",
-    "ivf", "h264", "hevc", "vvc", "obu", "av1", "m4v", "mpegvideo", "vc1", "dirac", "cavsvideo", "mjpeg",
+    "ivf", "h264", "hevc", "vvc", "obu", "av1", "m4v", "mpegvideo", "vc1", "dirac", "cavsvideo",
     "yuv4mpegpipe", "wtv", "nsv", "flic",
 )  # fmt: skip
-"""FFmpeg's names of the formats that are read: all of them hold the media in the one file."""
+"""FFmpeg's names of the formats that are read: all of them hold the media in the one file. "mjpeg" is none: it
+takes any file that a JPEG lies in somewhere, such as a PDF, for a video."""
 
 NUMBERED_FORMATS = frozenset(
-    {"avi", "h264", "hevc", "vvc", "obu", "av1", "m4v", "mpegvideo", "vc1", "dirac", "cavsvideo", "mjpeg"}
+    {"avi", "h264", "hevc", "vvc", "obu", "av1", "m4v", "mpegvideo", "vc1", "dirac", "cavsvideo"}
 )
 """These note no time of display, only the order of decoding: frames are known by their number."""
 
@@ -85,25 +86,12 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any, Any]]:
 def _open_container(path: Path, file: BinaryIO) -> Any:
     av = import_av()
     options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
-    list_remedy = f"of a playlist, make one file first: {ffmpeg_command(path, '-c copy', '.mkv')}"
     try:
         return av.open(_Nameless(file), metadata_errors="replace", options=options)
     except av.ArgumentError as error:  # FFmpeg knows the format, but it is not in the list
-        raise MediaError(
-            path,
-            "no photo or video",
-            f"its content is in no format that holds a video in one file; {list_remedy}",
-        ) from error
+        raise MediaError(path, "no photo or video", describe_foreign(path)) from error
     except av.InvalidDataError as error:
-        raise MediaError(
-            path, "does not decode", f"FFmpeg finds no video in its content; {list_remedy}"
-        ) from error
-
-
-def ffmpeg_command(path: Path, options: str, suffix: str = ".mp4") -> str:
-    """A command line that makes a usable file of one that is refused."""
-    out = path.with_name(f"{path.stem}_converted{suffix}")
-    return f"ffmpeg -i {shlex.quote(str(path))} {options} {shlex.quote(str(out))}"
+        raise MediaError(path, "does not decode", describe_foreign(path)) from error
 
 
 class _Nameless(io.RawIOBase):

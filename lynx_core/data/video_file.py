@@ -1,34 +1,27 @@
-"""Clips by frame: videos through PyAV, animated pictures (GIF, APNG, WebP, AVIF) through Pillow.
+"""Clips by frame, through PyAV.
 
 A probe decodes the whole file once, so that the number of frames, the time of each and their wholeness
 are known exactly, not as the header or the packets claim: packets are no frames in AVI with packed
 B-frames, in files cut by copying, with edit lists or hidden frames. That takes the time of decoding
 once more, and the probe is cached. Frames are then asked for by their timestamps, from the keyframe
 before the first; one that the decoder does not give back whole is an error, because a plan of packs
-rests on these numbers.
-
-FFmpeg decodes no animated WebP, and of AVIF the cover alone, so Pillow reads all four. Their timestamps
-are milliseconds from the first frame.
+rests on these numbers. Who needs every frame anyway takes `read_whole_video`, which decodes the file once and
+probes on the way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ..faces.errors import FaceError
-from ..faces.picture_file import PhotoInfo, decode_picture, decoder_errors, open_picture
 from .errors import MediaError, first_line
-from .video_container import NUMBERED_FORMATS, check_whole, ffmpeg_command, open_video
-from .video_frames import FrameFormat, RGBConverter, deinterlace, flatten_picture
-
-if TYPE_CHECKING:
-    from PIL import Image
+from .foreign_content import ffmpeg_command
+from .video_container import NUMBERED_FORMATS, check_whole, open_video
+from .video_frames import FrameFormat, RGBConverter, deinterlace
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +44,21 @@ class VideoInfo:
         return len(self.pts)
 
 
+Fit = Callable[[int, int], tuple[int, int]]
+"""Gives width and height of scaled frames for those of the file, upright."""
+
+
+@dataclass(frozen=True)
+class ClipHeader:
+    """What a clip says of itself before its frames are decoded."""
+
+    width_px: int
+    height_px: int
+    """As displayed."""
+    fps: float
+    """0 where it says nothing."""
+
+
 def probe_video(path: Path) -> VideoInfo:
     """Size, and time of every frame.
 
@@ -59,28 +67,49 @@ def probe_video(path: Path) -> VideoInfo:
             has a frame that does not decode whole, changes its format on the way, or is HDR.
         DataError: when PyAV is missing or too old.
     """
-    check_whole(path)
-    with open_video(path) as (container, stream, decoder):
+    scan = _Scan(path)
+    for _ in _scan_video(scan):
+        pass
+    return scan.describe()
+
+
+def peek_video(path: Path) -> ClipHeader:
+    """What its header and its first frame say.
+
+    Raises:
+        MediaError, DataError: as `probe_video`, as far as the first frame shows it.
+    """
+    scan = _Scan(path)
+    next(_scan_video(scan), None)
+    return ClipHeader(*scan.find_size(), scan.rate)
+
+
+def read_whole_video(path: Path, fit: Fit) -> Generator[np.ndarray, None, VideoInfo]:
+    """Every frame, [height, width, 3] uint8 RGB, and at the end what `probe_video` finds, in one decoding.
+
+    Raises:
+        MediaError, DataError: as `probe_video`, when decoding comes to the fault; frames before it have been given.
+    """
+    scan = _Scan(path)
+    converter: RGBConverter | None = None
+    for _, frame in deinterlace(enumerate(_scan_video(scan))):
+        if converter is None:
+            assert scan.format is not None
+            converter = RGBConverter(path, scan.format, *fit(*scan.find_size()))
+        yield converter.convert(frame)
+    return scan.describe()
+
+
+def _scan_video(scan: _Scan) -> Iterator[Any]:
+    """The whole frames of a file in order; each is noted before it is given."""
+    check_whole(scan.path)
+    with open_video(scan.path) as (container, stream, decoder):
         decoder.thread_type = "SLICE"  # with threads by frame, PyAV loses frames and errors of a damaged file
         if decoder.name == "libdav1d":
             decoder.thread_count = 1
-        numbered = container.format.name in NUMBERED_FORMATS
-        scan = _Scan(path)
+        scan.note_stream(container, stream)
         for packet in _list_packets(container, stream):
-            scan.add_packet(packet, decoder)
-        time_base = float(stream.time_base)
-        rate = float(stream.average_rate or stream.guessed_rate or 0)
-        pixel_aspect = float(stream.sample_aspect_ratio or 1)
-    if scan.format is None:
-        raise MediaError(path, "no frames", scan.error or "no frame of its video stream decodes")
-    stamps, times = scan.read_times(time_base, rate, numbered)
-    last_s = 0.0 if numbered else scan.last_duration * time_base
-    if last_s <= 0:
-        last_s = float(np.median(np.diff(times))) if len(times) > 1 else (1 / rate if rate > 0 else 0.0)
-    width_px, height_px = max(round(scan.format.width * pixel_aspect), 1), scan.format.height
-    if scan.format.orientation[0]:
-        width_px, height_px = height_px, width_px
-    return VideoInfo(width_px, height_px, stamps, times, float(times[-1] + last_s))
+            yield from scan.decode(packet, decoder)
 
 
 class _Scan:
@@ -92,12 +121,23 @@ class _Scan:
         """Of all frames; None until one comes whole."""
         self.error: str | None = None
         """The last error before the first whole frame, which the cut of a clip may leave behind."""
-        self.last_duration = 0
+        self.rate = 0.0
+        """Frames a second that the stream claims; 0 where it claims none."""
+        self._last_duration = 0
+        self._time_base, self._pixel_aspect, self._numbered = 0.0, 1.0, False
         self._pts: list[int | None] = []
         self._dts: list[int | None] = []
 
-    def add_packet(self, packet: Any | None, decoder: Any) -> None:
-        """Decode a packet, or at the end None; a decoder gives errors and frames only when it comes to them.
+    def note_stream(self, container: Any, stream: Any) -> None:
+        """Take what the container says."""
+        self._numbered = container.format.name in NUMBERED_FORMATS
+        self._time_base = float(stream.time_base)
+        self.rate = float(stream.average_rate or stream.guessed_rate or 0)
+        self._pixel_aspect = float(stream.sample_aspect_ratio or 1)
+
+    def decode(self, packet: Any | None, decoder: Any) -> Iterator[Any]:
+        """The whole frames of a packet, or at the end of None; a decoder gives errors and frames only when it comes
+        to them.
 
         Raises:
             MediaError: when something is not whole after the first whole frame.
@@ -116,12 +156,14 @@ class _Scan:
             self._note_damage(first_line(error))
             return
         for frame in frames:
-            self._add_frame(frame)
+            if self._add_frame(frame):
+                yield frame
 
-    def _add_frame(self, frame: Any) -> None:
+    def _add_frame(self, frame: Any) -> bool:
+        """Note a frame; whether it is whole."""
         if frame.is_corrupt:
             self._note_damage("a frame decodes only in part")
-            return
+            return False
         format = FrameFormat.of(frame)
         if self.format is None:
             format.check(self.path)
@@ -134,7 +176,8 @@ class _Scan:
                 f"{self.format.find_change(format)} at frame {len(self._pts)}; cut it there, or convert it: {command}",
             )
         self._pts.append(frame.pts)
-        self.last_duration = int(frame.duration or 0)
+        self._last_duration = int(frame.duration or 0)
+        return True
 
     def _note_damage(self, detail: str) -> None:
         if self._pts:
@@ -143,19 +186,45 @@ class _Scan:
             )
         self.error = detail
 
-    def read_times(self, time_base: float, rate: float, numbered: bool) -> tuple[np.ndarray, np.ndarray]:
+    def find_size(self) -> tuple[int, int]:
+        """Width and height as displayed: upright, with square pixels.
+
+        Raises:
+            MediaError: when no frame came.
+        """
+        if self.format is None:
+            detail = self.error or "no frame of its video stream decodes"
+            raise MediaError(self.path, "no frames", detail)
+        width_px, height_px = max(round(self.format.width * self._pixel_aspect), 1), self.format.height
+        return (height_px, width_px) if self.format.orientation[0] else (width_px, height_px)
+
+    def describe(self) -> VideoInfo:
+        """What all frames together show.
+
+        Raises:
+            MediaError: when none came, or when they carry no usable timestamps.
+        """
+        width_px, height_px = self.find_size()
+        stamps, times = self._read_times()
+        last_s = 0.0 if self._numbered else self._last_duration * self._time_base
+        if last_s <= 0:
+            one_s = 1 / self.rate if self.rate > 0 else 0.0
+            last_s = float(np.median(np.diff(times))) if len(times) > 1 else one_s
+        return VideoInfo(width_px, height_px, stamps, times, float(times[-1] + last_s))
+
+    def _read_times(self) -> tuple[np.ndarray, np.ndarray]:
         """Stamps of the frames, and their times in seconds from the first.
 
         Raises:
             MediaError: when frames carry no timestamps, or such as do not rise.
         """
         count = len(self._pts)
-        if numbered:
+        if self._numbered:
             stamps = np.arange(count, dtype=np.int64)
             dts = sorted(value for value in self._dts if value is not None)
             if len(dts) == count and len(set(dts)) == count:  # keeps the gaps of frames left out
-                return stamps, (np.array(dts) - dts[0]) * time_base
-            return stamps, stamps / (rate or 25.0)
+                return stamps, (np.array(dts) - dts[0]) * self._time_base
+            return stamps, stamps / (self.rate or 25.0)
         known = [value for value in self._pts if value is not None]
         stamps = np.array(known, dtype=np.int64)
         if len(known) < count or (np.diff(stamps) <= 0).any():
@@ -164,10 +233,10 @@ class _Scan:
                 if len(known) < count
                 else "they do not rise"
             )
-            even = f"-vf 'setpts=N/({rate or 25:.6g}*TB)' -fps_mode passthrough -crf 12"
+            even = f"-vf 'setpts=N/({self.rate or 25:.6g}*TB)' -fps_mode passthrough -crf 12"
             command = ffmpeg_command(self.path, even)
             raise MediaError(self.path, "no usable timestamps", f"{found}; write them evenly: {command}")
-        return stamps, (stamps - stamps[0]) * time_base
+        return stamps, (stamps - stamps[0]) * self._time_base
 
 
 def read_frames(
@@ -263,79 +332,3 @@ def _check_frames(path: Path, first: Any, frames: Iterator[Any]) -> Iterator[Any
         if frame.is_corrupt:
             raise MediaError(path, "damaged", f"the frame at {frame.time} s is corrupt")
         yield frame
-
-
-_DEFAULT_FRAME_MS = 100.0
-_SHORTEST_MS = {"GIF": 20.0}
-_OTHERS_SHORTEST_MS = 11.0
-
-
-def probe_animation(path: Path, photo: PhotoInfo) -> VideoInfo:
-    """Size, and time of every frame; all of them are decoded.
-
-    Args:
-        path: the file.
-        photo: of `probe_photo`, with more than one frame.
-
-    Raises:
-        MediaError: when a frame does not decode, or the file is cut short.
-    """
-    check_whole(path)
-    durations_ms = []
-    with _media_errors(path), open_picture(path) as picture:
-        for _ in _list_frames(picture, path):
-            decode_picture(picture, path)
-            durations_ms.append(_read_duration(picture))
-    ends = np.cumsum(durations_ms)
-    starts = ends - durations_ms
-    pts = np.round(starts).astype(np.int64)
-    return VideoInfo(photo.width_px, photo.height_px, pts, starts / 1000, float(ends[-1]) / 1000)
-
-
-def read_animation(
-    path: Path, pts: np.ndarray, width_px: int, height_px: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Frames by timestamp, as `read_frames` gives those of a video.
-
-    Raises:
-        MediaError: when one of the frames does not come.
-    """
-    wanted = iter(pts.tolist())
-    target = next(wanted, None)
-    start_ms = 0.0
-    with _media_errors(path), open_picture(path) as picture:
-        for _ in _list_frames(picture, path):
-            if target is None:
-                return
-            decode_picture(picture, path)
-            if round(start_ms) == target:
-                yield target, flatten_picture(path, picture, (width_px, height_px))
-                target = next(wanted, None)
-            start_ms += _read_duration(picture)
-    if target is not None:
-        raise MediaError(path, "changed", f"it has no frame at {target} ms any more")
-
-
-def _list_frames(picture: Image.Image, path: Path) -> Iterator[int]:
-    """Go to one frame after another."""
-    # A PNG may begin with a picture for viewers that show no animations; it is no frame then.
-    first = 1 if picture.info.get("default_image") else 0
-    for number in range(first, getattr(picture, "n_frames", 1)):
-        with decoder_errors(path):
-            picture.seek(number)
-        yield number
-
-
-def _read_duration(picture: Image.Image) -> float:
-    """How long viewers show the frame, in milliseconds: a delay of next to nothing means 100."""
-    duration_ms = float(picture.info.get("duration") or 0)
-    shortest_ms = _SHORTEST_MS.get(str(picture.format), _OTHERS_SHORTEST_MS)
-    return duration_ms if duration_ms >= shortest_ms else _DEFAULT_FRAME_MS
-
-
-@contextmanager
-def _media_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FaceError as error:
-        raise MediaError(path, "does not decode", first_line(error)) from error

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..faces.photo import convert_picture
 from .errors import MediaError
-from .video_container import ffmpeg_command
+from .foreign_content import ffmpeg_command
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .parts import RecordReader, RowRef, write_part
+from .parts import RecordReader, write_part
+from .parts_index import RowRef
 from .stage import EngineError, Rejected, Stage
 
 RunnerName = Literal["native", "ray"]
+_runner: RunnerName | None = None
+"""The one that this process has chosen."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +169,15 @@ def _import_daft(runner: RunnerName) -> Any:
             f"the package {package} is missing or does not load ({error}): python -m pip install "
             f"'comfyui-lynx[curate]'{' ray' if package == 'ray' else ''}"
         ) from error
-    if runner == "ray":
-        daft.set_runner_ray(os.environ.get("RAY_ADDRESS"), noop_if_initialized=True)
-    else:
-        daft.set_runner_native()
+    global _runner
+    if _runner is None:  # Daft takes one choice in the life of a process, and refuses even the same again
+        if runner == "ray":
+            daft.set_runner_ray(os.environ.get("RAY_ADDRESS"), noop_if_initialized=True)
+        else:
+            daft.set_runner_native()
+        _runner = runner
+    if _runner != runner:
+        raise EngineError(
+            f"this process works on the runner {_runner} already; start another one for the runner {runner}"
+        )
     return daft

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from .daft_runner import RunnerName, Task, reject_error, run_tasks
-from .parts import Outcome, PartsFolder, RecordReader, RowRef, iterate_refs, write_part
+from .parts import PartsFolder, RecordReader, write_part
+from .parts_index import KEY_TYPE, PartsIndex, RowRef, pack_keys
 from .records import hash_record, hash_texts
 from .stage import EngineError, Rejected, Rejection, Stage, TableStage
 
@@ -31,14 +35,15 @@ class StageResult:
     """The records that came of a stage's inputs, and the rejections."""
 
     name: str
-    input_keys: tuple[str, ...]
-    index: dict[str, Outcome]
+    input_keys: np.ndarray
+    """[n] `S16`."""
+    index: PartsIndex
     num_reused: int = 0
     """Inputs that an earlier run had done."""
 
     def refs(self) -> Iterator[RowRef]:
         """Places of the records, in the order of the inputs."""
-        return iterate_refs(self.index, self.input_keys)
+        return self.index.refs(self.index.find_records(self.input_keys))
 
     def records(self, kind: type[R]) -> Iterator[R]:
         """The records, as a class whose fields are among those of the stage's."""
@@ -48,12 +53,9 @@ class StageResult:
     def rejections(self) -> Iterator[Rejection]:
         """Everything that gave no record, in the order of the inputs."""
         reader = RecordReader(Rejected)
-        for input_key in self.input_keys:
-            outcome = self.index.get(input_key)
-            for row, key in zip(outcome.rows, outcome.keys, strict=True) if outcome else ():
-                if key is None:
-                    said = reader.read_rejected(outcome.part, row) if outcome else Rejected("", "")
-                    yield Rejection(self.name, said.subject, said.reason, said.detail)
+        for ref in self.index.refs(self.index.find_rejections(self.input_keys)):
+            said = reader.read_rejected(ref.part, ref.row)
+            yield Rejection(self.name, said.subject, said.reason, said.detail)
 
     def count_reasons(self) -> Counter[str]:
         """How often each reason came."""
@@ -85,26 +87,33 @@ class Engine:
     def put(self, name: str, records: Iterable[Any], kind: type) -> StageResult:
         """Keep records that the caller made, as the input of a stage; equal ones are kept once."""
         folder = PartsFolder(self.work / f"inputs-{name}")
-        by_key: dict[str, Any] = {}
-        for record in records:
-            by_key.setdefault(hash_record(record), record)
         index = folder.read_index()
-        left = [key for key in by_key if key not in index]
-        for start in range(0, len(left), _INPUT_ROWS):
-            keys = left[start : start + _INPUT_ROWS]
-            write_part(folder.name_part(keys), kind, [(key, [by_key[key]]) for key in keys])
-        if left:
-            index = folder.read_index()
-        return StageResult(name, tuple(by_key), index)
+        keys = bytearray()  # of bytes, for a list of keys would be ten times as long
+        pending: dict[str, Any] = {}
+        for record in records:
+            key = hash_record(record)
+            keys += bytes.fromhex(key)
+            pending.setdefault(key, record)
+            if len(pending) == _INPUT_ROWS:
+                _put_new(folder, index, pending, kind)
+        _put_new(folder, index, pending, kind)
+        every = np.frombuffer(bytes(keys), KEY_TYPE)
+        _, first = np.unique(every, return_index=True)
+        return StageResult(name, every[np.sort(first)], folder.read_index())
 
     def folder_of(self, stage: Stage | TableStage) -> PartsFolder:
         """Where the parts of a stage lie."""
         return PartsFolder(self.work / f"{stage.name}-{stage.fingerprint}")
 
-    def count_left(self, stage: Stage, inputs: StageResult) -> int:
-        """How many inputs a run would do."""
-        index = self.folder_of(stage).read_index()
-        return sum(1 for ref in inputs.refs() if ref.key not in index or index[ref.key].retry)
+    def find_left(self, stage: Stage, inputs: StageResult) -> Iterator[RowRef]:
+        """Places of the inputs that a run would do."""
+        rows, done = self._split(self.folder_of(stage), inputs)
+        return inputs.index.refs(rows[~done])
+
+    def _split(self, folder: PartsFolder, inputs: StageResult) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the inputs, and whether each is done."""
+        rows = inputs.index.find_records(inputs.input_keys)
+        return rows, folder.read_index().is_done(inputs.index.keys[rows])
 
     def run(self, stage: Stage, inputs: StageResult) -> StageResult:
         """Do what is left of a stage.
@@ -114,21 +123,20 @@ class Engine:
         """
         folder = self.folder_of(stage)
         folder.remove_leftovers()
-        index = folder.read_index()
-        refs = list(inputs.refs())
-        left = [ref for ref in refs if ref.key not in index or index[ref.key].retry]
-        num_reused = len(refs) - len(left)
-        del index  # read anew at the end; two of them would be twice the memory
-        self.on_progress(stage.name, num_reused, len(refs))
+        rows, is_done = self._split(folder, inputs)
+        left, num_reused = rows[~is_done], int(is_done.sum())
+        self.on_progress(stage.name, num_reused, len(rows))
         done, errors = num_reused, 0
-        batches = [left[start : start + stage.batch_rows] for start in range(0, len(left), stage.batch_rows)]
-        tasks = [Task(tuple(batch), str(folder.name_part([ref.key for ref in batch]))) for batch in batches]
-        for start in range(0, len(tasks), _TASKS_AT_A_TIME):
-            some = tasks[start : start + _TASKS_AT_A_TIME]
+        tasks = (
+            Task(batch, str(folder.name_part([ref.key for ref in batch])))
+            for start in range(0, len(left), stage.batch_rows)
+            for batch in (tuple(inputs.index.refs(left[start : start + stage.batch_rows])),)
+        )
+        while some := list(islice(tasks, _TASKS_AT_A_TIME)):
             for num_records, num_errors in run_tasks(stage, some, self.runner, self.num_workers):
                 done, errors = done + num_records, errors + num_errors
-                self.on_progress(stage.name, done, len(refs))
-        result = StageResult(stage.name, tuple(ref.key for ref in refs), folder.read_index(), num_reused)
+                self.on_progress(stage.name, done, len(rows))
+        result = StageResult(stage.name, inputs.index.keys[rows], folder.read_index(), num_reused)
         _check_errors(result, errors, len(left))
         return result
 
@@ -143,8 +151,8 @@ class Engine:
         input_key = hash_texts([*keys, *others])
         folder = self.folder_of(stage)
         folder.remove_leftovers()
-        index = folder.read_index()
-        is_done = input_key in index
+        index, packed = folder.read_index(), pack_keys([input_key])
+        is_done = bool(index.is_done(packed)[0])
         if not is_done:
             self.on_progress(stage.name, 0, len(keys))
             results = stage.function(list(inputs.records(stage.takes)))
@@ -152,7 +160,16 @@ class Engine:
             write_part(folder.name_part([input_key]), stage.gives, [(input_key, results or [_NOTHING])])
             index = folder.read_index()
         self.on_progress(stage.name, len(keys), len(keys))
-        return StageResult(stage.name, (input_key,), index, len(keys) if is_done else 0)
+        return StageResult(stage.name, packed, index, len(keys) if is_done else 0)
+
+
+def _put_new(folder: PartsFolder, index: PartsIndex, pending: dict[str, Any], kind: type) -> None:
+    """Write what no part holds yet, and empty `pending`."""
+    keys = list(pending)
+    left = [key for key, is_done in zip(keys, index.is_done(pack_keys(keys)), strict=True) if not is_done]
+    if left:
+        write_part(folder.name_part(left), kind, [(key, [pending[key]]) for key in left])
+    pending.clear()
 
 
 _NOTHING = Rejected("no records", "the stage had nothing to work on")

@@ -9,38 +9,19 @@ no record, the reason.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..durable_file import write_aside
+from .parts_index import PartsIndex, RowRef, pack_keys
 from .records import arrow_fields, as_row, from_row, hash_record, hash_texts, list_hints
 from .stage import EngineError, Rejected
 
 INPUT, KEY, REASON, DETAIL, SUBJECT, RETRY = "_input", "_key", "_reason", "_detail", "_subject", "_retry"
 _OPEN_TABLES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class RowRef:
-    """Where a record lies."""
-
-    key: str
-    part: str
-    """Path of the part."""
-    row: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one input: rows of one part."""
-
-    part: str
-    rows: tuple[int, ...]
-    keys: tuple[str | None, ...]
-    """Of the records; None for a rejection."""
-    retry: bool
 
 
 def write_part(path: Path, kind: type, outcomes: Iterable[tuple[str, Sequence[Any | Rejected]]]) -> None:
@@ -80,17 +61,23 @@ class PartsFolder:
         """Where the part of these inputs lies."""
         return self.path / f"{hash_texts(input_keys)}.parquet"
 
-    def read_index(self) -> dict[str, Outcome]:
-        """What became of each input that was seen so far; a part that does not open is removed.
-
-        An input that was tried again has rows in several parts; one without `retry` counts.
-        """
-        found: dict[str, Outcome] = {}
-        for part in sorted(self.path.glob("*.parquet")) if self.path.is_dir() else []:
-            for input_key, outcome in _index_part(part).items():
-                if input_key not in found or found[input_key].retry:
-                    found[input_key] = outcome
-        return found
+    def read_index(self) -> PartsIndex:
+        """What became of each input that was seen so far; a part that does not open is removed."""
+        found = [
+            (str(part), *columns)
+            for part in (sorted(self.path.glob("*.parquet")) if self.path.is_dir() else [])
+            if (columns := _index_part(part)) is not None
+        ]
+        if not found:
+            return PartsIndex.empty()
+        names, inputs, keys, retries = zip(*found, strict=True)
+        lengths = [len(each) for each in keys]
+        part = np.repeat(np.arange(len(names)), lengths)
+        row = np.concatenate([np.arange(length) for length in lengths])
+        places = np.column_stack([part, row]).astype(np.int32)
+        return PartsIndex(
+            names, np.concatenate(inputs), np.concatenate(keys), places, np.concatenate(retries)
+        )
 
     def remove_leftovers(self) -> None:
         """Delete what a killed process left half-written."""
@@ -98,7 +85,8 @@ class PartsFolder:
             path.unlink(missing_ok=True)
 
 
-def _index_part(part: Path) -> dict[str, Outcome]:
+def _index_part(part: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Keys of inputs and of records, and whether an input is to be tried again; None for a broken part."""
     import pyarrow
     from pyarrow import parquet
 
@@ -106,16 +94,11 @@ def _index_part(part: Path) -> dict[str, Outcome]:
         table = parquet.read_table(part, columns=[INPUT, KEY, RETRY], partitioning=None)
     except (pyarrow.ArrowException, OSError):
         part.unlink(missing_ok=True)  # its inputs are done again
-        return {}
-    rows: dict[str, list[int]] = {}
-    inputs, keys, retries = (table[name].to_pylist() for name in (INPUT, KEY, RETRY))
-    for row, input_key in enumerate(inputs):
-        rows.setdefault(input_key, []).append(row)
-    path = str(part)
-    return {
-        input_key: Outcome(path, tuple(at), tuple(keys[row] for row in at), any(retries[row] for row in at))
-        for input_key, at in rows.items()
-    }
+        return None
+    inputs = pack_keys(table[INPUT].to_pylist())
+    # One row that is to be tried again makes all rows of its input so.
+    again = np.unique(inputs[table[RETRY].to_numpy(zero_copy_only=False).astype(bool)])
+    return inputs, pack_keys(table[KEY].to_pylist()), np.isin(inputs, again)
 
 
 class RecordReader:
@@ -158,19 +141,6 @@ class RecordReader:
                 self._tables.popitem(last=False)
         table = self._tables[name]
         return {column: table[column][row].as_py() for column in columns}
-
-
-def iterate_refs(index: dict[str, Outcome], input_keys: Iterable[str]) -> Iterator[RowRef]:
-    """The records that came of inputs, in their order, each content once."""
-    seen: set[str] = set()
-    for input_key in input_keys:
-        outcome = index.get(input_key)
-        if outcome is None:
-            continue
-        for row, key in zip(outcome.rows, outcome.keys, strict=True):
-            if key is not None and key not in seen:
-                seen.add(key)
-                yield RowRef(key, outcome.part, row)
 
 
 def erase_records(work: Path, columns: Sequence[str], mentions: Sequence[str], values: set[str]) -> int:

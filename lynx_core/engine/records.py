@@ -19,7 +19,8 @@ import numpy as np
 
 R = TypeVar("R")
 
-_HASH_BYTES = 16
+KEY_BYTES = 16
+"""Of the hash of a record."""
 
 
 def list_hints(kind: Any) -> dict[str, Any]:
@@ -100,14 +101,14 @@ def _from_plain(hint: Any, value: Any) -> Any:
 
 def hash_record(record: Any) -> str:
     """Hash over the values of a record, 32 hex digits; equal records of one class have equal hashes."""
-    digest = hashlib.blake2b(digest_size=_HASH_BYTES)
+    digest = hashlib.blake2b(digest_size=KEY_BYTES)
     _feed(digest, record)
     return digest.hexdigest()
 
 
 def hash_texts(texts: Sequence[str]) -> str:
     """Hash over texts in their order, 32 hex digits."""
-    digest = hashlib.blake2b(digest_size=_HASH_BYTES)
+    digest = hashlib.blake2b(digest_size=KEY_BYTES)
     for text in texts:
         _feed(digest, text)
     return digest.hexdigest()

@@ -141,6 +141,18 @@ class JudgeSettings(Section):
     """Estimates above this are refused before the first request."""
 
 
+class ClipSettings(Section):
+    """CLIP for text alignment and aesthetics, without a server."""
+
+    folder: Path
+    """Of the Hugging Face layout: config.json, weights, preprocessor and tokenizer."""
+    name: str = "CLIP"
+    frames: int = Field(default=8, ge=1)
+    """Frames of a video that are looked at."""
+    aesthetic_head: Path | None = None
+    """LAION's head for this CLIP."""
+
+
 class People(Section):
     """The raters' study."""
 
@@ -180,6 +192,7 @@ class Benchmark(Section):
     faces: Faces | None = None
     recognisers: tuple[RecogniserSettings, ...] = ()
     judge: JudgeSettings | None = None
+    clip: ClipSettings | None = None
     people: People = People()
     report: ReportSettings = ReportSettings()
 

@@ -40,7 +40,8 @@ def draw_plot(score: FaceScore, title: str) -> np.ndarray:
         draw.text((left - 8, y), f"{tick:.2f}", GREY, small, anchor="rm")
     last = len(likeness.scores) - 1
     for frame in sorted({0, last // 2, last}):
-        draw.text((place(frame, low)[0], bottom + 8), f"frame {frame + 1}", GREY, small, anchor="mt")
+        anchor = "lt" if frame == 0 else "rt" if frame == last else "mt"
+        draw.text((place(frame, low)[0], bottom + 12), f"frame {frame + 1}", GREY, small, anchor=anchor)
     if seen:
         mean = place(0, likeness.mean_detected)[1]
         for x in range(left, right, 12):

@@ -156,6 +156,7 @@ class Content:
             maker.make_ablation(),
             maker.make_anchors(),
             maker.make_motion(),
+            maker.make_imported(),
             maker.make_cost(),
             maker.make_breakdown("subject"),
             maker.make_breakdown("prompt"),

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .configuration import Method
+from .imported_scores import IMPORTED
 from .published import ABLATION, FACE_COLUMNS, NOTES, PUBLISHED, PublishedRow
 from .rater_answers import CRITERION_TITLES, PeopleFigures
 from .results import Metric, Results
+from .scored_cell import AESTHETIC_SCORE, TEXT_ALIGNMENT
 from .statistics import CrossedBootstrap, Interval, bootstrap_rows
 
 TITLES = {
@@ -21,6 +23,8 @@ TITLES = {
     "motion": "Motion (diagonals/s)",
     "temporal_consistency": "Temporal consistency",
     "sharpness": "Sharpness",
+    TEXT_ALIGNMENT: "Text alignment",
+    AESTHETIC_SCORE: "Aesthetic score",
 }
 JUDGED = ("prompt_following", "aesthetics", "motion_naturalness", "video_quality")
 CONDITIONS = "conditions"
@@ -180,19 +184,38 @@ class TableMaker:
         return Table("judged", "Prompt following and quality", tuple(columns), tuple(lines), caption, groups)
 
     def make_motion(self) -> Table:
-        """What is measured without a network."""
+        """What is measured without a judge."""
         metrics = [Metric(name) for name in ("motion", "temporal_consistency", "sharpness")]
         drift = [Metric("face_drift", name) for name in self.results.recognisers]
+        clip = self.results.list_metrics(TEXT_ALIGNMENT, AESTHETIC_SCORE)
+        metrics += clip
         columns = (
-            *(TITLES[metric.name] for metric in metrics),
+            *(f"{TITLES[metric.name]}{f', {metric.model}' * (metric in clip)}" for metric in metrics),
             *(f"Drift, {metric.model}" for metric in drift),
         )
         caption = (
             "Motion is the mean length of the optical flow, its sign plays no part. Drift is the change of the likeness "
             "from the first frame to the last."
         )
+        if clip:
+            caption += " Text alignment is the cosine of frame and prompt by CLIP, which reads 77 tokens and knows little of motion."
         lines = self._make_lines([*metrics, *drift], marks_best=False)
         return Table("motion", "Motion, consistency, drift", columns, tuple(lines), caption)
+
+    def make_imported(self) -> Table | None:
+        """Figures that VBench, OpenS2V-Eval and the like gave by their own programs."""
+        metrics = self.results.imported
+        if not metrics:
+            return None
+        models = list(dict.fromkeys(metric.model for metric in metrics))
+        groups = tuple((model, sum(metric.model == model for metric in metrics)) for model in models)
+        columns = tuple(metric.name.removeprefix(IMPORTED).replace("_", " ") for metric in metrics)
+        caption = (
+            "As these programs gave them, by video; how they treat frames without a face and errors is theirs. The intervals "
+            "are ours."
+        )
+        lines = self._make_lines(metrics, marks_best=False)
+        return Table("imported", "Other benchmarks", columns, tuple(lines), caption, groups)
 
     def _make_lines(self, metrics: Sequence[Metric], *, marks_best: bool = True) -> list[Line]:
         grid = [[self.estimate(metric, method.name) for metric in metrics] for method in self.methods]

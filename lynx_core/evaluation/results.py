@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from .cells import Matrix
+from .imported_scores import IMPORTED
 from .judging import WRONG_PROMPT
 from .ledger import AnswerRow, ScoreRow, VideoRow, open_answers, open_scores, open_videos
 from .rubric import CRITERIA
+from .scored_cell import TEXT_ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,16 @@ class Results:
             {metric.model for metric in self._scores if metric.name in CRITERIA} - {self.judge or ""}
         )
 
+    def list_metrics(self, *names: str) -> list[Metric]:
+        """Those of these names that somebody scored."""
+        return [metric for name in names for metric in self._scores if metric.name == name]
+
+    @property
+    def imported(self) -> list[Metric]:
+        """Figures of other benchmarks' own programs, by program."""
+        found = [metric for metric in self._scores if metric.name.startswith(IMPORTED)]
+        return sorted(found, key=lambda metric: (metric.model, metric.name))
+
     def find_rows(self, metric: Metric, method: str, subject: str, prompt: str) -> list[ScoreRow]:
         """All repeats of a figure of one cell."""
         video = self.videos.get((method, subject, prompt))
@@ -91,7 +103,7 @@ class Results:
             return []
         if metric.name.startswith("face_"):
             target = self.matrix.subjects[subject].reference_hash
-        elif metric.name in CRITERIA:
+        elif metric.name in (*CRITERIA, TEXT_ALIGNMENT):
             target = self.matrix.prompts[prompt].sha256
         else:
             target = ""

@@ -10,6 +10,9 @@ from .ledger import Key, ScoreRow, VideoRow
 from .prompts import Prompt
 from .subjects import Subject
 
+TEXT_ALIGNMENT, AESTHETIC_SCORE = "text_alignment", "aesthetic_score"
+"""Metrics of CLIP; the first compares with the prompt."""
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -14,6 +14,7 @@ from ..faces.detection import FaceDetector, find_pack_folder
 from ..faces.errors import FaceError
 from ..hashing import hash_every_byte, hash_values
 from .cells import Matrix
+from .clip_scores import ClipScorer
 from .configuration import Benchmark
 from .errors import ConfigurationError, EvaluationError
 from .face_scores import Gallery, score_faces
@@ -162,7 +163,7 @@ def open_scorers(matrix: Matrix) -> list[Scorer]:
     """All that scores on this machine.
 
     Raises:
-        FaceError: when a face model is missing.
+        FaceError: when a face model or CLIP is missing.
     """
     scorers: list[Scorer] = [MotionScorer()]
     config: Benchmark = matrix.benchmark
@@ -171,6 +172,8 @@ def open_scorers(matrix: Matrix) -> list[Scorer]:
         recognisers = [open_recogniser(settings, config.faces) for settings in config.recognisers]
         gallery = Gallery(list(matrix.subjects.values()), detector, recognisers)
         scorers.append(FaceScorer(gallery, detector, recognisers))
+    if config.clip is not None:
+        scorers.append(ClipScorer(config.clip))
     return scorers
 
 

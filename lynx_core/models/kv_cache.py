@@ -11,7 +11,7 @@ still norms them as it should.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import torch
@@ -145,6 +145,34 @@ class ReferenceKVBuilder:
         if self._missing:
             raise LynxError(f"the reference pass did not reach blocks {sorted(self._missing)}")
         return KVCache(sorted(self._block_kvs.items()), norm_key=True)
+
+
+def join_kv(caches: Sequence[KVCache]) -> KVCache:
+    """Put the tokens of several pictures of one person side by side: one attention to all of them.
+
+    Raises:
+        LynxError: when they are of different adapters.
+    """
+    first = caches[0]
+    if any((c.list_blocks(), c.norm_key) != (first.list_blocks(), first.norm_key) for c in caches):
+        raise LynxError(
+            "keys and values of different adapters cannot stand side by side; encode all with one"
+        )
+    return KVCache(
+        (
+            (
+                block,
+                BlockKV(
+                    *(
+                        torch.cat([getattr(c.get_block(block), name) for c in caches], 1)
+                        for name in ("key", "value")
+                    )
+                ),
+            )
+            for block in first.list_blocks()
+        ),
+        first.norm_key,
+    )
 
 
 def attend_extra(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:

@@ -80,7 +80,7 @@ def main() -> None:
     print(f"on the {device.type.upper()}", flush=True)
     bench = Bench(arguments.work, arguments.assets, settings, device)
     adapters = Adapters(arguments.work / "adapters", dict(_split(pair) for pair in arguments.adapter))
-    truth = Truth(bench.cases, _mean_gallery(bench))
+    truth = Truth(bench.cases, mean_gallery(bench))
     variants = _run_variants(bench, adapters, truth, arguments)
     if not variants:
         raise SystemExit(
@@ -169,7 +169,7 @@ def _compare_all(variants: dict[str, Measured]) -> dict[str, Any]:
     }
 
 
-def _mean_gallery(bench: Bench) -> np.ndarray:
+def mean_gallery(bench: Bench) -> np.ndarray:
     pictures = draw_gallery()
     embeddings = bench.readers.embed(pictures.reshape(-1, *pictures.shape[2:])).reshape(
         *pictures.shape[:2], -1

@@ -154,8 +154,8 @@ class Measured:
 
     def copy_paste(self) -> dict[str, Any]:
         """Likeness by how far pose and light are from the photo's, and what of the photo is copied."""
-        gaps = self._pose_gaps()
-        likeness = self._frame_likeness()
+        gaps = self.pose_gaps()
+        likeness = self.frame_likeness()
         edges = np.quantile(gaps, [0, 1 / 3, 2 / 3, 1])
         bins = []
         for low, high in pairwise(edges):
@@ -177,7 +177,7 @@ class Measured:
             ).as_json(),
         }
 
-    def _pose_gaps(self) -> np.ndarray:
+    def pose_gaps(self) -> np.ndarray:
         """Angle between the photo's pose and each frame's, yaw and pitch together, radians [seeds, cases, 9]."""
         poses = self._stack("poses")
         total = np.zeros(poses.shape[:3])
@@ -188,7 +188,7 @@ class Measured:
             total += (read - photo[:, None]) ** 2
         return np.sqrt(total)
 
-    def _frame_likeness(self) -> np.ndarray:
+    def frame_likeness(self) -> np.ndarray:
         """[seeds, cases, 9]."""
         frames = self._stack("frame_embeddings").astype(np.float32)
         return np.einsum("scfd,cd->scf", frames, self.truth.gallery[: self.count])

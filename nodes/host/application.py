@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from .conditioning import (
     Injection,
     Kind,
     add_injections,
+    find_injections,
     list_people,
     make_middle,
 )
@@ -44,6 +46,8 @@ class AppliedIdentity:
     positive: Conditioning
     negative: Conditioning
     middle: Conditioning
+    remarks: tuple[str, ...] = ()
+    """What is not as the artist may believe."""
 
 
 def get_id_kv(adapter: Adapter, embedding: Tensor, dtype: torch.dtype) -> IdentityKV:
@@ -95,18 +99,20 @@ def apply_identity(
         )
     face: list[Injection] = []
     null: list[Injection] = []
+    source = object()
     if face_id is not None and settings.id.strength:
         dtype = model.model.get_dtype_inference()
         face_kv, null_kv = choose_id_kv(adapter, face_id, base, dtype)
-        face.append(make_injection("id", face_kv, settings.id, region))
+        face.append(make_injection("id", face_kv, settings.id, region, source))
         null.append(replace(face[-1], kv=null_kv, is_null=True))
     if reference is not None and settings.ref.strength:
         check_reference(reference, base)
-        injection = make_injection("ref", reference.face, settings.ref, region)
+        injection = make_injection("ref", reference.face, settings.ref, region, source)
         face.append(replace(injection, base=reference.base, skip_frames=vace_reference_frames))
         null.append(replace(face[-1], kv=reference.null, is_null=True))
     if not face:
         return AppliedIdentity(model, positive, negative, negative)
+    remarks = explain_blend(positive, [injection.kind for injection in face], region)
     positive = add_injections(positive, face)
     return AppliedIdentity(
         model=attach(model, base),
@@ -117,7 +123,28 @@ def apply_identity(
         middle=make_middle(positive, negative)
         if len(list_people(positive)) == 1
         else add_injections(negative, face),
+        remarks=tuple(remarks),
     )
+
+
+def explain_blend(positive: Conditioning, kinds: Collection[Kind], region: Region | None) -> list[str]:
+    """Say that a person who is put on blends with those that a conditioning carries: no mask parts them.
+
+    Args:
+        kinds: the parts that are put on. An ID alone and a reference alone are two halves of one person.
+        region: where the person is put on.
+    """
+    before = [injection for entry in positive for injection in find_injections(entry)]
+    blended = [
+        i for i in before if i.kind in kinds and not i.is_null and (i.region is None or region is None)
+    ]
+    if not blended:
+        return []
+    names = " and ".join(PART_NAMES[kind] for kind in PART_NAMES if any(i.kind == kind for i in blended))
+    return [
+        f"positive has passed another Lynx Apply or Lynx Person: the {names} of both act in the same place, and two people "
+        "blend into one. For two people give each Lynx Apply a mask."
+    ]
 
 
 def choose_id_kv(
@@ -147,7 +174,9 @@ def choose_id_kv(
     return get_id_kv(adapter, face_id.embedding, dtype), get_id_kv(adapter, nobody, dtype)
 
 
-def make_injection(kind: Kind, kv: IdentityKV, settings: PartSettings, region: Region | None) -> Injection:
+def make_injection(
+    kind: Kind, kv: IdentityKV, settings: PartSettings, region: Region | None, source: object
+) -> Injection:
     return Injection(
         kind=kind,
         kv=kv,
@@ -157,6 +186,7 @@ def make_injection(kind: Kind, kv: IdentityKV, settings: PartSettings, region: R
         blocks=settings.weigh_blocks(kv.kv_cache.list_blocks(), PART_NAMES[kind]),
         curve=parse_curve(settings.curve),
         region=region,
+        source=source,
     )
 
 

@@ -271,6 +271,7 @@ class Attachment:
         self.log.start(executor.class_obj)
         noise = args[0] if args else kwargs["noise"]
         self.latent_size = noise.shape[-3:]
+        self.log.check_size(executor.class_obj, self.latent_size)
         self.log.check_regions(executor.class_obj, self.latent_size)
         samples = executor(*args, **kwargs)
         self.log.finish()

@@ -44,6 +44,9 @@ class Injection:
     base: BaseModel | None = None
     """The model that the keys and values were computed with; None where any of the right size will do."""
 
+    source: object = None
+    """What all injections of one Lynx Apply have in common, and no others."""
+
 
 class LynxCond:
     """The host's COND interface for an identity.
@@ -128,6 +131,12 @@ def carries_identity(conditioning: Any) -> bool:
 def carries_person(conditioning: Any) -> bool:
     """Tell whether any entry of a conditioning carries an identity that is not the null identity."""
     return any(not injection.is_null for entry in conditioning or [] for injection in find_injections(entry))
+
+
+def count_sources(conditioning: Any) -> int:
+    """Count the Lynx Apply that the entry of a conditioning which has passed most of them has passed."""
+    sources = ({id(injection.source) for injection in find_injections(entry)} for entry in conditioning or [])
+    return max(map(len, sources), default=0)
 
 
 def list_people(conditioning: Any) -> dict[frozenset[int], tuple[Injection, ...]]:

@@ -11,7 +11,7 @@ from typing import Any
 import comfy.sd
 import comfy.utils
 import safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...lynx_core.faces.analyzer import FaceAnalyzer
 from ...lynx_core.faces.photo import convert_photos, load_photo
@@ -29,6 +29,8 @@ DETECTOR = f"insightface/models/{DETECTOR_PACK}/det_10g.onnx"
 LANDMARKS = f"insightface/models/{DETECTOR_PACK}/2d106det.onnx"
 PORTRAIT = "example.png"
 FILES = (BASE, TEXT_ENCODER, VAE, ADAPTER, RECOGNISER, DETECTOR, LANDMARKS, PORTRAIT)
+
+WAN_14B_DIM = 5120
 
 RESTORE = (
     "The file comes with this pack: install the pack again, or in its folder run: git checkout -- assets"
@@ -131,6 +133,46 @@ def load_small_text_encoder(path: Path) -> Any:
         ckpt_paths=[str(path)],
         clip_type=comfy.sd.CLIPType.WAN,
         model_options={"umt5xxl_model_config": config},
+    )
+
+
+def explain_text_encoder(model: Any, clip: Any) -> str:
+    """Say that a CLIP is of another world than a MODEL; nothing where they may belong together.
+
+    Both give text of the same width, so nothing else would stop them. Mini Lynx is told by its content, the text
+    encoder by the size of its vocabulary.
+    """
+    if not (ASSETS_DIR / BASE).is_file() or not (ASSETS_DIR / TEXT_ENCODER).is_file():
+        return ""
+    # Other packs have CLIPs of their own make.
+    encoder = getattr(clip, "cond_stage_model", None)
+    modules = encoder.named_modules() if isinstance(encoder, nn.Module) else ()
+    vocabulary = next((module for name, module in modules if name.endswith(".shared")), None)
+    if vocabulary is None:
+        return ""
+    with safetensors.safe_open(str(ASSETS_DIR / TEXT_ENCODER), framework="pt") as file:
+        mini_words = file.get_slice("shared.weight").get_shape()[0]
+    num_words = getattr(vocabulary, "num_embeddings", len(vocabulary.weight))
+    if is_mini_base(model) and num_words != mini_words:
+        return (
+            f"This MODEL is Mini Lynx, and this CLIP is another text encoder ({num_words} words, Mini Lynx knows "
+            f"{mini_words}): the video would follow no prompt. Connect CLIP of Lynx Load Mini here and to CLIP Text Encode."
+        )
+    if model.model.diffusion_model.dim >= WAN_14B_DIM and num_words == mini_words:
+        return (
+            f"This CLIP is Mini Lynx's, which knows {mini_words} words, and this MODEL is a large Wan model. Load umt5_xxl "
+            "with Load CLIP, type wan, here and for CLIP Text Encode."
+        )
+    return ""
+
+
+def is_mini_base(model: Any) -> bool:
+    """Tell the base of Mini Lynx by the numbers of its last modulation."""
+    modulation = model.model.diffusion_model.head.modulation
+    with safetensors.safe_open(str(ASSETS_DIR / BASE), framework="pt") as file:
+        stored = file.get_tensor("head.modulation")
+    return stored.shape == modulation.shape and bool(
+        (modulation.detach().cpu().float() - stored.float()).abs().max() < 1e-2
     )
 
 

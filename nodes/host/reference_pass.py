@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from ...lynx_core.formats.adapter import Adapter
-from ...lynx_core.models.kv_cache import KVCache, ReferenceKVBuilder
+from ...lynx_core.models.kv_cache import KVCache, ReferenceKVBuilder, join_kv
 from ...lynx_core.spec import REFERENCE_PROMPT, null_image
 from .attention_hooks import make_recorder
 from .base_model import check_adapter_fits, describe_base
 from .identity import IdentityKV, IdentityKVCache, Reference, register_kv
+from .mini_lynx import explain_text_encoder
 
 
 class OneCall(comfy.samplers.Sampler):
@@ -111,9 +112,13 @@ def make_reference(
 ) -> Reference:
     """Encode a face and the null face with one base model.
 
+    The tokens of several photos of the face stand side by side. The null face's need not: several times the same
+    tokens give what they give once.
+
     Args:
         conditioning: host CONDITIONING of the reference prompt.
-        face, null: [1, 16, 1, height, width], latents of the 256 px crop and of a mid-grey image.
+        face: [photos, 16, 1, height, width], latents of the 256 px crops.
+        null: [1, 16, 1, height, width], latent of a mid-grey image.
 
     Raises:
         ValueError: when adapter and base model do not fit, or the adapter has no reference part.
@@ -121,23 +126,28 @@ def make_reference(
     base = describe_base(model)
     check_adapter_fits(adapter, base)
     return Reference(
-        face=register_kv(compute_reference_kv(model, adapter, conditioning, face)),
+        face=register_kv(
+            join_kv([compute_reference_kv(model, adapter, conditioning, photo[None]) for photo in face])
+        ),
         null=get_null_kv(model, adapter, conditioning, null, base.checksum),
         base=base,
     )
 
 
-def encode_reference(model: Any, adapter: Adapter, clip: Any, vae: Any, crop: Tensor) -> Reference:
-    """Encode a reference crop with MODEL, CLIP and VAE.
+def encode_reference(model: Any, adapter: Adapter, clip: Any, vae: Any, crops: Tensor) -> Reference:
+    """Encode the reference crops of one person with MODEL, CLIP and VAE.
 
     Args:
-        crop: [256, 256, 3] in 0..1.
+        crops: [photos, 256, 256, 3] in 0..1.
 
     Raises:
         ValueError: when CLIP or VAE are not Wan's, or the adapter does not fit the model.
     """
     base = describe_base(model)
     check_adapter_fits(adapter, base)
+    misfit = explain_text_encoder(model, clip)
+    if misfit:
+        raise ValueError(misfit)
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(REFERENCE_PROMPT))
     text_dim = model.model.diffusion_model.text_dim
     if conditioning[0][0].shape[-1] != text_dim:
@@ -145,7 +155,9 @@ def encode_reference(model: Any, adapter: Adapter, clip: Any, vae: Any, crop: Te
             f"This CLIP gives text of width {conditioning[0][0].shape[-1]}, but {base.name} takes {text_dim}. "
             "Load umt5_xxl with Load CLIP, type wan."
         )
-    face, null = (vae.encode(image) for image in (crop[None], null_image()[None]))
+    # One by one: the host's VAE takes a batch for the frames of a video.
+    *faces, null = (vae.encode(image[None]) for image in (*crops, null_image()))
+    face = torch.cat(faces)
     channels = model.model.latent_format.latent_channels
     if face.ndim != 5 or face.shape[1] != channels:
         raise ValueError(
@@ -163,8 +175,8 @@ class ReferenceCache:
         self.max_entries = max_entries
         self.entries: list[tuple[tuple[str, ...], tuple[weakref.ref[Any], ...], Reference]] = []
 
-    def encode(self, model: Any, adapter: Adapter, clip: Any, vae: Any, crop: Tensor) -> Reference:
-        """Encode a reference crop, or give what was encoded from the same.
+    def encode(self, model: Any, adapter: Adapter, clip: Any, vae: Any, crops: Tensor) -> Reference:
+        """Encode reference crops, or give what was encoded from the same.
 
         Raises:
             ValueError: as `encode_reference`.
@@ -174,14 +186,14 @@ class ReferenceCache:
             describe_base(model).checksum,
             str(model.patches_uuid),
             str(model.model.get_dtype_inference()),
-            hashlib.sha256(crop.numpy().tobytes()).hexdigest(),
+            hashlib.sha256(crops.numpy().tobytes()).hexdigest(),
         )
         for place, (known, loaders, reference) in enumerate(self.entries):
             # CLIP and VAE are told by the object: the host gives the same one until it is loaded anew.
             if known == key and [loader() for loader in loaders] == [clip, vae]:
                 self.entries.append(self.entries.pop(place))
                 return reference
-        reference = encode_reference(model, adapter, clip, vae, crop)
+        reference = encode_reference(model, adapter, clip, vae, crops)
         self.entries.append((key, (weakref.ref(clip), weakref.ref(vae)), reference))
         del self.entries[: -self.max_entries]
         return reference

@@ -13,7 +13,13 @@ from torch.nn import functional as F
 PIXELS_PER_LATENT_FRAME = 4
 """Wan's VAE: latent frame 0 is pixel frame 0, every later one stands for four."""
 
+PIXELS_PER_TOKEN = 16
+"""Of Wan 14B, along each side."""
+
 MAX_ASPECT_DIFFERENCE = 0.05
+
+MIN_WEIGHT = 0.1
+"""Where a mask weighs a person nowhere more, nothing of the person shows."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,30 @@ class Region:
     def num_frames(self) -> int:
         return len(self.mask)
 
+    def describe(self) -> str:
+        """Say in one line where the person is."""
+        share = f"{float(self.mask.mean()):.1%}".replace(".0%", "%")
+        frames = "the same in every frame" if self.num_frames == 1 else f"{self.num_frames} frames"
+        return f"mask: white in {share} of the picture, {frames}"
+
+    def list_remarks(self) -> list[str]:
+        """Say where a mask lets a person act next to nothing, or not at all."""
+        height, width = self.mask.shape[1:]
+        grid = (max(height // PIXELS_PER_TOKEN, 1), max(width // PIXELS_PER_TOKEN, 1))
+        strongest = F.interpolate(self.mask[:, None], grid, mode="area").flatten(1).amax(1)
+        weight = float(strongest.max())
+        if weight < MIN_WEIGHT:
+            return [
+                f"The mask is nearly black: nowhere does the person act with more than {weight:.1%}. Paint where the person is "
+                "in white, larger than 16 px."
+            ]
+        black = int((strongest < MIN_WEIGHT).sum())
+        if black:
+            return [
+                f"The mask is black or nearly so in {black} of its {self.num_frames} frames: no person there."
+            ]
+        return []
+
     def check_frames(self, num_latent_frames: int) -> None:
         """Refuse a mask of another length than the video.
 
@@ -81,11 +111,22 @@ class Region:
             ValueError: with both numbers of frames.
         """
         expected = PIXELS_PER_LATENT_FRAME * (num_latent_frames - self.leading_frames - 1) + 1
-        if self.num_frames not in (1, expected):
-            raise ValueError(
-                f"The mask of a Lynx Apply has {self.num_frames} frames, the video has {expected}: connect one image, or "
-                "one for each frame."
-            )
+        if self.num_frames in (1, expected):
+            return
+        leading = self.leading_frames
+        not_counted = f" without the {leading} latent frames of vace_reference_frames" if leading else ""
+        hint = (
+            " If the latent begins with VACE's own reference images, connect trim_latent of WanVaceToVideo to "
+            "vace_reference_frames: the mask does not count those."
+            if not leading and self.num_frames < expected
+            else " Is vace_reference_frames the trim_latent of WanVaceToVideo?"
+            if leading
+            else ""
+        )
+        raise ValueError(
+            f"The mask of a Lynx Apply has {self.num_frames} frames, the video has {expected}{not_counted}: connect one "
+            f"image, or one for each frame.{hint}"
+        )
 
     def find_stretch(self, height: int, width: int) -> str | None:
         """Say that a mask has another shape than a video of this latent size; None when it has the same."""

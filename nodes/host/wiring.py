@@ -9,7 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from .conditioning import Kind, carries_identity, carries_person, find_cond, find_injections, list_people
+from .conditioning import (
+    Kind,
+    carries_identity,
+    carries_person,
+    count_sources,
+    find_cond,
+    find_injections,
+    list_people,
+)
 from .messages import warn_at_running_node
 from .model_call import RowCursor
 
@@ -53,7 +61,7 @@ def find_wiring_faults(conds: Mapping[str, Any]) -> list[str]:
     people, others = (list_people(conds.get(name)).keys() for name in ("positive", "middle"))
     if people and others and people != others:
         faults.append("positive and middle carry different identities.")
-    persons, nobodies = (count_people(conds.get(name)) for name in ("positive", "negative"))
+    persons, nobodies = (count_sources(conds.get(name)) for name in ("positive", "negative"))
     if persons and nobodies and persons != nobodies and not carries_person(conds["negative"]):
         faults.append(
             f"positive has passed {persons} Lynx Apply in a row, negative {nobodies}: a person is missing from one of them."
@@ -80,12 +88,6 @@ def is_middle_on_positive(conds: Mapping[str, Any]) -> bool:
         return False
     texts = {id(get_text(entry)) for entry in negative}
     return not carries_person(negative) and all(id(get_text(entry)) in texts for entry in positive)
-
-
-def count_people(conditioning: Any) -> int:
-    """Count the identities of one kind in the entry of a conditioning that carries most of them."""
-    kinds = ([i.kind for i in find_injections(entry)] for entry in conditioning or [])
-    return max((max(map(found.count, found)) for found in kinds if found), default=0)
 
 
 def find_fault(name: str, cond: Any) -> str:
@@ -150,6 +152,17 @@ class SamplingLog:
         self.has_opened.clear()
         for fault in find_wiring_faults(choose_computed(guider)):
             self.say(fault)
+
+    def check_size(self, guider: Any, size: Sequence[int]) -> None:
+        """Say which sides of a latent of [frames, height, width] the model cannot cut into whole tokens."""
+        patch = guider.model_patcher.model.diffusion_model.patch_size
+        for name, side, token in zip(("width", "height"), size[:0:-1], patch[:0:-1], strict=True):
+            if side % token:
+                px, step = 8 * side, 8 * token
+                self.say(
+                    f"The {name} of {px} px is no multiple of {step}: the model fills up the last {8 * (side % token)} px, and "
+                    f"the picture tears there. Take {px // step * step or step} or {(px // step + 1) * step} px."
+                )
 
     def check_regions(self, guider: Any, size: Sequence[int]) -> None:
         """Say which masks do not fit a latent of [frames, height, width].

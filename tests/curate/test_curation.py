@@ -231,7 +231,7 @@ def test_three_commands_lead_from_a_folder_to_an_adapter(
     assert main(["curate", str(toml)]) == 0
     shown = capsys.readouterr()
     assert "multi-scene" in shown.out and "train.parquet" in shown.out
-    assert re.search(r"scan: 13 of 13, [\d.]+/s", shown.err)
+    assert re.search(r"scan: 13 of 13, [\d.]+(/s| s each)", shown.err)
     save_small_world(tmp_path / "mini")
     monkeypatch.chdir(tmp_path)
     repo = Path(__file__).resolve().parents[2]
@@ -247,6 +247,12 @@ def test_three_commands_lead_from_a_folder_to_an_adapter(
     for verb in ("prepare", "train"):
         assert main([verb, str(repo / "configs" / "mini_cpu.toml"), *overrides]) == 0, capsys.readouterr().err
     assert (tmp_path / "mini" / "run" / "adapter.safetensors").is_file()
+
+
+def test_two_workers_make_the_same_manifest(curated: Curated, footage: Path, tmp_path: Path) -> None:
+    config = make_config(footage, tmp_path / "set", augmented=True, workers=2)
+    curate(config)
+    assert read_rows(config.output) == read_rows(curated[0].output)
 
 
 @pytest.mark.skipif(not os.environ.get("LYNX_RAY"), reason="starts a local Ray; LYNX_RAY=1 runs it")

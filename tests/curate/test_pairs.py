@@ -137,3 +137,65 @@ def test_references_are_used_in_turn(tmp_path):
     several = pair(tracks, tmp_path, references={"per_target": 2, "pairs_per_target": 2})
     assert len(several) == 12 and all(len(item.references) == 2 for item in several)
     assert len({item.id for item in several}) == 12
+
+
+def make_person_with_all_kinds():
+    """A clip whose second half shows the head turned, and a photo elsewhere."""
+    looks = [
+        make_sample(person_vector(1, 0.3, 1), 0),
+        make_sample(person_vector(1, 0.3, 2), 95, yaw_deg=40.0),
+    ]
+    clip = make_track("clip", person_vector(1), frames=range(0, 100, 5), samples=looks, scene=10.0)
+    return [clip, make_track("photo", person_vector(1, 0.3, 3), scene=150.0)]
+
+
+def candidates(tracks, tmp_path, **sections):
+    return [item for item in pair(tracks, tmp_path, **sections) if isinstance(item, Candidate)]
+
+
+def test_every_kind_gives_a_target_pairs_of_each_kind(tmp_path):
+    targets = {"min_s": 1, "max_s": 2, "photos": False, "max_per_shot": 1}
+    people, relight = make_person_with_all_kinds(), [{"name": "relight", "share": 0.1}]
+    made = candidates(people, tmp_path, targets=targets, augmenters=relight, references={"every_kind": True})
+    assert [item.kind for item in made] == ["multi-scene", "single-scene", "augmented"]
+    assert len({item.id for item in made}) == 3
+    without = candidates(people, tmp_path, targets=targets, references={"every_kind": True})
+    assert [item.kind for item in without] == ["multi-scene", "single-scene"]
+
+
+@pytest.mark.parametrize("kind", ["multi-scene", "single-scene", "augmented"])
+def test_kinds_leaves_the_others_out(tmp_path, kind):
+    targets = {"min_s": 1, "max_s": 2, "photos": False, "max_per_shot": 1}
+    references = {"kinds": [kind], "pairs_per_target": 3}
+    made = candidates(
+        make_person_with_all_kinds(),
+        tmp_path,
+        targets=targets,
+        augmenters=[{"name": "relight"}],
+        references=references,
+    )
+    assert {item.kind for item in made} == {kind}
+    assert len(made) == (2 if kind == "augmented" else 1)
+
+
+def test_a_target_without_the_wanted_kinds_says_so(tmp_path):
+    (rejected,) = pair(
+        [make_track("photo", person_vector(1))],
+        tmp_path,
+        augmenters=[{"name": "relight"}],
+        references={"kinds": ["multi-scene"]},
+    )
+    assert isinstance(rejected, Rejected)
+    assert rejected.reason == "only the target's own frames show the person"
+
+
+def test_an_augmented_pair_has_one_reference(tmp_path):
+    targets = {"min_s": 1, "max_s": 2, "photos": False, "max_per_shot": 1}
+    looks = [
+        make_sample(person_vector(1, 0.3, n), 5 * n, yaw_deg=40.0 * (n > 0)) for n in range(0, 20, 10)
+    ] + [make_sample(person_vector(1, 0.3, 7), 95, yaw_deg=-40.0)]
+    clip = make_track("clip", person_vector(1), frames=range(0, 100, 5), samples=looks)
+    (made,) = pair(
+        [clip], tmp_path, targets=targets, augmenters=[{"name": "relight"}], references={"per_target": 2}
+    )
+    assert made.kind == "augmented" and len(made.references) == 1

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from doubling import Doubled, Number, make_stage
 
 from lynx_core.engine.engine import Engine
 from lynx_core.engine.parts import PartsFolder, write_part
+from lynx_core.engine.parts_index import pack_keys, unpack_key
 from lynx_core.engine.records import hash_record
 from lynx_core.engine.stage import EngineError, Rejected, Stage, TableStage
 
@@ -84,10 +86,52 @@ def test_an_error_that_is_mended_gives_its_record_and_is_done_then(tmp_path: Pat
 @pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
 def test_of_two_attempts_the_one_that_gave_a_record_counts(names: tuple[str, str], tmp_path: Path) -> None:
     failed, done = (tmp_path / f"{name}.parquet" for name in names)
-    write_part(failed, Number, [("key", [Rejected("error: OSError", "", retry=True)])])
-    write_part(done, Number, [("key", [Number("n", 1)])])
-    outcome = PartsFolder(tmp_path).read_index()["key"]
-    assert outcome.part == str(done) and not outcome.retry
+    key = hash_record(Number("n", 1))
+    write_part(failed, Number, [(key, [Rejected("error: OSError", "", retry=True)])])
+    write_part(done, Number, [(key, [Number("n", 1)])])
+    index, keys = PartsFolder(tmp_path).read_index(), pack_keys([key])
+    (ref,) = index.refs(index.find_rows(keys))
+    assert ref.part == str(done) and index.is_done(keys).all()
+
+
+def test_the_index_keeps_order_and_takes_each_content_once(tmp_path: Path) -> None:
+    same, other = Number("same", 1), Number("other", 2)
+    first, second, third = (hash_record(Number(name, 0)) for name in "abc")
+    write_part(
+        tmp_path / "one.parquet", Number, [(first, [same, Rejected("no", "")]), (second, [other, same])]
+    )
+    index = PartsFolder(tmp_path).read_index()
+    keys = pack_keys([second, third, first])
+    assert [ref.row for ref in index.refs(index.find_records(keys))] == [2, 3]
+    assert [ref.row for ref in index.refs(index.find_rejections(keys))] == [1]
+    assert index.is_done(keys).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("digits", ["00" * 16, "ab" * 8 + "00" * 8, "ff" * 15 + "00"])
+def test_keys_that_end_in_zeros_are_kept(digits: str) -> None:
+    (packed,) = pack_keys([digits])
+    assert unpack_key(packed) == digits
+
+
+def test_a_done_row_keeps_some_fifty_bytes_and_not_the_row(tmp_path: Path) -> None:
+    def kept_bytes(count: int) -> int:
+        engine = Engine(tmp_path / str(count))
+        tracemalloc.start()
+        numbers = put_numbers(engine, range(count))
+        result = engine.run(
+            Stage("copy", 1, Number, Number, open_worker=open_copier, batch_rows=256), numbers
+        )
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert sum(1 for _ in result.refs()) == count
+        return kept
+
+    kept_bytes(10)  # imports
+    assert (kept_bytes(4_000) - kept_bytes(1_000)) / 3_000 < 200
+
+
+def open_copier():
+    return lambda numbers: [[number] for number in numbers]
 
 
 def test_another_version_is_done_anew_and_the_old_one_stays(tmp_path: Path) -> None:

@@ -12,15 +12,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from comfy_host import ComfyHost
+from comfy_host import ComfyHost, list_files
+from PIL import Image
 from small_benchmark import MINI, REPO, make_matrix
+from standin_installation import write_photo
+from standin_models import write_standin_models
 
 from lynx_core.evaluation.cells import Matrix
 from lynx_core.evaluation.configuration import read_toml
 from lynx_core.evaluation.errors import GenerationError
 from lynx_core.evaluation.generation import generate, locate_video
 from lynx_core.evaluation.ledger import VideoRow, open_videos
+from lynx_core.evaluation.video import read_video
 from lynx_core.hashing import hash_every_byte
 
 pytestmark = pytest.mark.host
@@ -199,6 +204,39 @@ def test_shipped_workflows_fit_the_host(each_comfy_host: ComfyHost) -> None:
             assert set(node["inputs"]) <= set(known), f"{path.name}: {name}"
             missing = [key for key, spec in schema.get("required", {}).items() if key not in node["inputs"]]
             assert not missing, f"{path.name}: {name} lacks {missing}"
+
+
+PEER_FILES = {
+    "diffusion_models/Phantom-Wan-14B_fp8_e4m3fn.safetensors": "wan_t2v",  # of the base's layout
+}
+
+
+@pytest.mark.parametrize("name", ["wan_base", "lynx_full", "lynx_lite", "vace", "phantom"])
+def test_a_method_on_the_14b_files_makes_a_video_and_sees_the_photo(
+    name: str, comfy_host: ComfyHost, tmp_path: Path
+) -> None:
+    write_standin_models(comfy_host.base_dir / "models", PEER_FILES)
+    nodes = json.loads((WORKFLOWS / f"{name}.json").read_text())
+    for node in nodes.values():
+        small = {"width": 96, "height": 64, "length": 9, "target_width": 96, "target_height": 64, "steps": 2}
+        node["inputs"] |= {key: value for key, value in small.items() if key in node["inputs"]}
+    nodes["prompt"]["inputs"]["text"] = "A person waves on a beach."
+    photos = [comfy_host.upload_image(write_photo(tmp_path / "six.png"))]
+    if "photo" in nodes:  # mirrored: another face is the largest one's crop
+        Image.open(tmp_path / "six.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(
+            tmp_path / "mirror.png"
+        )
+        photos.append(comfy_host.upload_image(tmp_path / "mirror.png"))
+    made = []
+    for photo in photos:
+        if "photo" in nodes:
+            nodes["photo"]["inputs"]["image"] = photo
+        (video,) = list_files(comfy_host.queue(nodes), ".mp4")
+        frames = read_video(comfy_host.fetch(video, tmp_path / str(len(made)))).frames
+        assert frames.shape == (9, 64, 96, 3)
+        made.append(frames.astype(float))
+    if len(made) == 2:
+        assert np.abs(made[0] - made[1]).mean() > 0.5, "the photo plays no part"
 
 
 def test_the_shipped_workflows_are_what_the_script_writes() -> None:

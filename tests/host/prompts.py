@@ -102,3 +102,74 @@ def make_lynx_prompt(photo: str, seed: int = 1, steps: int = 2, num_frames: int 
             **sampling,
         ),
     }
+
+
+def make_person_prompt(photo: str, seed: int = 1) -> Prompt:
+    """The shortest graph with Lynx: Lynx Person and Lynx Sampler."""
+    prompt = make_lynx_prompt(photo, seed)
+    for name in ("adapter", "analyzer", "face", "id", "reference"):
+        del prompt[name]
+    prompt["apply"] = _node(
+        "LynxPerson",
+        image=["photo", 0],
+        model=["shift", 0],
+        clip=["clip", 0],
+        vae=["vae", 0],
+        positive=["prompt", 0],
+        negative=["negative", 0],
+        adapter="lynx_full",
+        preset="as published",
+        id_strength=1.0,
+        ref_strength=1.0,
+    )
+    return prompt
+
+
+def make_gated_prompt(threshold: float, seeds: tuple[int, ...], keep: str = "all that pass") -> Prompt:
+    """Videos of Mini Lynx from several seeds at once, measured, and those that pass saved as pictures."""
+    return {
+        "mini": _node("LynxLoadMini"),
+        "prompt": _node("CLIPTextEncode", clip=["mini", 1], text="a person smiles"),
+        "negative": _node("CLIPTextEncode", clip=["mini", 1], text=""),
+        "person": _node(
+            "LynxPerson",
+            image=["mini", 5],
+            model=["mini", 0],
+            clip=["mini", 1],
+            vae=["mini", 2],
+            positive=["prompt", 0],
+            negative=["negative", 0],
+            adapter="lynx_full",
+            preset="as published",
+            id_strength=1.0,
+            ref_strength=1.0,
+            loaded_adapter=["mini", 3],
+        ),
+        "latent": _node("EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=len(seeds)),
+        "list": _node("RebatchLatents", latents=["latent", 0], batch_size=1),
+        "sample": _node(
+            "LynxSampler",
+            model=["person", 0],
+            positive=["person", 1],
+            negative=["person", 2],
+            middle=["person", 3],
+            cfg=2.0,
+            identity_cfg=2.0,
+            latent_image=["list", 0],
+            seed=seeds[0],
+            steps=6,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=1.0,
+        ),
+        "decode": _node("VAEDecode", samples=["sample", 0], vae=["mini", 2]),
+        "likeness": _node(
+            "LynxFaceSimilarity", images=["decode", 0], face_analyzer=["mini", 4], reference=["mini", 5]
+        ),
+        "gate": _node(
+            "LynxLikenessGate", images=["decode", 0], score=["likeness", 2], threshold=threshold, keep=keep
+        ),
+        "save": _node("SaveImage", images=["gate", 0], filename_prefix="kept"),
+        "plot": _node("SaveImage", images=["likeness", 3], filename_prefix="plot"),
+        "sheet": _node("SaveImage", images=["likeness", 4], filename_prefix="sheet"),
+    }

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comfy_host import PACK_NAME, ComfyHost, PromptError, list_files, pack_errors
-from prompts import make_lynx_prompt, make_wan_prompt
+from prompts import make_gated_prompt, make_lynx_prompt, make_person_prompt, make_wan_prompt
 from standin_installation import write_photo
 from video import read_video
 
@@ -21,6 +21,9 @@ NODE_IDS = {
     "LynxApply",
     "LynxGuider",
     "LynxSampler",
+    "LynxPerson",
+    "LynxFaceSimilarity",
+    "LynxLikenessGate",
 }
 
 pytestmark = pytest.mark.host
@@ -56,6 +59,35 @@ def test_lynx_gives_a_playable_video(each_comfy_host: ComfyHost, photo: Path, tm
     assert videos[1].shape == (5, 64, 64, 3)
     assert np.abs(videos[0] - videos[1]).mean() > 1, "the identity should change the video"
     assert np.abs(videos[2] - videos[1]).mean() > 1, "the seed should change the video"
+
+
+def test_lynx_person_and_lynx_sampler_make_the_video_of_the_parts(
+    each_comfy_host: ComfyHost, photo: Path, tmp_path: Path
+) -> None:
+    name = each_comfy_host.upload_image(photo)
+    videos = []
+    for prompt in (make_lynx_prompt(name, seed=6), make_person_prompt(name, seed=6)):
+        (file,) = list_files(each_comfy_host.queue(prompt), ".mp4")
+        videos.append(read_video(each_comfy_host.fetch(file, tmp_path)).frames.astype(int))
+    assert np.array_equal(*videos)
+
+
+def test_the_likeness_gate_keeps_the_best_of_several_videos(each_comfy_host: ComfyHost) -> None:
+    before = len(each_comfy_host.read_log())
+    outputs = each_comfy_host.queue(make_gated_prompt(-1.0, (1, 2, 3), "the best alone"))
+    log = each_comfy_host.read_log()[before:]
+    assert "of 3: likeness" in log and "This recogniser also conditioned the video" in log
+    kept = [file for file in list_files(outputs, ".png") if "kept" in str(file)]
+    assert len(kept) == 5, "the frames of one video"
+    assert len([file for file in list_files(outputs, ".png") if "plot" in str(file)]) == 3
+
+
+def test_the_likeness_gate_blocks_and_says_why(each_comfy_host: ComfyHost) -> None:
+    before = len(each_comfy_host.read_log())
+    outputs = each_comfy_host.queue(make_gated_prompt(1.0, (1,)))
+    assert "save" not in outputs, "what comes behind the gate"
+    assert {"plot", "sheet"} <= set(outputs), "what comes before it is kept"
+    assert "no video passes" in each_comfy_host.read_log()[before:]
 
 
 def test_crossed_outputs_of_lynx_apply_are_said(each_comfy_host: ComfyHost, photo: Path) -> None:

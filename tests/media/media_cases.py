@@ -5,6 +5,7 @@ from __future__ import annotations
 from media_expectations import Case, Frames, Photo, SetAside
 from media_files import (
     cut,
+    enclosed,
     encode,
     from_byte,
     joined,
@@ -206,4 +207,16 @@ SINGLE = [
     Case("one picture", "one.exr", encode("-frames:v 1 -pix_fmt gbrpf32le", count=1), SetAside("^no photo or video")),
 ]  # fmt: skip
 
-CASES = [*CONTAINERS, *ORDER_OF_FRAMES, *CUTS, *DAMAGE, *STREAMS_AND_TIMES, *NAMES, *SINGLE]
+FOREIGN = [
+    Case("foreign", "slides.pdf", enclosed(b"%PDF-1.7\n"), SetAside("a PDF document")),
+    Case("foreign", "office.jpg", enclosed(b"PK\3\4" + bytes(400)), SetAside("an office document")),
+    Case("foreign", "program.mp4", enclosed(b"MZ" + bytes(3000)), SetAside("a Windows program")),
+    Case("foreign", "song.mp4", enclosed(b"ID3" + bytes(200) + b"APIC"), SetAside("sound")),
+    Case("foreign", "page.jpg", text("<!DOCTYPE html><html>404</html>"), SetAside("a web page")),
+    Case("foreign", "denied.mp4", text("AccessDenied: ask the owner"), SetAside("text, which begins 'AccessDenied")),
+    Case("foreign", "empty_disk.jpg", text("\0" * 5000), SetAside("is zeros")),
+    Case("foreign", "targa.tga", encode("-frames:v 1", count=1), SetAside("TGA.*save it as PNG")),
+    Case("foreign", "old.pcx", encode("-frames:v 1", count=1), SetAside("PCX.*save it as PNG")),
+]  # fmt: skip
+
+CASES = [*CONTAINERS, *ORDER_OF_FRAMES, *CUTS, *DAMAGE, *STREAMS_AND_TIMES, *NAMES, *SINGLE, *FOREIGN]

@@ -170,6 +170,18 @@ def text(content: str) -> Recipe:
     return lambda path: void(path.write_text(content.replace("{dir}", str(path.parent))))
 
 
+def enclosed(head: bytes) -> Recipe:
+    """Another kind of file, which begins with `head` and holds two whole JPEGs."""
+
+    def write(path: Path) -> None:
+        picture = path.with_suffix(".inner.jpg")
+        encode("-frames:v 1 -q:v 2", count=1)(picture)
+        path.write_bytes(head + picture.read_bytes() + b"\n" + picture.read_bytes())
+        picture.unlink()
+
+    return write
+
+
 def void(_: object) -> None:
     """Drop a value."""
 

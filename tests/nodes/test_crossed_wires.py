@@ -39,5 +39,6 @@ def test_middle_on_positive_is_said(bench: WanBench, on: Applied, caplog: pytest
     bench.sample(on.model, on.middle, on.negative)
     assert PROMPT_MISSING in caplog.text
     choose = bench.comfy.pack_module("nodes.host.triple_guidance").choose_guidance
-    guidance = choose(on.model, on.middle, on.negative, on.middle, 5.0, 2.0)
+    schedule = bench.comfy.pack_module("nodes.host.guidance_schedule").GuidanceSchedule(5.0, 2.0)
+    guidance = choose(on.model, on.middle, on.negative, on.middle, schedule)
     assert PROMPT_MISSING in guidance.lines[0]

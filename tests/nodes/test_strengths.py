@@ -76,7 +76,7 @@ def test_blocks_and_their_weights(strengths: Any, text: str, weights: dict[int, 
     ("text", "message"),
     [
         ("7-9", "holds none of the blocks"),
-        ("0:0", "holds none"),
+        ("0:0", "gives the weight 0 to every block"),
         ("0:", "no block number"),
         ("0:11", "no block number"),
     ],
