@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lynx_core.cli.models_folder import ModelFolders
+from subgraphs import flatten
 
 REPO_DIR = Path(__file__).resolve().parents[1]
 MINI_MODELS = REPO_DIR / "assets" / "mini"
@@ -65,7 +66,7 @@ class DemoModel:
             return [*MINI_FACES, "example.png"]
         return [
             f"{place}{name}"
-            for node in self.read_workflow()["nodes"]
+            for node in flatten(self.read_workflow())["nodes"]
             for place, name in zip(
                 LOADERS.get(node["type"], ()), node.get("widgets_values", ()), strict=False
             )

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 REPO_DIR = Path(__file__).resolve().parents[1]
 WORKFLOWS_DIR = REPO_DIR / "workflows"
@@ -22,8 +22,8 @@ from miniature.world.identity import draw_identity  # noqa: E402
 EXAMPLE_PERSON, EXAMPLE_SHOT = 1_050_010, 300_000_010
 """Held out: no part of Mini Lynx was trained on this person."""
 EXAMPLE_PATH, EXAMPLE_PX = REPO_DIR / "assets" / "mini" / "example.png", 256
-SIZE = WIDTH, HEIGHT = 960, 640
-PHOTO_SIZE, FRAME_SIZE = (194, 218), (160, 184)
+SIZE = WIDTH, HEIGHT = 600, 600
+PHOTO_PX, STRIP_HEIGHT = 150, 130
 SKIN, HAIR, COAT = (240, 200, 170), (74, 48, 40), (38, 92, 74)
 PAPER, INK = (250, 248, 243), (255, 255, 255)
 Colour = tuple[int, int, int]
@@ -31,79 +31,36 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Card:
-    """What a card says; `sky` and `ground` colour it."""
+    """A word, and what is drawn above it."""
 
-    title: str
-    goes_in: str
-    comes_out: str
-    chips: tuple[str, ...]
+    word: str
     sky: Colour
-    ground: Colour
-    frames: tuple[Colour, ...]
-    """Backgrounds of the frames on the film, one a frame."""
-    person: int | None = None
+    turns: tuple[float, ...] = (0.6,)
+    """How far each person shown is turned, -1 to 1."""
+    size: float = 1.0
+    """Of the people."""
+    is_mini: bool = False
     """A person of the miniature world in place of the one drawn here."""
 
 
 DUSK, HARBOUR, NIGHT, MORNING = (92, 82, 140), (214, 140, 104), (34, 48, 84), (150, 196, 214)
+MEADOW, BRICK, LILAC = (112, 158, 92), (168, 84, 72), (168, 120, 176)
 
 CARDS = {
-    "lynx_full": Card(
-        "Lynx full",
-        "photo + prompt",
-        "832 x 480, 5 s at 16 fps",
-        ("ID + reference", "triple guidance", "50 steps"),
-        (44, 62, 110),
-        (120, 84, 150),
-        (DUSK, HARBOUR, NIGHT),
-    ),
-    "lynx_lite": Card(
-        "Lynx lite",
-        "photo + prompt",
-        "832 x 480, 5 s at 24 fps",
-        ("ID only", "core KSampler", "50 steps"),
-        (30, 92, 112),
-        (76, 156, 140),
-        (MORNING, HARBOUR, DUSK),
-    ),
-    "lynx_fast": Card(
-        "Lynx fast",
-        "photo + prompt",
-        "832 x 480, 5 s at 16 fps",
-        ("distilled LoRA", "cfg 1", "6 steps"),
-        (150, 74, 44),
-        (222, 154, 66),
-        (HARBOUR, MORNING, DUSK),
-    ),
-    "lynx_wan22_two_experts": Card(
-        "Lynx + Wan 2.2",
-        "photo + prompt",
-        "832 x 480, 5 s at 16 fps",
-        ("experimental", "two experts", "20 steps"),
-        (66, 44, 104),
-        (168, 76, 128),
-        (NIGHT, DUSK, HARBOUR),
-    ),
-    "lynx_mini": Card(
-        "Mini Lynx",
-        "portrait + prompt",
-        "64 x 64, 9 frames at 8 fps",
-        ("ships with the pack", "runs on a CPU", "20 steps"),
-        (120, 62, 104),
-        (226, 132, 92),
-        (MORNING, HARBOUR, DUSK),
-        person=EXAMPLE_PERSON,
-    ),
-    "lynx_vace": Card(
-        "Lynx + VACE",
-        "photo, scene, prompt",
-        "832 x 480, 5 s at 16 fps",
-        ("ID + reference", "VACE scene", "50 steps"),
-        (36, 88, 66),
-        (142, 164, 72),
-        (MORNING, DUSK, NIGHT),
-    ),
+    "lynx_mini": Card("Try", MORNING, is_mini=True),
+    "lynx_full": Card("Video", DUSK),
+    "lynx_fast": Card("Fast", HARBOUR, turns=(-0.9, 0.0, 0.9), size=0.6),
+    "lynx_lite": Card("Lite", MEADOW, size=0.85),
+    "lynx_two_people": Card("Two", BRICK, turns=(-0.6, 0.6), size=0.66),
+    "lynx_face_refine": Card("Refine", NIGHT, size=0.4),
+    "lynx_long": Card("Long", LILAC, turns=(-1.0, -0.4, 0.2, 0.8), size=0.55),
+    "lynx_motion": Card("Motion", MEADOW, turns=(-1.0, 1.0), size=0.62),
+    "lynx_vace": Card("Scene", HARBOUR, size=0.6),
+    "lynx_sweep": Card("Compare", MORNING, turns=(-0.8, 0.0, 0.8), size=0.55),
+    "lynx_wan22_two_experts": Card("Wan2.2", NIGHT),
+    "lynx_wan22_i2v": Card("Animate", DUSK, turns=(0.0,)),
 }
+"""In the order in which the template browser shows them (web/lynx_templates.js)."""
 
 
 def blend(a: Colour, b: Colour, share: float) -> Colour:
@@ -124,7 +81,6 @@ def draw_person(size: tuple[int, int], background: Colour, turn: float = 0.0) ->
         draw.ellipse((x + cx * unit - rx * unit, y + cy * unit - ry * unit,
                       x + cx * unit + rx * unit, y + cy * unit + ry * unit), fill=colour)  # fmt: skip
 
-    draw.rectangle((0, 8.2 * unit, width * scale, height * scale), fill=blend(background, (0, 0, 0), 0.25))
     ellipse(0, 6.0, 3.5, 3.6, COAT)
     draw.rectangle((x - 0.7 * unit, y + 1.4 * unit, x + 0.7 * unit, y + 2.9 * unit), fill=SKIN)
     ellipse(0, -0.2, 2.25, 2.6, HAIR)
@@ -145,33 +101,34 @@ def draw_person(size: tuple[int, int], background: Colour, turn: float = 0.0) ->
 def draw_background(card: Card) -> Image.Image:
     column = Image.new("RGB", (1, HEIGHT))
     for y in range(HEIGHT):
-        column.putpixel((0, y), blend(card.sky, card.ground, y / HEIGHT))
+        column.putpixel((0, y), blend(card.sky, (20, 22, 34), y / HEIGHT * 0.75))
     return column.resize(SIZE)
 
 
-def paste_with_shadow(picture: Image.Image, tile: Image.Image, at: tuple[int, int]) -> None:
-    shadow = Image.new("L", SIZE, 0)
-    left, top = at
-    ImageDraw.Draw(shadow).rectangle(
-        (left + 6, top + 10, left + tile.width + 6, top + tile.height + 10), fill=130
-    )
-    picture.paste((0, 0, 0), mask=shadow.filter(ImageFilter.GaussianBlur(14)))
-    picture.paste(tile, at)
+def draw_scene(card: Card) -> Image.Image:
+    """The people before the background."""
+    if card.is_mini:
+        frame = Image.fromarray(draw_shot(draw_identity(EXAMPLE_PERSON), 0).draw_frame(NUM_FRAMES // 2, 512))
+        return ImageOps.fit(frame, SIZE)
+    picture = draw_background(card)
+    height = round((HEIGHT - STRIP_HEIGHT) * card.size)
+    width = round(height * 0.9)
+    free = WIDTH - PHOTO_PX - 60 if len(card.turns) == 1 else WIDTH
+    for number, turn in enumerate(card.turns):
+        x = round((number + 0.5) * free / len(card.turns) - width / 2)
+        x += PHOTO_PX + 40 if len(card.turns) == 1 else 0
+        colour = picture.getpixel((5, HEIGHT - STRIP_HEIGHT - height // 2))
+        person = draw_person((width, height), colour, turn)
+        picture.paste(person, (x, HEIGHT - STRIP_HEIGHT - height), mask=cut_out(person, colour))
+    return picture
 
 
-def draw_pictures(card: Card) -> tuple[Image.Image, list[Image.Image]]:
-    """The photo that goes in, and the frames that come out."""
-    if card.person is None:
-        frames = [
-            draw_person(FRAME_SIZE, background, turn=number - 1)
-            for number, background in enumerate(card.frames)
-        ]
-        return draw_person(PHOTO_SIZE, (196, 206, 214)), frames
-    person = draw_identity(card.person)
-    shots = [draw_shot(person, seed) for seed in range(len(card.frames))]
-    # As coarse as what comes out.
-    drawn = [Image.fromarray(shot.draw_frame(NUM_FRAMES // 2)) for shot in shots]
-    return ImageOps.fit(draw_example(512), PHOTO_SIZE), [ImageOps.fit(frame, FRAME_SIZE) for frame in drawn]
+def cut_out(person: Image.Image, background: Colour) -> Image.Image:
+    """Where the person is, in a picture on one colour."""
+    plain = Image.new("RGB", person.size, background)
+    red, green, blue = ImageChops.difference(person, plain).split()
+    differing = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    return differing.point(lambda value: 255 if value > 6 else 0)
 
 
 def draw_example(size_px: int) -> Image.Image:
@@ -179,43 +136,37 @@ def draw_example(size_px: int) -> Image.Image:
     return Image.fromarray(draw_shot(draw_identity(EXAMPLE_PERSON), EXAMPLE_SHOT).draw_frame(0, size_px))
 
 
-def draw_photo(picture: Image.Image) -> Image.Image:
-    """A print with a white border."""
-    tile = Image.new("RGB", (222, 268), PAPER)
-    tile.paste(picture, (14, 14))
+def draw_photo(card: Card) -> Image.Image:
+    """A print with a white border: what goes in."""
+    inner = PHOTO_PX - 20
+    picture = (
+        ImageOps.fit(draw_example(256), (inner, inner))
+        if card.is_mini
+        else draw_person((inner, inner), (196, 206, 214))
+    )
+    tile = Image.new("RGB", (PHOTO_PX, PHOTO_PX + 14), PAPER)
+    tile.paste(picture, (10, 10))
     return tile
 
 
-def draw_film(frames: list[Image.Image]) -> Image.Image:
-    tile = Image.new("RGB", (530, 268), (22, 22, 26))
-    draw = ImageDraw.Draw(tile)
-    for x in range(17, 510, 32):
-        for y in (12, 240):
-            draw.rounded_rectangle((x, y, x + 16, y + 16), 4, fill=(210, 210, 214))
-    for number, frame in enumerate(frames):
-        tile.paste(frame, (15 + number * (frame.width + 10), 42))
-    return tile
+def paste_with_shadow(picture: Image.Image, tile: Image.Image, at: tuple[int, int]) -> None:
+    shadow = Image.new("L", SIZE, 0)
+    left, top = at
+    ImageDraw.Draw(shadow).rectangle(
+        (left + 5, top + 8, left + tile.width + 5, top + tile.height + 8), fill=140
+    )
+    picture.paste((0, 0, 0), mask=shadow.filter(ImageFilter.GaussianBlur(12)))
+    picture.paste(tile, at)
 
 
 def draw_card(card: Card) -> Image.Image:
-    picture = draw_background(card)
+    picture = draw_scene(card)
+    paste_with_shadow(picture, draw_photo(card), (26, 26))
     draw = ImageDraw.Draw(picture)
-    draw.text((60, 48), card.title, font=ImageFont.load_default(76), fill=INK)
-    photo, frames = draw_pictures(card)
-    paste_with_shadow(picture, draw_photo(photo), (60, 180))
-    paste_with_shadow(picture, draw_film(frames), (370, 180))
-    draw.polygon(
-        [(304, 296), (328, 296), (328, 280), (354, 314), (328, 348), (328, 332), (304, 332)], fill=INK
+    draw.rectangle((0, HEIGHT - STRIP_HEIGHT, WIDTH, HEIGHT), fill=blend(card.sky, (10, 12, 20), 0.6))
+    draw.text(
+        (36, HEIGHT - STRIP_HEIGHT // 2), card.word, font=ImageFont.load_default(92), fill=INK, anchor="lm"
     )
-    small = ImageFont.load_default(30)
-    draw.text((60, 470), card.goes_in, font=small, fill=INK)
-    draw.text((370, 470), card.comes_out, font=small, fill=INK)
-    x, chip_font = 60, ImageFont.load_default(28)
-    for chip in card.chips:
-        width = round(draw.textlength(chip, font=chip_font)) + 44
-        draw.rounded_rectangle((x, 544, x + width, 596), 26, fill=blend(card.sky, (0, 0, 0), 0.35))
-        draw.text((x + 22, 552), chip, font=chip_font, fill=INK)
-        x += width + 18
     return picture
 
 

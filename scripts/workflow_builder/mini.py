@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from . import notes
-from .graph import Graph, Group, Json, Node, column, row
+from .boxes import Json, Node, column, row
+from .graph import Graph, Subgraph
+from .identity import make_identity, put_identity
 from .node_types import NODE_TYPES
 from .parts import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    VIOLET,
-    Start,
-    apply_lynx,
-    build_prompt,
-    build_video,
-    crop_face,
+    arrange,
+    decode_and_save,
     empty_latent,
-    encode_reference,
-    guide,
+    give_text_and_lynx,
+    sample,
+    write_notes,
+    write_prompts,
 )
 
 PROMPT = "a person smiles on a beach in warm light"
@@ -28,47 +23,40 @@ SIDE_PX, NUM_FRAMES, FPS = 64, 9, 8.0
 
 def build_mini() -> Json:
     g = Graph(NODE_TYPES)
-    mini = g.add("LynxLoadMini")
-    start = _start(g, mini)
-    shift = g.add("ModelSamplingSD3", model=mini["MODEL"], shift=5.0)
-    reference = encode_reference(g, start, shift["MODEL"])
-    applied = apply_lynx(g, start, shift["MODEL"], reference)
+    mini = load_mini(g)
+    identity = put_identity(g, make_identity("Lynx identity", adapter=None), mini, photo=mini["example"])
     latent = empty_latent(g, NUM_FRAMES, SIDE_PX, SIDE_PX)
-    sampled = guide(
+    sampled = sample_mini(g, identity, latent)
+    shown = decode_and_save(g, sampled["LATENT"], mini["VAE"], FPS, "lynx_mini")
+    help = write_notes(
         g,
-        "LynxSampler",
-        applied,
-        latent_image=latent["LATENT"],
-        cfg=3.0,
-        identity_cfg=3.0,
-        seed=0,
-        steps=20,
-        sampler_name="euler",
-        scheduler="simple",
-        denoise=1.0,
+        ("What to try", notes.MINI_TRY),
+        ("Its words", notes.MINI_WORDS),
+        ("What this is", notes.MINI_WORLD),
     )
-    path = row(
-        Group("1 Mini Lynx", BLUE, row(mini, shift)),
-        column(start.face, Group("3 Prompt", GREEN, row(*start.texts))),
-        Group("4 Identity", PURPLE, row(reference, applied)),
-        Group("5 Sampling", VIOLET, row(latent, sampled)),
-        build_video(g, sampled["LATENT"], mini, FPS, "lynx_mini"),
-    )
-    help = row(
-        g.note("What this is", notes.MINI_WORLD, width=440), g.note("What to try", notes.MINI_TRY, width=400)
-    )
-    return g.to_json("lynx_mini", column(path, Group("Notes", GREY, help), gap=40))
+    return g.to_json("lynx_mini", arrange([mini], [identity, latent], [sampled], shown, help))
 
 
-def _start(g: Graph, mini: Node) -> Start:
-    crop, face_id = crop_face(g, mini["example"], mini["face_analyzer"])
-    return Start(
-        models=[mini],
-        clip=mini,
-        vae=mini,
-        adapter=mini,
-        texts=build_prompt(g, mini, PROMPT, negative_prompt=""),
-        crop=crop,
-        face_id=face_id,
-        face=Group("2 Face", ORANGE, row(crop, face_id)),
+def load_mini(g: Graph) -> Node:
+    """Mini Lynx and the prompts in one node."""
+    inside = Graph(NODE_TYPES)
+    loaded = inside.add("LynxLoadMini")
+    shift = inside.add("ModelSamplingSD3", model=loaded["MODEL"], shift=5.0)
+    texts = write_prompts(inside, loaded["CLIP"], PROMPT, negative="")
+    inside.give("VAE", loaded["VAE"])
+    inside.give("MODEL", shift["MODEL"])
+    give_text_and_lynx(inside, loaded["CLIP"], texts, ())
+    for name in ("adapter", "face_analyzer", "example"):
+        inside.give(name, loaded[name])
+    layout = row(loaded, column(shift, *texts, gap=40))
+    return g.add_subgraph(
+        Subgraph(
+            "Mini Lynx and prompt", inside, layout, width=400, description="Opens Mini Lynx, encodes prompts."
+        )
+    )
+
+
+def sample_mini(g: Graph, identity: Node, latent: Node, title: str | None = None) -> Node:
+    return sample(
+        g, identity, latent["LATENT"], title, cfg=3.0, identity_cfg=3.0, steps=20, sampler_name="euler"
     )

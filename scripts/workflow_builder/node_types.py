@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from .graph import Json, NodeType
+from .boxes import Json
+from .graph import NodeType
 
+PHOTO_HEIGHT, VIDEO_HEIGHT = 226, 240
 GUIDANCE = "model:MODEL positive:CONDITIONING negative:CONDITIONING middle:CONDITIONING"
 PART_WIDGETS = "{0}_strength:FLOAT {0}_start:FLOAT {0}_end:FLOAT {0}_blocks:STRING"
 
@@ -17,10 +19,14 @@ NODE_TYPES: dict[str, NodeType] = {
         "model:MODEL", "lora_name:COMBO strength_model:FLOAT", "MODEL:MODEL", width=420
     ),
     "ModelSamplingSD3": NodeType("model:MODEL", "shift:FLOAT", "MODEL:MODEL"),
-    "LoadImage": NodeType(widgets="image:COMBO", outputs="IMAGE:IMAGE MASK:MASK", picture_height=260),
+    "LoadImage": NodeType(
+        widgets="image:COMBO", outputs="IMAGE:IMAGE MASK:MASK", picture_height=PHOTO_HEIGHT
+    ),
+    "LoadVideo": NodeType(widgets="file:COMBO", outputs="VIDEO:VIDEO", picture_height=VIDEO_HEIGHT),
+    "GetVideoComponents": NodeType("video:VIDEO", outputs="images:IMAGE audio:AUDIO fps:FLOAT"),
     "PreviewImage": NodeType("images:IMAGE", width=260, picture_height=220),
     "CLIPTextEncode": NodeType(
-        "clip:CLIP", "text:STRING", "CONDITIONING:CONDITIONING", width=440, picture_height=120
+        "clip:CLIP", "text:STRING", "CONDITIONING:CONDITIONING", width=400, text_heights=(("text", 120),)
     ),
     "EmptyHunyuanLatentVideo": NodeType(
         widgets="width:INT height:INT length:INT batch_size:INT", outputs="LATENT:LATENT"
@@ -30,6 +36,11 @@ NODE_TYPES: dict[str, NodeType] = {
         "reference_image:IMAGE?",
         "width:INT height:INT length:INT batch_size:INT strength:FLOAT",
         "positive:CONDITIONING negative:CONDITIONING latent:LATENT trim_latent:INT",
+    ),
+    "WanImageToVideo": NodeType(
+        "positive:CONDITIONING negative:CONDITIONING vae:VAE clip_vision_output:CLIP_VISION_OUTPUT? start_image:IMAGE?",
+        "width:INT height:INT length:INT batch_size:INT",
+        "positive:CONDITIONING negative:CONDITIONING latent:LATENT",
     ),
     "KSampler": NodeType(
         "model:MODEL positive:CONDITIONING negative:CONDITIONING latent_image:LATENT",
@@ -52,7 +63,7 @@ NODE_TYPES: dict[str, NodeType] = {
         "images:IMAGE audio:AUDIO?", "fps:FLOAT", "VIDEO:VIDEO", width=250, newer_widgets=1
     ),
     "SaveVideo": NodeType(
-        "video:VIDEO", "filename_prefix:STRING format:COMBO codec:COMBO", width=640, picture_height=400
+        "video:VIDEO", "filename_prefix:STRING format:COMBO codec:COMBO", width=420, picture_height=300
     ),
     "LynxLoadAdapter": NodeType(
         widgets="adapter:COMBO resampler:COMBO id_layers:COMBO ref_layers:COMBO",
@@ -98,11 +109,25 @@ NODE_TYPES: dict[str, NodeType] = {
         width=340,
         picture_height=60,
     ),
+    "LynxPerson": NodeType(
+        "image:IMAGE model:MODEL clip:CLIP vae:VAE positive:CONDITIONING negative:CONDITIONING "
+        "loaded_adapter:LYNX_ADAPTER? face_analyzer:LYNX_FACE_ANALYZER?",
+        "adapter:COMBO preset:COMBO id_strength:FLOAT ref_strength:FLOAT",
+        "MODEL:MODEL positive:CONDITIONING negative:CONDITIONING middle:CONDITIONING",
+        width=330,
+        picture_height=260,
+    ),
+    "LynxFaceSimilarity": NodeType(
+        "images:IMAGE face_analyzer:LYNX_FACE_ANALYZER reference:IMAGE? id:LYNX_ID?",
+        outputs="mean_detected:FLOAT detection_rate:FLOAT mean_all:FLOAT plot:IMAGE contact_sheet:IMAGE",
+        picture_height=80,
+    ),
     "LynxGuider": NodeType(GUIDANCE, "cfg:FLOAT identity_cfg:FLOAT", "GUIDER:GUIDER"),
     "LynxSampler": NodeType(
         f"{GUIDANCE} latent_image:LATENT",
         "cfg:FLOAT identity_cfg:FLOAT seed:INT steps:INT sampler_name:COMBO scheduler:COMBO denoise:FLOAT",
         "LATENT:LATENT",
+        picture_height=24,
     ),
 }
 
@@ -121,6 +146,8 @@ T2V = publish(WAN21, "diffusion_models", "wan2.1_t2v_14B_fp8_e4m3fn.safetensors"
 VACE = publish(WAN21, "diffusion_models", "wan2.1_vace_14B_fp16.safetensors")
 HIGH_NOISE = publish(WAN22, "diffusion_models", "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors")
 LOW_NOISE = publish(WAN22, "diffusion_models", "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors")
+I2V_HIGH_NOISE = publish(WAN22, "diffusion_models", "wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors")
+I2V_LOW_NOISE = publish(WAN22, "diffusion_models", "wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors")
 TEXT_ENCODER = publish(WAN21, "text_encoders", "umt5_xxl_fp8_e4m3fn_scaled.safetensors")
 VAE = publish(WAN21, "vae", "wan_2.1_vae.safetensors")
 DISTILLED_LORA = publish(

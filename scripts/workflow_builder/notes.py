@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .graph import Json
+from .boxes import Json
 from .node_types import T2V
 
 LYNX_HOME = "https://huggingface.co/ByteDance/lynx"
@@ -11,16 +11,19 @@ INSIGHTFACE_HOME = "https://github.com/deepinsight/insightface/tree/master/model
 
 
 def list_files(*files: Json, adapter: str) -> str:
-    """Which file goes into which folder under `models`, and where each comes from."""
+    """Which file goes into which folder under `models`, and where each comes from.
+
+    Args:
+        adapter: names of the adapters, with spaces between.
+    """
     wan, what = ("wan ", "all of them") if T2V in files else ("", "the Lynx and face files")
     lines = ["Folders are inside ComfyUI's `models`.", ""]
     for file in files:
         page = file["url"].replace("/resolve/", "/blob/")
         lines += [f"`{file['directory']}`", f"- [{file['name']}]({page})", ""]
+    for name in adapter.split():
+        lines += [f"`lynx/{name}`", f"- [{name}, the whole folder]({LYNX_HOME}/tree/main)", ""]
     lines += [
-        f"`lynx/{adapter}`",
-        f"- [{adapter}, the whole folder]({LYNX_HOME}/tree/main)",
-        "",
         "`lynx/faces`",
         f"- [recognition_arcface_ir_se50.pth]({ARCFACE_HOME})",
         "",
@@ -36,9 +39,13 @@ def list_files(*files: Json, adapter: str) -> str:
     return "\n".join(lines)
 
 
-PHOTO = """**Choose your photo first**: the drawing that ComfyUI ships is not a person.
+START = """1. **Your photo** into *Photo of the person*: one sharp face, at least 200 px wide, looking at the camera.
+2. **Prompt**: what happens, where, how the camera sees it. The looks come from the photo.
+3. **Run**. Look first at the face that was found (step 2), then at the video.
 
-Good: one sharp face, at least 200 px wide, looking at the camera, even light.
+**Which file goes where?** Open *Prompt and models* with the button in its corner: the note beside the loaders says it."""
+
+PHOTO = """Good: one sharp face, at least 200 px wide, looking at the camera, even light.
 
 **Look at the two previews.** Upright, whole face, the right person? If not:
 - *wrong person*: set `order` and `face_number`; the big preview shows the numbers
@@ -49,77 +56,91 @@ Good: one sharp face, at least 200 px wide, looking at the camera, even light.
 
 The black corners are right: the adapter was trained with them."""
 
-IDENTITY = """**id** says who it is, **ref** what the person looks like.
+PERSON = """**id** says who it is, **ref** what the person looks like.
 
-- *Stiff, always facing the camera, prompt ignored*: preset **reference overpowers**; then `ref_strength` 0.4, or `ref_end` 0.6
+- *Stiff, always facing the camera, prompt ignored*: preset **softer reference**, or `ref_strength` 0.4
 - *Little motion*: preset **more motion**
-- *Not like the person*: look at the crops, then preset **more likeness**, then `identity_cfg` 3
+- *Not like the person*: another photo, then preset **more likeness**, then `identity_cfg` 3
 
-Change a value and the preset becomes `custom`. A strength of 0 leaves a part out."""
+A strength of 0 leaves a part out."""
 
-GUIDANCE = """`cfg` follows the prompt, `identity_cfg` the person.
+IDENTITY = """**id** says who it is, **ref** what the person looks like. The button in the corner of *Lynx identity* opens it: crops, windows, curves, blocks.
 
-5 and 2 are as published. Each step predicts three times: without, with the person, with the prompt.
+- *Stiff, always facing the camera, prompt ignored*: `ref_strength` 0.6, then 0.4
+- *Not like the person*: look at the crops, then `id_strength` 1.2, then `identity_cfg` 3
 
-- `identity_cfg` 1 saves one prediction
-- `identity_cfg` = `cfg` saves one, too
+A strength of 0 leaves a part out."""
 
-Length is 4 n + 1 frames: 81 is 5 s at 16 fps. Out of memory? Shorter first, then smaller."""
+GUIDANCE = """`cfg` follows the prompt, `identity_cfg` the person. 5 and 2 are as published.
 
-LITE = """The lite adapter knows only **who** it is (ID, every 2nd block). No reference, no third prediction: any sampler takes it.
+Each step predicts three times: nobody, the person, the person in the prompt. `identity_cfg` 1, or the same as `cfg`, saves one.
+
+Length is 4 n + 1 frames: 81 is 5 s at 16 fps. **Out of memory?** Shorter first, then smaller."""
+
+LITE = """The lite adapter knows only **who** it is (ID, every 2nd block): `ref_strength` does nothing here, and a step takes two predictions.
 
 Made for 121 frames at 24 fps.
 
-Not like the person? Look at the crops, then raise `id_strength` to 1.3, or use **lynx_full**: it holds more of the face.
+*Not like the person?* `id_strength` 1.3, or **lynx_full**: it holds more of the face. **lynx_fast** mixes lite ID with the full reference."""
 
-Full reference layers go with it: choose them as `ref_layers` in Lynx Load Adapter, and add Lynx Encode Reference."""
+FAST = """The LoRA has guidance built in: `cfg` 1 and `identity_cfg` 1, one prediction a step. The negative prompt has no effect.
 
-LORA = """The reference is what **this** model sees, so LoRAs come before Lynx Encode Reference. Change a LoRA and it is encoded again by itself.
+The mix that people use: ID layers of lite, reference layers of full, 4 to 8 steps.
 
-*Over-cooked or stiff faces*: `ref_strength` 0.5. *Weak likeness*: `id_strength` 1.2."""
+- *Over-cooked or stiff faces*: `ref_strength` 0.7
+- *Weak likeness*: `id_strength` 1.3; or `identity_cfg` 1.5 at three predictions a step
 
-FAST_GUIDANCE = """The LoRA has guidance built in: `cfg` 1 and `identity_cfg` 1, one prediction a step. The negative prompt has no effect.
-
-`identity_cfg` 1.5 brings more likeness at three predictions a step.
-
-4 to 8 steps. Any core sampler works here: that is what Lynx Guider is for."""
+LoRAs go before Lynx Person: the reference is what **this** model sees."""
 
 TWO_EXPERTS = """**Experimental.** Lynx was trained on Wan 2.1. The adapters fit both experts of Wan 2.2, but there are no published figures for it.
 
-Each expert has its own reference and its own Lynx Apply: features of one mean nothing to the other, and mixing them is refused.
+Each expert has its own *Lynx identity*: features of one mean nothing to the other, and mixing them is refused.
 
-- *Composition frozen*: weaken `ref` of **high noise**
-- *Face drifts*: strengthen `id` of **low noise**
+- *Composition frozen*: weaken `ref_strength` of **high noise**
+- *Face drifts*: strengthen `id_strength` of **low noise**
 
-The experts change places at step 10 of 20; `cfg` and shift as in ComfyUI's own Wan 2.2 graph."""
+The experts change places at step 10 of 20; shift as in ComfyUI's own Wan 2.2 graph."""
 
-VACE = """VACE brings a scene, an object or an outfit; Lynx brings the person. Choose a picture on a plain background, **without** the person's face, or bypass this node.
+I2V = """**Experimental.** The start image gives the first frame, Lynx keeps the face through the rest: where the person turns away and comes back, Wan alone forgets it.
 
-`trim_latent` goes to Lynx Apply as well: those frames are VACE's own and must stay out of the reference."""
+Here one picture is both. A sharper photo of the same person goes to `photo` of both *Lynx identity* nodes. Wan 2.2 only: Wan 2.1's I2V takes the image in by its own cross-attention, and the Lynx adapters were not trained for it.
 
-TROUBLE = """- **Someone else's face**: look at the two crops in group 2. Wrong face, tiny face, wrong recogniser.
-- **Headshot, stiff, prompt lost**: preset *reference overpowers* in Lynx Apply.
-- **Lynx does nothing**: is the model of *Lynx Apply* the one that is sampled? `identity_cfg` above 1?
+- *The first frame freezes*: `ref_strength` 0.4 of both experts"""
+
+VACE = """VACE brings a scene, an object or an outfit; Lynx brings the person. Choose a picture on a plain background, **without** the person's face.
+
+*VACE and Lynx identity* also holds the size and length. Inside, `trim_latent` goes to Lynx Apply: those frames are VACE's own and must stay out of the reference."""
+
+TROUBLE = """- **Someone else's face**: look at the face that was found. Wrong face, tiny face, wrong recogniser.
+- **Lynx does nothing**: is the model of the person the one that is sampled? `identity_cfg` above 1?
 - **Noisy or blurry output**: shift, steps and cfg as shipped? A distilled LoRA needs cfg 1.
 - **Out of memory**: fewer frames, smaller size, a GGUF or fp8 model. Lynx itself holds at most 0.48 GB.
-- **An error message**: it says what was seen and what to do; more in the README of this pack."""
+- **An error message**: it says what was seen and what to do; more in this pack's docs."""
 
-MINI_WORLD = """**Nothing to download.** Lynx Load Mini opens a small Wan, VAE, text encoder, face models and Lynx adapter that come with this pack. Everything after it is as with the real ones: for real people, open **lynx_full**.
+MINI_WORLD = """**Nothing to download.** Lynx Load Mini opens a small Wan, VAE, text encoder, face models and Lynx adapter that come with this pack. For real people, open **lynx_full**.
 
-Mini Lynx has seen **drawn people only**, 64 x 64 px, 9 frames at 8 fps. It makes no photographs: a real person comes out as a drawing.
+It has seen **drawn people only**, 64 x 64 px, 9 frames at 8 fps. It makes no photographs: a real person comes out as a drawing."""
 
-It knows few words. A prompt is made of
+MINI_WORDS = """It knows few words. A prompt is made of
 
 - *a person* or *someone*
 - *smiles*, *nods*, *turns to the left*, *turns to the right*, *leans in*, *stays still*
 - *on a beach*, *in a forest*, *in a desert*, *in a city at night*, *in a room*, *in the snow*, *in a meadow*, *on a stage*
-- *in warm light*, *in cold light*, or nothing
+- *in warm light*, *in cold light*, or nothing"""
 
-The person is never in the prompt: that comes from the picture."""
+MINI_TRY = """Press **Run**. Then
 
-MINI_TRY = """- **Another person**: connect Load Image to `image` of Lynx Crop Face; the prompt stays
 - **Another scene**: change the prompt; the person stays
-- **What does which part?** `id_strength` 0 or `ref_strength` 0 in Lynx Apply. The ID part cannot see the coloured mark on the face, the reference can
+- **Another person**: connect Load Image to `photo` of *Lynx identity*; the prompt stays
+- **What does which part?** `id_strength` 0 or `ref_strength` 0. The ID cannot see the coloured mark on the face, the reference can
 - **Nobody**: both strengths 0; the base draws whom it likes
 
-`identity_cfg` = `cfg` needs two predictions a step in place of three."""
+The button in the corner of *Lynx identity* opens it."""
+
+MOTION = """The control video says how everything moves: a pose, a depth or an edge video, or grey with a few drawn frames. Lynx brings the person.
+
+- *Not yet a control video?* ComfyUI's blueprints *Image to Pose Map* and *Image Depth Estimation* make one of any video
+- *The person looks like the control video's*: pose rather than depth; `ref_strength` 1.2
+- *Stiff*: `strength` of WanVaceToVideo 0.8, inside *VACE and Lynx identity*
+
+Length and size are those of the control video."""

@@ -1,15 +1,15 @@
-"""What the shipped workflows have in common: loaders, face, prompt, identity, video."""
+"""What the shipped workflows have in common: prompt and models, identity, video; each a subgraph, one click away."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from presets import PRESETS
-
 from . import notes
-from .graph import Box, Graph, Group, Json, Node, Output, column, row
-from .node_types import ADAPTERS, ENCODER, TEXT_ENCODER, VAE
+from .boxes import Box, Group, Json, Node, Output, Row, Space, column, row
+from .graph import Graph, Subgraph
+from .node_types import ADAPTERS, ENCODER, NODE_TYPES, TEXT_ENCODER, VAE
 
 PROMPT = (
     "A person in a dark green raincoat walks along a harbour at dusk, stops, turns to the camera and smiles. "
@@ -21,160 +21,188 @@ NEGATIVE = (
     "subtitles, watermark, deformed face, deformed hands, extra fingers, extra limbs, crowded background, walking "
     "backwards"
 )
-PHOTO = "example.png"
-BLUE, ORANGE, GREEN, PURPLE = "#3f789e", "#b06634", "#5f8f5f", "#8a4f9e"
-VIOLET, RED, GREY = "#6a6aa8", "#a85f6a", "#777777"
+PHOTO = "lynx_portrait.jpg"
+BLUE, PURPLE, RED, GREY = "#3f789e", "#8a4f9e", "#a85f6a", "#777777"
+LANE = 50
+"""Room above the nodes in which the VAE's link passes them."""
+PROMPT_HEIGHTS, LOW_PROMPT_HEIGHTS = (130, 80), (90, 60)
+"""The low ones are for workflows with two pictures below the prompt."""
+TEXT_COLOURS = ("#232", "#353"), ("#322", "#533")
+
+
+# --- prompt and models ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Start:
-    """What every workflow begins with."""
+class Models:
+    """The published files that a workflow loads."""
 
-    models: list[Node]
-    clip: Node
-    vae: Node
-    adapter: Node
-    texts: tuple[Node, Node]
-    """Prompt and negative prompt."""
-
-    crop: Node
-    face_id: Node
-    face: Group
-    files: Node | None = None
-    """The note that says which file goes where."""
-
-    @property
-    def loaders(self) -> list[Node]:
-        return [*self.models, self.clip, self.vae, self.adapter]
+    adapter: str | dict[str, str]
+    """Name in `ADAPTERS`, or the file of each part of a mix."""
+    diffusion: Sequence[Json]
+    lora: Json | None = None
+    names: Sequence[str] = ("MODEL",)
+    """What the outputs of the diffusion models are called."""
 
 
-def build_start(
-    g: Graph, adapter: str, *files: Json, with_reference: bool = True, model_names: tuple[str, ...] = ()
-) -> Start:
-    """Load models and photo, write the prompts.
+def load_prompt_and_models(
+    g: Graph, models: Models, with_lynx: bool = True, heights: tuple[int, int] = PROMPT_HEIGHTS
+) -> Node:
+    """A node with the prompts and the names of the models on it, and their loaders inside.
 
     Args:
-        files: what else than text encoder and VAE is needed; those for `diffusion_models` are loaded here.
-        model_names: what to call each of several models.
+        with_lynx: load the adapter and the face models, too.
     """
-    models = [file for file in files if file["directory"] == "diffusion_models"]
-    titles = [f"Load Diffusion Model ({name})" for name in model_names] or [None] * len(models)
-    loaded = [
-        g.add("UNETLoader", title=title, models=[file], unet_name=file["name"], weight_dtype="default")
-        for file, title in zip(models, titles, strict=True)
-    ]
-    clip = g.add(
+    inside = Graph(NODE_TYPES)
+    loaded: list[Node] = []
+    for file, name in zip(models.diffusion, models.names, strict=True):
+        title = None if len(models.names) == 1 else f"Load Diffusion Model ({name})"
+        loaded.append(
+            inside.add(
+                "UNETLoader", title=title, models=[file], unet_name=file["name"], weight_dtype="default"
+            )
+        )
+    ready = []
+    for loader in loaded:
+        source = loader["MODEL"]
+        if models.lora:
+            lora = inside.add(
+                "LoraLoaderModelOnly",
+                models=[models.lora],
+                model=source,
+                lora_name=models.lora["name"],
+                strength_model=1.0,
+            )
+            source = lora["MODEL"]
+            ready.append(lora)
+        ready.append(inside.add("ModelSamplingSD3", model=source, shift=5.0))
+    clip = inside.add(
         "CLIPLoader", models=[TEXT_ENCODER], clip_name=TEXT_ENCODER["name"], type="wan", device="default"
     )
-    vae = g.add("VAELoader", models=[VAE], vae_name=VAE["name"])
-    files_of_parts = ADAPTERS[adapter]
-    parts = dict.fromkeys(("adapter", "resampler", "id_layers", "ref_layers"), "none")
-    parts |= {part: file["name"] for part, file in files_of_parts.items()}
-    loaded_adapter = g.add("LynxLoadAdapter", models=list(files_of_parts.values()), **parts)
-    crop, face_id, face = build_face(g, with_reference)
-    return Start(
-        models=loaded,
-        clip=clip,
-        vae=vae,
-        adapter=loaded_adapter,
-        files=g.note("Which file goes where", notes.list_files(*files, TEXT_ENCODER, VAE, adapter=adapter)),
-        texts=build_prompt(g, clip),
-        crop=crop,
-        face_id=face_id,
-        face=face,
+    vae = inside.add("VAELoader", models=[VAE], vae_name=VAE["name"])
+    texts = write_prompts(inside, clip["CLIP"], heights=heights)
+    lynx = load_lynx(inside, models.adapter) if with_lynx else []
+    name = models.adapter if isinstance(models.adapter, str) else "lynx_full lynx_lite"
+    files = [*models.diffusion, *([models.lora] if models.lora else ()), TEXT_ENCODER, VAE]
+    note = inside.note("Which file goes where", notes.list_files(*files, adapter=name), width=400)
+    inside.give("VAE", vae["VAE"])
+    loras = [node for node in ready if node.type == "LoraLoaderModelOnly"]
+    shifted = [node for node in ready if node.type == "ModelSamplingSD3"]
+    for output, node in zip(models.names, shifted, strict=True):
+        inside.give(output, node["MODEL"])
+    give_text_and_lynx(inside, clip["CLIP"], texts, lynx)
+    for number, loader in enumerate(loaded):
+        inside.promote(loader, "unet_name", ("model" if len(loaded) == 1 else models.names[number]).lower())
+    if models.lora:
+        inside.promote(loras[0], "lora_name", "lora")
+    layout = row(
+        column(*loaded, clip, vae, *lynx, gap=40),
+        *([column(*loras, gap=40)] if loras else ()),
+        column(*shifted, gap=40),
+        column(*texts, gap=40),
+        column(note),
+    )
+    return g.add_subgraph(
+        Subgraph("Prompt and models", inside, layout, width=400, description="Loads what the workflow needs.")
     )
 
 
-def build_face(g: Graph, with_reference: bool) -> tuple[Node, Node, Group]:
-    """The crop, the ID, and their group."""
-    photo = g.add("LoadImage", title="Photo of the person", image=PHOTO)
-    analyzer = g.add(
+def write_prompts(
+    inside: Graph,
+    clip: Output,
+    prompt: str = PROMPT,
+    negative: str = NEGATIVE,
+    heights: tuple[int, int] = PROMPT_HEIGHTS,
+) -> list[Node]:
+    """The two texts, shown on the subgraph's node."""
+    texts = []
+    for title, text, colours, height in zip(
+        ("Prompt", "Negative prompt"), (prompt, negative), TEXT_COLOURS, heights, strict=True
+    ):
+        node = inside.add("CLIPTextEncode", title=title, clip=clip, text=text)
+        node.colours = colours
+        inside.promote(node, "text", title.lower().replace(" ", "_"), height)
+        texts.append(node)
+    return texts
+
+
+def load_lynx(inside: Graph, adapter: str | dict[str, str]) -> list[Node]:
+    """The adapter, and the models that look at faces."""
+    files = list_adapter_files(adapter)
+    parts = dict.fromkeys(("adapter", "resampler", "id_layers", "ref_layers"), "none")
+    parts |= {part: file["name"] for part, file in files.items()}
+    loaded = inside.add("LynxLoadAdapter", models=list(files.values()), **parts)
+    analyzer = inside.add(
         "LynxLoadFaceAnalyzer",
         models=[ENCODER],
         detector_pack="buffalo_l",
         encoder=ENCODER["name"],
         provider="CPU",
     )
-    crop, face_id = crop_face(g, photo["IMAGE"], analyzer["face_analyzer"])
-    seen = [g.add("PreviewImage", title="What the ID sees (112 px)", images=crop["id_crop"])]
-    if with_reference:
-        seen.append(
-            g.add("PreviewImage", title="What the reference sees (256 px)", images=crop["reference_crop"])
-        )
-    note = g.note("About the photo", notes.PHOTO, width=360)
-    inside = row(column(photo, analyzer), column(crop), column(face_id, row(*seen, gap=20)), note)
-    return crop, face_id, Group("2 Face", ORANGE, inside)
+    return [loaded, analyzer]
 
 
-def crop_face(g: Graph, photo: Output, analyzer: Output) -> tuple[Node, Node]:
-    """A LynxCropFace on the photo, and a LynxEncodeID on its crop."""
-    crop = g.add(
-        "LynxCropFace",
+def list_adapter_files(adapter: str | dict[str, str]) -> dict[str, Json]:
+    """The file of each part, of one adapter or of a mix (part -> adapter)."""
+    if isinstance(adapter, str):
+        return dict(ADAPTERS[adapter])
+    return {part: ADAPTERS[name][part] for part, name in adapter.items()}
+
+
+def give_text_and_lynx(inside: Graph, clip: Output, texts: Sequence[Node], lynx: Sequence[Node]) -> None:
+    inside.give("CLIP", clip)
+    for name, text in zip(("positive", "negative"), texts, strict=True):
+        inside.give(name, text["CONDITIONING"])
+    for node in lynx:
+        (output,) = node.outputs
+        inside.give(output["name"], node[output["name"]])
+
+
+def load_photo(g: Graph, title: str = "Photo of the person", image: str = PHOTO) -> Node:
+    return g.add("LoadImage", title=title, image=image)
+
+
+# --- the person ---------------------------------------------------------------------------------
+
+
+def put_person(g: Graph, loaded: Node, photo: Output, adapter: str, preset: str, **options: Any) -> Node:
+    """A Lynx Person on prompt and models."""
+    values = {"preset": preset, "id_strength": 1.0, "ref_strength": 1.0} | options
+    return g.add(
+        "LynxPerson",
         image=photo,
-        face_analyzer=analyzer,
-        order="largest",
-        face_number=1,
-        already_aligned=False,
-    )
-    return crop, g.add("LynxEncodeID", face_analyzer=analyzer, face=crop["face"])
-
-
-def build_prompt(
-    g: Graph, clip: Node, prompt: str = PROMPT, negative_prompt: str = NEGATIVE
-) -> tuple[Node, Node]:
-    positive = g.add("CLIPTextEncode", title="Prompt", clip=clip["CLIP"], text=prompt)
-    negative = g.add("CLIPTextEncode", title="Negative prompt", clip=clip["CLIP"], text=negative_prompt)
-    positive.colours, negative.colours = ("#232", "#353"), ("#322", "#533")
-    return positive, negative
-
-
-def apply_lynx(
-    g: Graph,
-    start: Start,
-    model: Output,
-    reference: Node | None,
-    preset: str = "as published",
-    through: Node | None = None,
-    title: str | None = None,
-) -> Node:
-    """A LynxApply on the prompts, or on what WanVaceToVideo (`through`) made of them."""
-    if through:
-        positive, negative, frames = through["positive"], through["negative"], through["trim_latent"]
-    else:
-        positive, negative = (text["CONDITIONING"] for text in start.texts)
-        frames = 0
-    return g.add(
-        "LynxApply",
-        title=title,
-        model=model,
-        positive=positive,
-        negative=negative,
-        adapter=start.adapter["adapter"],
-        id=start.face_id["id"],
-        reference=reference["reference"] if reference else None,
-        vace_reference_frames=frames,
-        preset=preset,
-        **PRESETS[preset].list_widgets(),
+        adapter=adapter,
+        loaded_adapter=loaded["adapter"],
+        face_analyzer=loaded["face_analyzer"],
+        **{name: loaded[name.upper()] for name in ("model", "clip", "vae")},
+        **{name: loaded[name] for name in ("positive", "negative")},
+        **values,
     )
 
 
-def encode_reference(g: Graph, start: Start, model: Output, title: str | None = None) -> Node:
-    return g.add(
-        "LynxEncodeReference",
-        title=title,
-        adapter=start.adapter["adapter"],
-        face=start.crop["face"],
-        model=model,
-        clip=start.clip["CLIP"],
-        vae=start.vae["VAE"],
-        photo_number=1,
-    )
+# --- sampling and video -------------------------------------------------------------------------
 
 
-def guide(g: Graph, type: str, applied: Node, title: str | None = None, **values: Any) -> Node:
-    """A LynxGuider or LynxSampler on everything that LynxApply gives out."""
+def sample(g: Graph, applied: Node, latent: Output, title: str | None = None, **values: Any) -> Node:
+    """A LynxSampler on everything that carries the person; the release's settings unless others are given."""
+    settings: Json = {
+        "cfg": 5.0,
+        "identity_cfg": 2.0,
+        "seed": 0,
+        "steps": 50,
+        "sampler_name": "uni_pc",
+        "scheduler": "simple",
+        "denoise": 1.0,
+    }
     outputs = {name: applied[name] for name in ("positive", "negative", "middle")}
-    return g.add(type, title=title, model=applied["MODEL"], **outputs, **values)
+    return g.add(
+        "LynxSampler",
+        title=title,
+        model=applied["MODEL"],
+        latent_image=latent,
+        **outputs,
+        **settings | values,
+    )
 
 
 def empty_latent(g: Graph, length: int, width: int = 832, height: int = 480) -> Node:
@@ -188,38 +216,59 @@ def empty_latent(g: Graph, length: int, width: int = 832, height: int = 480) -> 
     )
 
 
-def build_video(
-    g: Graph, latent: Output, vae: Node, fps: float, prefix: str, trim: Output | None = None
-) -> Group:
-    steps: list[Node] = []
-    if trim:
-        steps.append(g.add("TrimVideoLatent", samples=latent, trim_amount=trim))
+def make_video(fps: float, with_trim: bool = False) -> Subgraph:
+    """From the latent to a video: decode, frame rate."""
+    inside = Graph(NODE_TYPES)
+    vae = inside.take("vae", "VAE")
+    latent = inside.take("samples", "LATENT")
+    steps = []
+    if with_trim:
+        steps.append(inside.add("TrimVideoLatent", samples=latent, trim_amount=0))
         latent = steps[0]["LATENT"]
-    steps.append(g.add("VAEDecode", samples=latent, vae=vae["VAE"]))
-    steps.append(g.add("CreateVideo", images=steps[-1]["IMAGE"], fps=fps))
-    save = g.add(
-        "SaveVideo", video=steps[-1]["VIDEO"], filename_prefix=f"video/{prefix}", format="auto", codec="auto"
+    decoded = inside.add("VAEDecode", samples=latent, vae=vae)
+    created = inside.add("CreateVideo", images=decoded["IMAGE"], fps=fps)
+    inside.give("VIDEO", created["VIDEO"])
+    inside.give("frames", decoded["IMAGE"])
+    for trim in steps:
+        inside.promote(trim, "trim_amount", "trim_latent")
+    inside.promote(created, "fps")
+    return Subgraph(
+        "Frames to video", inside, row(*steps, decoded, created), width=220, description="Decodes the latent."
     )
-    return Group("6 Video", RED, row(*steps, save))
 
 
-def write_help(g: Graph, **texts: str) -> Box:
-    """Notes side by side, the common one last."""
-    shown = [
-        g.note(title.replace("__", ", ").replace("_", " "), text, width=400) for title, text in texts.items()
-    ]
-    return row(*shown, g.note("When it goes wrong", notes.TROUBLE, width=440))
+def save_video(g: Graph, video: Output, prefix: str) -> Node:
+    return g.add("SaveVideo", video=video, filename_prefix=f"video/{prefix}", format="auto", codec="auto")
 
 
-def arrange(
-    models: Box, prompt: Box, face: Group, identity: Box, sampling: Box, video: Group, help: Box
-) -> Box:
-    """The path from models to video above, the face and the notes below."""
-    path = row(
-        Group("1 Models", BLUE, models),
-        Group("3 Prompt", GREEN, prompt),
-        Group("4 Identity", PURPLE, identity),
-        Group("5 Sampling", VIOLET, sampling),
-        video,
+def decode_and_save(
+    g: Graph, latent: Output, vae: Output, fps: float, prefix: str, trim: Output | None = None
+) -> tuple[Node, Node]:
+    extra = {"trim_latent": trim} if trim else {}
+    made = g.add_subgraph(make_video(fps, trim is not None), vae=vae, samples=latent, **extra)
+    return made, save_video(g, made["VIDEO"], prefix)
+
+
+# --- layout -------------------------------------------------------------------------------------
+
+
+def write_notes(g: Graph, *texts: tuple[str, str], widths: Sequence[float] = (340, 340, 340)) -> Row:
+    """Notes side by side."""
+    return row(
+        *(g.note(title, text, width) for (title, text), width in zip(texts, widths, strict=False)), gap=20
     )
-    return column(path, row(face, Group("Notes", GREY, help)), gap=40)
+
+
+def arrange(start: Sequence[Box], person: Sequence[Box], sampling: Sequence[Box], shown: Sequence[Box], help: Box,
+            lane: float = LANE) -> Box:  # fmt: skip
+    """Three steps from left to right, the notes below the third; the VAE's link passes above steps two and three."""
+    return row(
+        Group("1 Photo and prompt", BLUE, column(*start)),
+        Group("2 Person", PURPLE, column(Space(height=LANE), *person)),
+        column(
+            Group("3 Video", RED, row(column(Space(height=lane), *sampling), row(*shown, gap=50))),
+            Group("4 Notes", GREY, help),
+            gap=30,
+        ),
+        gap=30,
+    )

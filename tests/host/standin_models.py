@@ -270,6 +270,9 @@ KINDS: dict[str, Callable[[], Shapes]] = {
     "wan_t2v": _wan_t2v,
     "wan_t2v_shallow": lambda: _wan(in_dim=LATENT_CHANNELS, num_blocks=2),
     "wan_i2v": _wan_i2v,
+    "wan22_i2v": lambda: _wan(
+        in_dim=36
+    ),  # takes the image in its channels, not by a cross-attention of its own
     "wan_vace": _wan_vace,
     "wan_lora": _wan_lora,
     "wan_vae": _wan_vae,
@@ -289,6 +292,8 @@ PUBLISHED_FILES: dict[str, str] = {
     "diffusion_models/wan2.1_vace_14B_fp16.safetensors": "wan_vace",
     "diffusion_models/wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors": "wan_t2v",
     "diffusion_models/wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors": "wan_t2v",
+    "diffusion_models/wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors": "wan22_i2v",
+    "diffusion_models/wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors": "wan22_i2v",
     "vae/wan_2.1_vae.safetensors": "wan_vae",
     "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors": "umt5",
     "loras/Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank32.safetensors": "wan_lora",

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from comfy_host import PACK_NAME, ComfyHost
-from standin_installation import write_photo
 from test_browser import (
     HEIGHT,
     NUM_FRAMES,
@@ -21,12 +20,14 @@ from test_browser import (
     browser,
     find_complaints_of_pack,
     host,
+    open_parts,
     open_workflow,
     page,
+    photo,
     wait_for_queued_prompt,
 )
 
-__all__ = ["browser", "host", "page"]  # fixtures
+__all__ = ["browser", "host", "page", "photo"]  # fixtures
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
@@ -93,8 +94,8 @@ def choose_preset(page: Any, node: Any) -> None:
     page.wait_for_timeout(300)
 
 
-def test_nodes_2_keeps_the_lines_of_a_note(nodes_2: Any, host: ComfyHost) -> None:
-    open_workflow(nodes_2, host, "lynx_full")
+def test_nodes_2_keeps_the_lines_of_a_note(nodes_2: Any, host: ComfyHost, photo: Path) -> None:
+    open_parts(nodes_2, host, photo)
     nodes_2.evaluate(SHRINK, [WIDTH, HEIGHT, NUM_FRAMES, NUM_STEPS])
     host.free_memory()  # every node runs and shows what it has to show
     nodes_2.wait_for_timeout(1000)
@@ -110,8 +111,8 @@ def test_nodes_2_keeps_the_lines_of_a_note(nodes_2: Any, host: ComfyHost) -> Non
     ]
 
 
-def test_a_preset_chosen_in_nodes_2_fills_the_widgets(nodes_2: Any, host: ComfyHost) -> None:
-    open_workflow(nodes_2, host, "lynx_full")
+def test_a_preset_chosen_in_nodes_2_fills_the_widgets(nodes_2: Any, host: ComfyHost, photo: Path) -> None:
+    open_parts(nodes_2, host, photo)
     choose_preset(nodes_2, find_node(nodes_2, "LynxApply"))
     inputs = nodes_2.evaluate(READ_PROMPT)
     assert inputs["preset"] == PRESET and {name: inputs[name] for name in VALUES} == VALUES
@@ -125,12 +126,12 @@ def test_a_preset_chosen_in_nodes_2_fills_the_widgets(nodes_2: Any, host: ComfyH
 
 @pytest.mark.parametrize("is_nodes_2", [False, True])
 def test_a_promoted_preset_that_fills_nothing_is_told_in_the_editor(
-    page: Any, host: ComfyHost, is_nodes_2: bool
+    page: Any, host: ComfyHost, photo: Path, is_nodes_2: bool
 ) -> None:
     set_nodes_2(page, host, is_nodes_2)
     strength = 0.4 if is_nodes_2 else 0.3  # a node whose result is in the host's cache says nothing again
     try:
-        open_workflow(page, host, "lynx_full")
+        open_parts(page, host, photo)
         page.evaluate(SHRINK, [WIDTH, HEIGHT, NUM_FRAMES, NUM_STEPS])
         page.evaluate(ENCLOSE, ["preset", "ref_strength"])
         page.evaluate(SET_PROMOTED, {"preset": PRESET, "ref_strength": strength})
@@ -144,8 +145,10 @@ def test_a_promoted_preset_that_fills_nothing_is_told_in_the_editor(
         set_nodes_2(page, host, False)
 
 
-def test_opening_a_workflow_keeps_values_that_are_not_the_presets(page: Any, host: ComfyHost) -> None:
-    open_workflow(page, host, "lynx_full")
+def test_opening_a_workflow_keeps_values_that_are_not_the_presets(
+    page: Any, host: ComfyHost, photo: Path
+) -> None:
+    open_parts(page, host, photo)
     reload = """async change => {
       const saved = window.app.graph.serialize();
       const apply = saved.nodes.find(node => node.type === "LynxApply");
@@ -161,7 +164,6 @@ def test_opening_a_workflow_keeps_values_that_are_not_the_presets(page: Any, hos
 def bare_host(comfyui_dirs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyHost]:
     """A host without any model but those that come with this pack."""
     with ComfyHost(comfyui_dirs["0.30.0"], tmp_path_factory.mktemp("bare")) as bare:
-        bare.upload_image(write_photo(tmp_path_factory.mktemp("photo") / "example.png"))
         yield bare
 
 
@@ -169,7 +171,9 @@ def test_the_editor_lists_every_missing_file_with_a_download(page: Any, bare_hos
     workflow = open_workflow(page, bare_host, "lynx_full")
     page.get_by_text("View details").first.click(timeout=20_000)
     page.get_by_text("Missing Models").first.wait_for(timeout=20_000)
-    wanted = [file["name"] for node in workflow["nodes"] for file in node["properties"].get("models", ())]
+    inside = workflow["definitions"]["subgraphs"]
+    nodes = [node for graph in (workflow, *inside) for node in graph["nodes"]]
+    wanted = [file["name"] for node in nodes for file in node["properties"].get("models", ())]
     assert len(wanted) == 7 and "lynx_full/ref_layers.safetensors" in wanted
     for name in wanted:
         assert page.get_by_role("button", name=f"Download {name}", exact=True).count() == 1

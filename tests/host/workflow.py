@@ -1,7 +1,7 @@
 """Turns a workflow file of ComfyUI's editor into the API prompt that its queue button sends.
 
 The editor does this in the browser (`app.graphToPrompt()`); here the same is done from the nodes'
-schemas, for what the shipped workflows use: widgets, links, reroutes, muted and bypassed nodes, notes.
+schemas, for what the shipped workflows use: widgets, links, subgraphs, reroutes, muted and bypassed nodes, notes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from subgraphs import flatten
 
 Prompt = dict[str, Any]
 Workflow = Mapping[str, Any]
@@ -28,7 +30,7 @@ class WorkflowError(ValueError):
 
 @dataclass(frozen=True)
 class _Link:
-    origin_id: int
+    origin_id: int | str
     origin_slot: int
 
 
@@ -45,6 +47,7 @@ def workflow_to_prompt(workflow: Workflow, object_info: ObjectInfo) -> Prompt:
     Raises:
         WorkflowError: when a node is unknown, or stores no value for a widget that has no default.
     """
+    workflow = flatten(workflow)
     nodes = {node["id"]: node for node in workflow["nodes"]}
     links = {link[0]: _Link(link[1], link[2]) for link in workflow["links"]}
     prompt: Prompt = {}
@@ -57,7 +60,7 @@ def workflow_to_prompt(workflow: Workflow, object_info: ObjectInfo) -> Prompt:
             continue
         if node["type"] not in object_info:
             raise WorkflowError(f"node {node['id']}: the server has no node {node['type']!r}")
-        inputs = _widget_values(node, object_info[node["type"]])
+        inputs = _widget_values(node, object_info[node["type"]]) | node.get("promoted", {})
         for slot in node.get("inputs", []):
             source = _follow(slot.get("link"), links, nodes)
             if source is not None:
