@@ -58,11 +58,15 @@ def build_base(shape: Shape, device: torch.device, dtype: torch.dtype) -> Any:
             "qk_norm": True, "cross_attn_norm": True, "eps": 1e-6,
         }
     )  # fmt: skip
-    config.set_inference_dtype(dtype, None)
+    is_fp8 = dtype.itemsize == 1
+    computed_in = torch.bfloat16 if device.type == "cuda" else torch.float32
+    config.set_inference_dtype(dtype, computed_in if is_fp8 else None)
     model = config.get_model({}, device=device)
     with torch.no_grad():
         for name, weight in model.diffusion_model.named_parameters():
-            if weight.ndim > 1:
+            if weight.ndim > 1 and is_fp8:
+                weight.copy_(torch.randn(weight.shape, device=device) * weight[0].numel() ** -0.5)
+            elif weight.ndim > 1:
                 weight.normal_(0, weight[0].numel() ** -0.5)
             else:
                 weight.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)

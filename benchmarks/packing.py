@@ -64,7 +64,7 @@ def main() -> int:
     shapes = generate_shapes(arguments.samples, arguments.images, arguments.seed)
     lengths = fit_to_budget(shapes, config).lengths
     before_gb, start = measure_peak_gb(), time.perf_counter()
-    plan = plan_epoch(lengths, config, seed=arguments.seed, epoch=0, world_size=arguments.ranks)
+    plan = plan_epoch(lengths, config, seed=arguments.seed, epoch=0, packs_per_step=arguments.ranks)
     seconds, grown_gb = time.perf_counter() - start, measure_peak_gb() - before_gb
 
     bucket_fill, bucket_steps = measure_bucket_fill(shapes, lengths, config.max_tokens)

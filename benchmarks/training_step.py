@@ -147,9 +147,11 @@ def compare(base: PackedWan, adapter: AdapterModules, shape: Shape, samples: int
     config = PackingConfig(oversize="trim", model_dim=shape.dim * shape.shrink**2)
     lengths = fit_to_budget(shapes, config).lengths
     shapes[:, 0] = lengths // ((shapes[:, 1] // 2) * (shapes[:, 2] // 2))
-    plan = plan_epoch(lengths, config, seed=0, epoch=0, world_size=ranks)
+    plan = plan_epoch(lengths, config, seed=0, epoch=0, packs_per_step=ranks)
     ways = {
-        "packed": [[plan.pack(step, rank) for rank in range(ranks)] for step in range(len(plan))],
+        "packed": [
+            [plan.pack(step * ranks + rank) for rank in range(ranks)] for step in range(len(plan) // ranks)
+        ],
         "one sample a step": deal_out([np.array([i]) for i in range(samples)], ranks),
         "buckets": deal_out(make_buckets(shapes, lengths, config.max_tokens), ranks),
     }

@@ -114,13 +114,14 @@ def export_checkpoint(making: Making, name: str, step: int, target: str) -> None
     """
     from lynx_core.formats.adapter import open_adapter
     from lynx_core.formats.adapter_weights import load_modules, save_modules
-    from lynx_core.training.checkpoint import CheckpointFolder, read_checkpoint
+    from lynx_core.training.checkpoint import CheckpointFolder
+    from lynx_core.training.trained_state import EMA_WEIGHTS, read_weights
 
     finished, exported = find_adapter(making, name), find_adapter(making, target)
     adapter = load_modules(open_adapter(finished))
-    contents = read_checkpoint(CheckpointFolder(finished.parent, keep_last=1, keep_every=0).path_of(step))
+    checkpoint = CheckpointFolder(finished.parent, keep_last=1, keep_every=0).path_of(step)
     parameters = dict(adapter.named_parameters())
-    for parameter_name, value in (contents.ema or contents.weights).items():
+    for parameter_name, value in (read_weights(checkpoint, EMA_WEIGHTS) or read_weights(checkpoint)).items():
         parameters[parameter_name].data.copy_(value)
     exported.parent.mkdir(parents=True, exist_ok=True)
     save_modules(adapter, exported, overwrite=True)

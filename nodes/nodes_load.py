@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from comfy_api.latest import io
 
+from ..lynx_core.faces import licences
 from ..lynx_core.faces.analyzer import FaceAnalyzer
 from ..lynx_core.faces.detection import ONNX_PROVIDERS, PACK_FILES
 from ..lynx_core.formats.adapter import Adapter, open_adapter
@@ -168,7 +169,7 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         packs = model_files.list_choices(
-            model_files.list_detector_packs(), model_files.DETECTOR_PACKS, model_files.locate_insightface_root
+            model_files.list_detectors(), model_files.DETECTOR_PACKS, model_files.locate_detector_root
         )
         encoders = model_files.list_choices(
             model_files.list_recognisers(), [RELEASE_FILE], model_files.locate_recogniser
@@ -185,7 +186,8 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
                     "detector_pack",
                     options=packs,
                     default=model_files.choose_default(packs, model_files.DEFAULT_PACK),
-                    tooltip="insightface model pack under models/insightface/models; only its detector is used.",
+                    tooltip="insightface model pack under models/insightface/models, of which the detector is used (non-commercial "
+                    "research), or OpenCV's YuNet under models/lynx/faces (MIT).",
                 ),
                 io.Combo.Input(
                     "encoder",
@@ -203,6 +205,7 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
                 ),
             ],
             outputs=[sockets.FaceAnalyzer.Output(display_name="face_analyzer")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -220,7 +223,27 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
     @classmethod
     @raise_plainly
     def execute(cls, detector_pack: str, encoder: str, provider: str) -> io.NodeOutput:
-        return io.NodeOutput(open_face_models(detector_pack, encoder, provider))
+        analyzer = open_face_models(detector_pack, encoder, provider)
+        show_note(
+            cls,
+            *describe_licences(detector_pack, encoder),
+            warnings=explain_provider(detector_pack, provider),
+        )
+        return io.NodeOutput(analyzer)
+
+
+def describe_licences(detector_pack: str, encoder: str) -> list[str]:
+    """Say under which licences the networks are that the lists' choices stand for."""
+    pack, name = model_files.strip_mark(detector_pack), model_files.strip_mark(encoder)
+    of_encoder = licences.INSIGHTFACE if name == PACK_RECOGNISER else licences.FILE
+    return [f"detector {pack}: {licences.name_detector_licence(pack)}", f"encoder {name}: {of_encoder}"]
+
+
+def explain_provider(detector_pack: str, provider: str) -> list[str]:
+    """Say that OpenCV's detector runs on the CPU whatever is chosen."""
+    pack = model_files.strip_mark(detector_pack)
+    is_idle = pack.endswith(model_files.YUNET_SUFFIX) and provider != "CPU"
+    return [f"provider {provider} does nothing: {pack} runs through OpenCV on the CPU."] if is_idle else []
 
 
 def open_face_models(detector_pack: str, encoder: str, provider: str) -> FaceAnalyzer:
@@ -234,8 +257,10 @@ def open_face_models(detector_pack: str, encoder: str, provider: str) -> FaceAna
         raise ValueError(fault)
     pack = model_files.strip_mark(detector_pack)
     name = model_files.strip_mark(encoder)
+    root = model_files.locate_detector_root(pack)
+    assert root is not None
     return FaceAnalyzer(
-        root=model_files.find_insightface_root(pack),
+        root=root,
         pack=pack,
         provider=provider,
         recogniser_path=None if name == PACK_RECOGNISER else model_files.locate_recogniser(name),
@@ -269,7 +294,7 @@ def stamp_face_models(detector_pack: str | None, encoder: str | None) -> str:
     encoders = model_files.list_recognisers() if encoder is None else [model_files.strip_mark(encoder)]
     files: list[Path] = []
     for pack in packs:
-        files += model_files.list_pack_files(model_files.find_insightface_root(pack), pack)
+        files += model_files.list_detector_files(pack)
     places = (model_files.locate_recogniser(name) for name in encoders if name != PACK_RECOGNISER)
     return model_files.stamp_files([*files, *(place for place in places if place)])
 
@@ -278,7 +303,7 @@ def explain_face_models(detector_pack: str | None, encoder: str | None) -> str:
     """Say why the choices cannot be used; nothing when they can. What is linked is None, and passed over."""
     missing = []
     pack = None if detector_pack is None else model_files.strip_mark(detector_pack)
-    root = None if pack is None else model_files.locate_insightface_root(pack)
+    root = None if pack is None else model_files.locate_detector_root(pack)
     if pack is not None and root is None:
         missing.append(model_files.find_missing_pack(pack))
     if encoder is not None and encoder != PACK_RECOGNISER:
@@ -288,8 +313,9 @@ def explain_face_models(detector_pack: str | None, encoder: str | None) -> str:
     elif encoder == PACK_RECOGNISER and pack is not None and root is not None:
         if pack not in PACK_FILES:
             return (
-                f"The encoder {PACK_RECOGNISER!r} works with these detector packs: {', '.join(PACK_FILES)}. What {pack!r} "
-                "has is not known. Choose one of these as detector_pack, or a file as encoder."
+                f"The encoder {PACK_RECOGNISER!r} works with these detector packs: {', '.join(PACK_FILES)}. "
+                f"{'A file of YuNet has none' if pack.endswith(model_files.YUNET_SUFFIX) else f'What {pack!r} has is not known'}. "
+                "Choose one of these as detector_pack, or a file as encoder."
             )
         if PACK_FILES[pack][1] not in {file.name for file in model_files.list_pack_files(root, pack)}:
             missing.append(model_files.find_missing_pack(pack))

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..durable_file import replace_durably, write_durably
+from ..foreign_text import parse_json
 from ..formats.published_files import BUNDLES, UNPINNED, Source
 from ..hashing import hash_every_byte
 from ..spec import LynxError
@@ -111,7 +112,7 @@ class DownloadLock:
     def __init__(self, models_dir: Path) -> None:
         self.path = models_dir / LOCK_FILE
         try:
-            saved = json.loads(self.path.read_text()) if self.path.exists() else {}
+            saved = parse_json(self.path.read_text()) if self.path.exists() else {}
             self._pins = {target: Pin(**pin) for target, pin in saved.items()}
         except (ValueError, TypeError, AttributeError) as error:
             raise DownloadError(

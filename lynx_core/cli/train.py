@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ..training.curriculum import PackStream
 
 _STOPPED = 130
-_FIRST_PACKS = 3
 
 
 def add_parser(verbs: Any) -> None:
@@ -90,7 +90,7 @@ def _show_plan(config: TrainingConfig, resume_from: int | None = None) -> int:
     import torch
 
     from ..training.assembly import make_table
-    from ..training.checkpoint import CheckpointFolder
+    from ..training.checkpoint import CheckpointFolder, read_state
     from ..training.curriculum import PackStream
     from ..training.estimate import estimate_memory, read_base_shape
     from ..training.preflight import check_settings, look_for_more, open_data
@@ -104,17 +104,20 @@ def _show_plan(config: TrainingConfig, resume_from: int | None = None) -> int:
     print(f"base {config.base.transformer}: {shape.num_blocks} blocks of width {shape.dim}")
     print(f"adapter {config.adapter.variant}, {world_size} processes, {config.distributed.sharding}")
     print(estimate_memory(config, shape, world_size))
-    source = open_data(config, torch.device("cpu"), world_size, print, shows=True).training
+    source = open_data(config, torch.device("cpu"), print, shows=True).training
     table = make_table(source, config)
     print(source.describe())
     print(f"{len(source)} samples, {int(table.lengths.sum())} tokens, {len(source.quarantine)} skipped")
+    checkpoints = CheckpointFolder(config.run.output, config.run.keep_last, config.run.keep_every)
+    start = resume_from if resume_from is not None else max(checkpoints.steps(), default=0)
+    packs_per_step = config.packs_per_step(world_size)
+    if start and not config.optimizer.global_batch_size:
+        packs_per_step = read_state(checkpoints.path_of(start))["identity"]["packs_per_step"]
     stream = PackStream(
-        table, config.stages, config.packing, config.run.seed, 0, world_size, config.data.kind_weights
+        table, config.stages, config.packing, config.run.seed, packs_per_step, config.data.kind_weights
     )
     for number in range(len(config.stages)):
         _show_stage(config, stream, number)
-    steps = CheckpointFolder(config.run.output, config.run.keep_last, config.run.keep_every).steps()
-    start = resume_from if resume_from is not None else max(steps, default=0)
     print(
         f"a run would {f'resume after step {start}' if start else 'start at step 0'} in {config.run.output}"
     )
@@ -123,13 +126,16 @@ def _show_plan(config: TrainingConfig, resume_from: int | None = None) -> int:
 
 def _show_stage(config: TrainingConfig, stream: PackStream, number: int) -> None:
     stage, plan = config.stages[number], stream.plan(number, 0)
-    epochs = stage.steps * config.optimizer.gradient_accumulation_steps / max(len(plan), 1)
-    print(f"stage {stage.name} ({stage.kind}): {stage.steps} steps, {epochs:.1f} epochs of {plan.report}")
-    lengths = stream.table.stage_lengths(stage.kind)
-    for pack in range(min(_FIRST_PACKS, len(plan))):
-        members = plan.pack(pack, 0)
-        shown = ", ".join(f"{stream.table.ids[index]} ({lengths[index]})" for index in members)
-        print(f"  pack {pack}: {int(lengths[members].sum())} tokens of {config.packing.max_tokens}: {shown}")
+    epochs = stage.steps * stream.packs_per_step / plan.num_packs
+    print(
+        f"stage {stage.name} ({stage.kind}): {stage.steps} steps of {stream.packs_per_step} packs, "
+        f"{epochs:.1f} epochs of {plan}"
+    )
+    for pack, members in enumerate(plan.first_packs):
+        lengths = stream.table.stage_lengths(stage.kind, members)
+        named = zip(members, lengths, strict=True)
+        shown = ", ".join(f"{stream.table.ids[index]} ({length})" for index, length in named)
+        print(f"  pack {pack}: {int(lengths.sum())} tokens of {config.packing.max_tokens}: {shown}")
 
 
 def _run_prepare(arguments: argparse.Namespace) -> int:
@@ -213,6 +219,8 @@ def _silence_import_warnings() -> None:
     """Leave out warnings that libraries print when imported, about things that training never does."""
     for logger, start in _NOT_OURS:
         logging.getLogger(logger).addFilter(_Without(start))
+    # Of a checkpoint that a single process writes or reads, which is what it is meant to be.
+    warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 
 class _Without(logging.Filter):

@@ -23,7 +23,7 @@ AugmentKind = Literal["expression", "relight", "background"]
 class SourceConfig:
     """A folder of photos and footage, searched with all that is in it."""
 
-    path: Path
+    path: Path = Path()
     names: Names = "cluster"
     """cluster: who is who is found from the faces; folder: each folder directly inside holds one person and
     is named after them."""
@@ -31,9 +31,18 @@ class SourceConfig:
     """Carried into the manifest as it is: what the people in it have agreed to, and where that is written."""
     licence: str = ""
     """Carried into the manifest as it is."""
+    url: str = ""
+    """Instead of a path: a folder in a bucket, as s3://bucket/footage, which is mirrored into the output."""
 
     def __post_init__(self) -> None:
         with Checks("sources") as check:
+            given = (self.path != Path()) + bool(self.url)
+            check.value(given == 1, "path", str(self.path), "a folder; or url names one in a bucket")
+            in_bucket = ":/" in str(self.path)
+            check.value(not in_bucket, "path", str(self.path), "a local folder; a bucket is sources.url")
+            check.value(
+                not self.url or "://" in self.url, "url", self.url, "an address as s3://bucket/folder"
+            )
             check.choice("names", self.names, get_args(Names))
 
 
@@ -160,6 +169,10 @@ class TargetsConfig:
     """Mean length of the optical flow between two looks, as a share of the frame's width."""
     max_people: int = 1
     """Faces seen at once, those of at least a quarter of the person's face area."""
+    crop: bool = False
+    """Targets with more people: a box that stays still around one of them is cut out and written to the output."""
+    min_crop_px: int = 256
+    """Shorter side of such a box."""
     max_per_shot: int = 3
     max_per_person: int = 200
     photos: bool = True
@@ -173,7 +186,7 @@ class TargetsConfig:
                 0 < self.min_s <= self.max_s, "min_s", self.min_s, f"above 0 and up to max_s {self.max_s}"
             )
             check.value(_is_number(self.min_motion), "min_motion", self.min_motion, "0 or more")
-            for name in ("max_people", "max_per_shot", "max_per_person"):
+            for name in ("max_people", "min_crop_px", "max_per_shot", "max_per_person"):
                 check.value(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
             check.value(
                 0 < self.max_crop_shift <= 1, "max_crop_shift", self.max_crop_shift, "above 0 and up to 1"
@@ -279,6 +292,7 @@ class CurationConfig:
     output: Path
     """Folder of manifests, references, page, and of the work folder by which a run goes on."""
     sources: tuple[SourceConfig, ...]
+    """Where photos and footage are."""
     identity: IdentityConfig
     faces: FacesConfig
     shots: ShotsConfig = field(default_factory=ShotsConfig)
@@ -288,6 +302,8 @@ class CurationConfig:
     captions: CaptionsConfig = field(default_factory=CaptionsConfig)
     augmenters: tuple[AugmenterConfig, ...] = ()
     splits: SplitsConfig = field(default_factory=SplitsConfig)
+    publish: str = ""
+    """Bucket that the finished set is copied to with its targets, as s3://bucket/folder."""
     kind_weights: dict[str, float] = field(default_factory=dict)
     """How often each kind is to be drawn, 1 where none is given; goes into the manifest's column `weight`."""
     runner: RunnerName = "native"
@@ -312,8 +328,14 @@ class CurationConfig:
             )
             check.value(self.workers >= 1, "workers", self.workers, "1 or more")
             check.value(_is_number(self.gpus), "gpus", self.gpus, "0 or more")
+            check.value(
+                not self.publish or "://" in self.publish,
+                "publish",
+                self.publish,
+                "an address as s3://bucket/folder",
+            )
             for source in self.sources:
-                inside = self.output.absolute().is_relative_to(source.path.absolute())
+                inside = not source.url and self.output.absolute().is_relative_to(source.path.absolute())
                 check.value(
                     not inside,
                     "output",

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 
 from ..durable_file import write_durably
+from ..engine.records import hash_texts
 from ..faces.crops import crop_for_reference
+from .buckets import publish
 from .configuration import CurationConfig
 from .errors import CurationError
 from .files import write_json
 from .manifests import (
     FIGURES_NAME,
     REFERENCES_DIR,
+    TARGETS_DIR,
     PairRow,
     name_folder,
     weigh_kinds,
@@ -88,6 +91,8 @@ def curate(config: CurationConfig, on_progress: Progress | None = None) -> Curat
         )
         if not rows:
             raise CurationError(f"no pair is left:\n{report}")
+        if config.publish:
+            publish(config.output, config.publish, on_progress or (lambda *count: None))
         return report
 
 
@@ -129,14 +134,15 @@ def _write_pairs(state: CurationState, splits: dict[str, str], on_progress: Prog
 def _make_row(state: CurationState, pair: Candidate, split: str, weight: float) -> PairRow:
     track, caption = state.tracks[pair.track], state.captions[target_id(pair)]
     variant = state.variants.get(pair.id)
+    target = _write_target(state, pair) if pair.crop else pair.target
     return PairRow(
         id=pair.id,
-        target=pair.target,
+        target=target,
         references=tuple(_write_references(state, pair, variant)),
         caption=caption.text,
         kind=pair.kind,
         face_similarity=round(variant.similarity if variant else pair.similarity, 6),
-        frame_range=(pair.first_frame, pair.end_frame) if pair.end_frame else None,
+        frame_range=(pair.first_frame, pair.end_frame) if pair.end_frame and not pair.crop else None,
         person=pair.person,
         split=split,
         raw_kind=pair.raw_kind,
@@ -151,6 +157,16 @@ def _make_row(state: CurationState, pair: Candidate, split: str, weight: float) 
         consent=track.consent,
         licence=track.licence,
     )
+
+
+def _write_target(state: CurationState, pair: Candidate) -> str:
+    """Write the target of a pair that was cut out, if it is not there yet; gives its path relative to the output."""
+    name = hash_texts([target_id(pair), str(pair.crop)])[:16]
+    suffix = ".mp4" if pair.end_frame else ".png"
+    path = Path(TARGETS_DIR) / name_folder(pair.person) / f"{name}{suffix}"
+    if not (state.config.output / path).is_file():
+        write_durably(state.config.output / path, state.read_crop(target_id(pair)).content)
+    return path.as_posix()
 
 
 def _write_references(state: CurationState, pair: Candidate, variant: Variant | None) -> Iterator[str]:
@@ -183,12 +199,12 @@ def _align(picture: bytes, landmarks: np.ndarray) -> bytes:
 
 
 def _remove_strays(output: Path, rows: list[PairRow]) -> None:
-    """References of an earlier run that no pair has any more."""
-    used = {path for row in rows for path in row.references}
-    root = output / REFERENCES_DIR
-    for path in root.rglob("*") if root.is_dir() else []:
-        if path.is_file() and path.relative_to(output).as_posix() not in used:
-            path.unlink()
+    """References and cut targets of an earlier run that no pair has any more."""
+    used = {path for row in rows for path in (*row.references, row.target)}
+    for name in (REFERENCES_DIR, TARGETS_DIR):
+        for path in (output / name).rglob("*"):
+            if path.is_file() and path.relative_to(output).as_posix() not in used:
+                path.unlink()
 
 
 def _collect_facts(state: CurationState, rows: list[PairRow]) -> dict[str, Any]:

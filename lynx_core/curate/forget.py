@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,11 +11,21 @@ from typing import Any
 import numpy as np
 
 from ..engine.parts import erase_records
+from ..foreign_text import parse_json
+from .buckets import find_published, publish
 from .curation import hold_output
 from .errors import CurationError
 from .files import write_json, write_table
 from .forgotten import describe_place, read_forgotten
-from .manifests import FIGURES_NAME, FORGOTTEN_NAME, REFERENCES_DIR, REJECTIONS_NAME, WORK_DIR, name_folder
+from .manifests import (
+    FIGURES_NAME,
+    FORGOTTEN_NAME,
+    REFERENCES_DIR,
+    REJECTIONS_NAME,
+    TARGETS_DIR,
+    WORK_DIR,
+    name_folder,
+)
 from .page import read_page_data, write_page
 from .records import Membership, TrackFacts
 from .splits import HELDOUT, TRAIN
@@ -76,11 +85,14 @@ def forget(output: Path, name: str) -> Forgotten:
         write_json(output / FORGOTTEN_NAME, [*kept, *(place for place in places if place not in kept)])
         doomed |= {track.id for track in seen}
         spans = [(track.path, track.shot_start, track.shot_end) for track in seen]
-        gone, others = _remove_rows(output, rows, name, spans)
+        sources = {track.id: track.path for track in find_stored(work, "scan", TrackFacts)}
+        gone, others = _remove_rows(output, rows, name, spans, sources)
         names = doomed | gone | {name}
         num_records = erase_records(work, _NAMED_COLUMNS, ("runner_up",), names)
-        num_files = _remove_references(output, name, gone)
+        num_files = _remove_pictures(output, name, gone)
         _remove_from_page(output, name, doomed, gone)
+        if url := find_published(output):
+            publish(output, url, lambda *count: None)
     return Forgotten(name, len(gone), others, num_records, num_files)
 
 
@@ -111,7 +123,7 @@ def _find_tracks(output: Path, known: set[str], name: str) -> list[TrackFacts]:
         [sample.embedding for track in known & set(tracks) for sample in tracks[track].samples], axis=0
     )
     length = float(np.linalg.norm(mean))
-    threshold = json.loads((output / FIGURES_NAME).read_text(encoding="utf-8"))["threshold"]
+    threshold = parse_json((output / FIGURES_NAME).read_text(encoding="utf-8"))["threshold"]
     alike = {
         track.id
         for track in tracks.values()
@@ -121,8 +133,18 @@ def _find_tracks(output: Path, known: set[str], name: str) -> list[TrackFacts]:
 
 
 def _remove_rows(
-    output: Path, rows: dict[str, list[dict[str, Any]]], name: str, spans: list[tuple[str, int, int]]
+    output: Path,
+    rows: dict[str, list[dict[str, Any]]],
+    name: str,
+    spans: list[tuple[str, int, int]],
+    sources: dict[str, str],
 ) -> tuple[set[str], int]:
+    """Gives the ids of the rows taken out, and how many of them are other people's.
+
+    Args:
+        spans: path and frames that show the person.
+        sources: path of the footage of each track; a target that was cut out of it lies elsewhere.
+    """
     from pyarrow import parquet
 
     gone: set[str] = set()
@@ -130,7 +152,7 @@ def _remove_rows(
     for split, some in rows.items():
         kept = []
         for row in some:
-            shows = row["person"] != name and any(_meets(row, span) for span in spans)
+            shows = row["person"] != name and any(_meets(row, sources, span) for span in spans)
             others += shows
             if row["person"] == name or shows:
                 gone.add(row["id"])
@@ -146,23 +168,39 @@ def _remove_rows(
     return gone, others
 
 
-def _meets(row: dict[str, Any], span: tuple[str, int, int]) -> bool:
+def _meets(row: dict[str, Any], sources: dict[str, str], span: tuple[str, int, int]) -> bool:
     path, start, end = span
-    if row["target"] != path:
+    if sources.get(row["target_track"], row["target"]) != path:
         return False
     first, last = row["frame_range"] or (0, end)
     return first < end and start < last
 
 
-def _remove_references(output: Path, name: str, pairs: set[str]) -> int:
-    folder = output / REFERENCES_DIR / name_folder(name)
-    count = sum(1 for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
-    shutil.rmtree(folder, ignore_errors=True)
+def _remove_pictures(output: Path, name: str, pairs: set[str]) -> int:
+    """References and cut targets of the person, and the references of pairs that are gone; gives how many."""
+    count = 0
+    for root in (output / REFERENCES_DIR, output / TARGETS_DIR):
+        folder = root / name_folder(name)
+        count += sum(1 for path in folder.rglob("*") if path.is_file())
+        shutil.rmtree(folder, ignore_errors=True)
     for path in (output / REFERENCES_DIR).rglob("*"):
         if path.is_file() and path.stem.removesuffix("-aligned") in pairs:
             path.unlink()
             count += 1
-    return count
+    return count + _remove_cut_targets(output)
+
+
+def _remove_cut_targets(output: Path) -> int:
+    """Cut targets that no row names any more."""
+    used = {row["target"] for split in (TRAIN, HELDOUT) for row in _read_rows(output / f"{split}.parquet")}
+    strays = [
+        path
+        for path in (output / TARGETS_DIR).rglob("*")
+        if path.is_file() and path.relative_to(output).as_posix() not in used
+    ]
+    for path in strays:
+        path.unlink()
+    return len(strays)
 
 
 def _remove_from_page(output: Path, name: str, doomed: set[str], pairs: set[str]) -> None:

@@ -5,7 +5,6 @@ A file that is scanned anew shows them again; a face at such a place is then rej
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.stage import Rejected
+from ..foreign_text import parse_json
 from .errors import CurationError
 from .manifests import FORGOTTEN_NAME
 from .records import JudgedTrack, TrackFacts
@@ -42,7 +42,7 @@ def read_forgotten(output: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        places = json.loads(path.read_text(encoding="utf-8"))
+        places = parse_json(path.read_text(encoding="utf-8"))
         assert all({"file_hash", "first_frame", "end_frame", "box"} <= set(place) for place in places)
     except (OSError, ValueError, AssertionError, TypeError) as error:
         raise CurationError(

@@ -2,6 +2,7 @@
 
 train.parquet, heldout.parquet    pairs, as `prepare` and `train` take them, with columns of their origin
 references/<person>/<name>.jpg    the photos of the pairs
+targets/<person>/<name>.mp4       targets cut out of footage with several people
 rejections.parquet                everything that gave no pair: stage, subject, reason, detail
 curation.json                     figures, thresholds, models, licences, weights
 page.html                         the same to look at
@@ -25,7 +26,13 @@ from .splits import HELDOUT, TRAIN
 REJECTIONS_NAME, FIGURES_NAME, PAGE_NAME, PAGE_DATA_NAME = (
     "rejections.parquet", "curation.json", "page.html", "page.json",
 )  # fmt: skip
-REFERENCES_DIR, WORK_DIR, FORGOTTEN_NAME = "references", "work", "forgotten.json"
+REFERENCES_DIR, TARGETS_DIR, MEDIA_DIR, WORK_DIR, FORGOTTEN_NAME = (
+    "references",
+    "targets",
+    "media",
+    "work",
+    "forgotten.json",
+)
 
 
 @dataclass(frozen=True)

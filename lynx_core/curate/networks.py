@@ -21,11 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..faces import licences
 from ..faces.analyzer import ArcFaceRecogniser, InsightFaceRecogniser, normalise, stack_crops
 from ..faces.arcface import load_arcface
 from ..faces.crops import ARCFACE_TEMPLATE
 from ..faces.detection import PACK_FILES, Face, FaceDetector, check_image, find_pack_folder
 from ..faces.errors import FaceError, import_package
+from ..faces.yunet import YuNetDetector
 from ..hashing import hash_file, hash_files
 from .configuration import FacesConfig
 from .errors import CurationError
@@ -64,7 +66,9 @@ class FaceNetworks:
             return MTCNNDetector(self.config.min_score)
         assert self.config.detector_models is not None
         if self.config.detector == "yunet":
-            return YuNetDetector(self.config.detector_models, self.config.min_score)
+            yunet = YuNetDetector(self.config.detector_models, self.config.min_score)
+            yunet.load()
+            return yunet
         detector = FaceDetector(self.config.detector_models, self.config.pack, (self.config.provider,))
         detector.load()
         return detector
@@ -106,16 +110,14 @@ class FaceNetworks:
     def licences(self) -> dict[str, str]:
         """Name and licence of each network, as their publishers state them."""
         detectors = {
-            "insightface": "non-commercial research, as the publisher of the packs states",
-            "mtcnn": "MIT (facenet-pytorch)",
-            "yunet": "MIT (OpenCV zoo)",
+            "insightface": licences.INSIGHTFACE,
+            "mtcnn": licences.MTCNN,
+            "yunet": licences.YUNET,
         }
-        recognisers = {"insightface": detectors["insightface"], "dlib": "CC0 (model), Boost (library)"}
+        recognisers = {"insightface": licences.INSIGHTFACE, "dlib": licences.DLIB}
         return {
             f"detector {self.config.detector}": detectors[self.config.detector],
-            f"recogniser {self.recogniser.name}": recognisers.get(
-                self.config.recogniser, "as the publisher of the file states (facexlib: MIT)"
-            ),
+            f"recogniser {self.recogniser.name}": recognisers.get(self.config.recogniser, licences.FILE),
         }
 
 
@@ -163,38 +165,6 @@ class MTCNNDetector:
             for box, score, marks in found
             if score is not None and score >= self.min_score
         ]
-
-
-class YuNetDetector:
-    """OpenCV's YuNet; the file is `face_detection_yunet_*.onnx` of its model zoo."""
-
-    def __init__(self, path: Path, min_score: float) -> None:
-        cv2 = import_package("cv2", "the detector yunet")
-        try:
-            self._network = cv2.FaceDetectorYN.create(str(path), "", (320, 320), min_score)
-        except cv2.error as error:
-            raise FaceError(f"{path} is no YuNet that OpenCV opens ({str(error).splitlines()[0]})") from error
-
-    def detect(self, image: np.ndarray) -> list[Face]:
-        check_image(image)
-        self._network.setInputSize((image.shape[1], image.shape[0]))
-        _, found = self._network.detect(np.ascontiguousarray(image[..., ::-1]))
-        faces = []
-        for row in found if found is not None else ():
-            left, top, width, height = row[:4]
-            marks = _order_as_seen(row[4:14].reshape(5, 2))
-            faces.append(
-                Face(np.array([left, top, left + width, top + height], np.float32), marks, float(row[14]))
-            )
-        return sorted(faces, key=lambda face: -face.score)
-
-
-def _order_as_seen(marks: np.ndarray) -> np.ndarray:
-    """Eyes and corners of the mouth in the order of the picture; YuNet begins with the person's right."""
-    eyes, mouth = marks[:2], marks[3:]
-    eyes = eyes[np.argsort(eyes[:, 0])]
-    mouth = mouth[np.argsort(mouth[:, 0])]
-    return np.vstack([eyes, marks[2:3], mouth]).astype(np.float32)
 
 
 def _dlib_files() -> tuple[str, str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..durable_file import write_durably
+from ..foreign_text import parse_json
 from .files import write_json
 from .manifests import PAGE_DATA_NAME, PAGE_NAME
 from .page_template import CALIBRATION_TEMPLATE, STYLE, TEMPLATE
@@ -24,7 +24,7 @@ def write_page(output: Path, data: dict[str, Any]) -> None:
 def read_page_data(output: Path) -> dict[str, Any] | None:
     """The values of a page; None when there is none."""
     path = output / PAGE_DATA_NAME
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return parse_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def render_page(data: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from ..faces.crops import crop_for_reference
 from .manifests import PairRow
 from .media import read_jpeg, scale_down, write_jpeg
+from .target_crops import cut_view
 
 if TYPE_CHECKING:
     from .pipeline import CurationState
@@ -201,13 +202,15 @@ class _Thumbnails:
             for number, frame in enumerate(pictures.view_frames)
             if not pair.end_frame or pair.first_frame <= frame < pair.end_frame
         ]
-        view = pictures.views[inside[len(inside) // 2] if inside else 0]
+        view = read_jpeg(pictures.views[inside[len(inside) // 2] if inside else 0])
+        if pair.crop:
+            view = cut_view(view, pair.crop, self.state.tracks[pair.track].width_px)
         return {
             "id": row.id,
             "person": row.person,
             "tracks": sorted({row.target_track, *(ref.track for ref in pair.references)}),
             "references": references,
-            "target": _encode(scale_down(read_jpeg(view), _TARGET_PX)),
+            "target": _encode(scale_down(view, _TARGET_PX)),
             "similarity": row.face_similarity,
             "caption": row.caption,
             "kind": row.kind,

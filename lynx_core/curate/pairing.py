@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,8 @@ from ..engine.stage import Rejected, TableStage
 from .configuration import CurationConfig
 from .quality import rate_sample
 from .records import Candidate, JudgedTrack, Membership, SampleRef
-from .windows import Window, find_windows
+from .target_crops import find_crop
+from .windows import Window, count_people, find_windows
 
 PAIRING_VERSION = 1
 
@@ -72,12 +73,15 @@ def make_pairs(
 ) -> list[Candidate | Rejected]:
     """Pairs of all people; each target without one is rejected with its reason."""
     by_id = {track.id: track for track in tracks}
+    by_shot: dict[tuple[str, int], list[JudgedTrack]] = defaultdict(list)
+    for track in tracks:
+        by_shot[track.path, track.shot].append(track)
     by_person: dict[str, list[Membership]] = defaultdict(list)
     for membership in memberships:
         by_person[membership.person].append(membership)
     made: list[Candidate | Rejected] = []
     for person in sorted(by_person):
-        made += _PersonPairs(person, by_person[person], by_id, config, threshold).make()
+        made += _PersonPairs(person, by_person[person], by_id, by_shot, config, threshold).make()
     return made
 
 
@@ -89,12 +93,13 @@ class _PersonPairs:
         person: str,
         members: Sequence[Membership],
         by_id: dict[str, JudgedTrack],
+        by_shot: dict[tuple[str, int], list[JudgedTrack]],
         config: CurationConfig,
         threshold: float,
     ) -> None:
         self.person, self.config, self.threshold = person, config, threshold
         self.members = sorted(members, key=lambda member: (by_id[member.track].path, member.track))
-        self.by_id = by_id
+        self.by_id, self.by_shot = by_id, by_shot
         self.uses: Counter[SampleRef] = Counter()
         self.num_own_scene = 0
         self.options = [
@@ -120,9 +125,21 @@ class _PersonPairs:
                         Rejected("enough targets of the person", detail, describe_target(track, window))
                     )
                     continue
+                crop = self._find_crop(track, window)
+                if isinstance(crop, Rejected):
+                    made.append(crop)
+                    continue
                 num_targets += 1
-                made += self._pair(member, track, window)
+                paired = self._pair(member, track, window)
+                made += [replace(pair, crop=crop) if isinstance(pair, Candidate) else pair for pair in paired]
         return made
+
+    def _find_crop(self, track: JudgedTrack, window: Window) -> tuple[int, ...] | Rejected:
+        """The part of the file that shows the person alone; empty where that is all of it."""
+        if count_people(track, window) <= self.config.targets.max_people:
+            return ()
+        shot = self.by_shot[track.path, track.shot]
+        return find_crop(track, window, [other for other in shot if other is not track], self.config.targets)
 
     def _pair(self, member: Membership, track: JudgedTrack, window: Window) -> list[Candidate | Rejected]:
         target = self._embed_target(track, window)
@@ -229,6 +246,7 @@ class _PersonPairs:
             target=track.path,
             first_frame=window.first_frame,
             end_frame=window.end_frame,
+            crop=(),
             references=tuple(option.ref for option in chosen),
             raw_kind=several if kind == "multi-scene" else single,
             kind=kind,

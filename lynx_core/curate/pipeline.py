@@ -1,8 +1,8 @@
 """All stages in their order, from folders to manifests.
 
-    files -> scan -> quality -> people -> pairs -> captions, variants -> manifests, page
+    files -> scan -> quality -> people -> pairs -> captions, variants, crops -> manifests, page
 
-`scan` alone looks at pixels. `quality` judges tracks one by one, `people` and `pairs` need all of them. Each stage
+`scan` alone looks at all pixels. `quality` judges tracks one by one, `people` and `pairs` need all of them. Each stage
 is done once for each input and setting; a rerun does what is left.
 """
 
@@ -17,9 +17,11 @@ from ..engine.engine import Engine, StageResult
 from ..engine.parts import RecordReader
 from ..engine.parts_index import RowRef
 from ..engine.stage import Rejection
+from .buckets import fetch_sources
 from .captions import make_caption_stage
 from .configuration import CurationConfig
 from .manifests import WORK_DIR
+from .media import read_jpeg, write_jpeg
 from .networks import FaceNetworks
 from .pairing import make_pairing_stage
 from .people import make_people_stage
@@ -28,6 +30,8 @@ from .records import (
     Candidate,
     Caption,
     CaptionRequest,
+    CroppedTarget,
+    CropRequest,
     JudgedTrack,
     Membership,
     SourceFile,
@@ -38,6 +42,7 @@ from .records import (
 )
 from .scan import make_scan_stage
 from .sources import list_sources
+from .target_crops import cut_view, make_crop_stage
 from .thresholds import Threshold, resolve_threshold
 from .variants import make_variant_stage
 
@@ -59,14 +64,20 @@ class CurationState:
     candidates: list[Candidate] = field(default_factory=list)
     captions: dict[str, Caption] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
+    crops: dict[str, RowRef] = field(default_factory=dict)
+    """By target."""
     pictures: dict[str, RowRef] = field(default_factory=dict)
 
     def read_pictures(self, track: str) -> TrackPictures:
         """The pictures of a track, from disk."""
         return self._reader.read(self.pictures[track])
 
+    def read_crop(self, target: str) -> CroppedTarget:
+        """A target that was cut out, from disk."""
+        return self._crop_reader.read(self.crops[target])
+
     def __post_init__(self) -> None:
-        self._reader = RecordReader(TrackPictures)
+        self._reader, self._crop_reader = RecordReader(TrackPictures), RecordReader(CroppedTarget)
 
 
 def run_stages(config: CurationConfig, on_progress: Progress | None = None) -> CurationState:
@@ -79,7 +90,9 @@ def run_stages(config: CurationConfig, on_progress: Progress | None = None) -> C
     networks = FaceNetworks(config.faces)
     threshold = resolve_threshold(config.identity, networks.recogniser.name)
     engine = Engine(config.output / WORK_DIR, config.runner, config.workers, on_progress)
-    files, rejected = list_sources(config.sources)
+    sources, odd = fetch_sources(config, engine.on_progress)
+    files, rejected = list_sources(sources)
+    rejected += odd
     state = CurationState(
         config, threshold, dict(networks.licences), list(rejected), len(files) + len(rejected)
     )
@@ -98,6 +111,7 @@ def run_stages(config: CurationConfig, on_progress: Progress | None = None) -> C
     state.candidates = list(paired.records(Candidate))
     _caption(engine, state)
     _augment(engine, state)
+    _crop(engine, state)
     return state
 
 
@@ -148,7 +162,11 @@ def _choose_views(state: CurationState, candidate: Candidate) -> tuple[bytes, ..
         for frame, view in zip(pictures.view_frames, pictures.views, strict=True)
         if not candidate.end_frame or candidate.first_frame <= frame < candidate.end_frame
     ]
-    return tuple(inside) or pictures.views[:1]
+    views = tuple(inside) or pictures.views[:1]
+    if not candidate.crop:
+        return views
+    width_px = state.tracks[candidate.track].width_px
+    return tuple(write_jpeg(cut_view(read_jpeg(view), candidate.crop, width_px), 85) for view in views)
 
 
 def _augment(engine: Engine, state: CurationState) -> None:
@@ -168,6 +186,24 @@ def _augment(engine: Engine, state: CurationState) -> None:
     state.candidates = [
         pair for pair in state.candidates if pair.kind != "augmented" or pair.id in state.variants
     ]
+
+
+def _crop(engine: Engine, state: CurationState) -> None:
+    """Targets cut out of footage with several people; a pair whose crop was rejected is left out."""
+    wanted = {target_id(pair): pair for pair in state.candidates if pair.crop}
+    if not wanted:
+        return
+    requests = [
+        CropRequest(
+            name, _describe(pair), pair.target, pair.first_frame, pair.end_frame, state.tracks[pair.track].fps, pair.crop
+        )
+        for name, pair in wanted.items()
+    ]  # fmt: skip
+    inputs = engine.put("crops", requests, CropRequest)
+    result = _run(engine, state, make_crop_stage(state.config), inputs)
+    names = (record.id for record in result.records(TrackId))
+    state.crops = dict(zip(names, result.refs(), strict=True))
+    state.candidates = [pair for pair in state.candidates if not pair.crop or target_id(pair) in state.crops]
 
 
 @dataclass(frozen=True)
@@ -194,7 +230,9 @@ def estimate_run(config: CurationConfig, measure: bool = True) -> Estimate:
 
     from .media import CLIP_SUFFIXES
 
-    files, rejected = list_sources(config.sources)
+    sources, odd = fetch_sources(config, lambda *count: None)  # a rate needs files to look at
+    files, rejected = list_sources(sources)
+    rejected += odd
     resolve_threshold(config.identity, FaceNetworks(config.faces).recogniser.name)
     engine = Engine(config.output / WORK_DIR)
     stage = make_scan_stage(config)

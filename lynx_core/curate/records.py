@@ -168,6 +168,8 @@ class Candidate:
     first_frame: int
     end_frame: int
     """Frame after the last; both 0 for a photo."""
+    crop: tuple[int, ...]
+    """Left, top, width and height of the part that is the target, pixels of the file; empty: all of it."""
     references: tuple[SampleRef, ...]
     raw_kind: str
     """Of `RAW_KINDS`."""
@@ -199,6 +201,32 @@ class Caption:
     text: str
     origin: str
     """"sidecar", or the model that answered."""
+
+
+@dataclass(frozen=True)
+class CropRequest:
+    """A target that is to be cut out of a file."""
+
+    id: str
+    """Track and frames of the target."""
+    subject: str
+    path: str
+    first_frame: int
+    end_frame: int
+    """Both 0 for a photo."""
+    fps: float
+    crop: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CroppedTarget:
+    """A target that was cut out."""
+
+    id: str
+    """Track and frames of the target."""
+    content: bytes
+    suffix: str
+    """Of its file."""
 
 
 @dataclass(frozen=True, eq=False)

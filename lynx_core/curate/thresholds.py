@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..foreign_text import parse_json
 from .configuration import IdentityConfig
 from .errors import CurationError
 
@@ -51,7 +51,7 @@ def read_calibrations(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = parse_json(path.read_text(encoding="utf-8"))
         return {str(name): {**entry, "threshold": float(entry["threshold"])} for name, entry in known.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CurationError(

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..foreign_text import parse_json
 from ..spec import LynxError
 
 _RULE = (
@@ -102,7 +103,7 @@ class VisionServer:
         )
         try:
             with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
-                return json.loads(response.read())
+                return parse_json(response.read())
         except urllib.error.HTTPError as error:
             detail = f"{self.url}: HTTP {error.code} {error.read()[:200].decode(errors='replace')}"
             busy = error.code in (408, 409, 425, 429) or error.code >= 500
@@ -123,7 +124,7 @@ def _read_answer(answer: Any, asked: str) -> Answer:
         ) from error
     opening, closing = text.find("{"), text.rfind("}")
     try:
-        caption = json.loads(text[opening : closing + 1])["caption"]
+        caption = parse_json(text[opening : closing + 1])["caption"]
         if not isinstance(caption, str) or not caption.strip():
             raise TypeError
     except (ValueError, KeyError, TypeError) as error:

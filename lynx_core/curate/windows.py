@@ -30,11 +30,11 @@ def find_windows(
 ) -> tuple[list[Window], Rejected | None]:
     """Windows of a track that do not overlap, in order, and why there is none."""
     if track.media == "photo":
-        others = track.others.reshape(-1, 2)[0, 1]
+        people = count_people(track, Window(0, 0))
         if not config.photos:
             return [], Rejected("photos are no targets", "targets.photos = false", track.subject)
-        if others + 1 > config.max_people:
-            detail = f"{int(others) + 1} faces, targets.max_people is {config.max_people}"
+        if people > config.max_people and not config.crop:
+            detail = f"{people} faces, targets.max_people is {config.max_people}"
             return [], Rejected("several people in the target", detail, track.subject)
         return [Window(0, 0)], None
     longest = max(round(config.max_s * track.fps), 1)
@@ -64,22 +64,28 @@ def find_windows(
     return [], Rejected(reason, details[reason], track.subject)
 
 
+def count_people(track: TrackFacts, window: Window) -> int:
+    """How many faces are seen at once."""
+    others = track.others.reshape(-1, 2)
+    return int((others if window.end_frame == 0 else select_inside(others, window))[:, 1].max()) + 1
+
+
 def _find_fault(
     track: TrackFacts, window: Window, config: TargetsConfig, min_face_share: float
 ) -> tuple[str, str] | None:
-    looks = _inside(track.looks.reshape(-1, 5), window)
-    times = _inside(track.motion.reshape(-1, 2), window)
+    looks = select_inside(track.looks.reshape(-1, 5), window)
+    times = select_inside(track.motion.reshape(-1, 2), window)
     share = len(looks) / max(len(times), 1)
     if share < min_face_share:
         return (
             "face out of view",
             f"seen in {share:.0%} of the looks, quality.min_face_share is {min_face_share:.0%}",
         )
-    people = _inside(track.others.reshape(-1, 2), window)[:, 1].max() + 1
-    if people > config.max_people:
+    people = count_people(track, window)
+    if people > config.max_people and not config.crop:
         return (
             "several people in the target",
-            f"{people:.0f} faces, targets.max_people is {config.max_people}",
+            f"{people} faces, targets.max_people is {config.max_people}",
         )
     motion = float(times[1:, 1].mean()) if len(times) > 1 else 0.0
     if motion < config.min_motion:
@@ -95,5 +101,6 @@ def _find_fault(
     return None
 
 
-def _inside(rows: np.ndarray, window: Window) -> np.ndarray:
+def select_inside(rows: np.ndarray, window: Window) -> np.ndarray:
+    """Rows whose first column is a frame of the window."""
     return rows[(rows[:, 0] >= window.first_frame) & (rows[:, 0] < window.end_frame)]

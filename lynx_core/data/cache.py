@@ -9,7 +9,6 @@ a damaged entry is recognised when it is read, and made again.
 from __future__ import annotations
 
 import errno
-import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from ..durable_file import write_durably
+from ..foreign_text import parse_json
 from ..hashing import hash_tensors, hash_values
 from .errors import DataError, first_line
 
@@ -93,7 +93,8 @@ class TensorCache:
         if stored is None or stored != hash_tensors(tensors):
             self._count(damaged=1)
             return None
-        return tensors
+        # Copied, since in the file they lie at any address, on which the last bits of matrix products depend.
+        return {name: tensor.clone() for name, tensor in tensors.items()}
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep the tensors of an entry.
@@ -129,4 +130,4 @@ def name_entry(kind: str, depends_on: Any) -> str:
 
 def _read_digest(raw: bytes) -> str:
     length = int.from_bytes(raw[:8], "little")
-    return str(json.loads(raw[8 : 8 + length])["__metadata__"][_DIGEST])
+    return str(parse_json(raw[8 : 8 + length])["__metadata__"][_DIGEST])

@@ -9,7 +9,7 @@ same replacements.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,11 @@ import numpy as np
 
 from ..tokens import count_tokens
 from .cache import TensorCache
-from .dataset_index import OnCount, build_index, reject
+from .dataset_index import DatasetIndex, OnCount, build_index, reject
 from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError, MediaError
-from .manifest import Manifest, Pair, count_kinds
+from .manifest import KINDS, Manifest
 from .quarantine import RejectionFile, SkippedRows
 from .sample import Features, Nulls, Sample
 
@@ -48,7 +48,7 @@ class PairDataset:
     `fingerprints` are what a checkpoint keeps, to notice when the data have changed.
 
     Args:
-        manifest: of `read_manifest`.
+        manifest: of `read_manifest`, whose files are then hashed and probed; or an index that was prepared.
         encoders: of the backbone and the faces.
         decoding: what becomes of the files.
         cache_dir: folder of the cache; None makes every tensor each time.
@@ -65,7 +65,7 @@ class PairDataset:
 
     def __init__(
         self,
-        manifest: Manifest,
+        manifest: Manifest | DatasetIndex,
         encoders: Encoders,
         decoding: DecodingConfig,
         *,
@@ -77,8 +77,12 @@ class PairDataset:
         on_count: OnCount | None = None,
     ) -> None:
         cache = TensorCache(cache_dir)
-        dataset_index = build_index(manifest, decoding, cache, on_count)
-        self.manifest = manifest
+        dataset_index = (
+            manifest
+            if isinstance(manifest, DatasetIndex)
+            else build_index(manifest, decoding, cache, on_count)
+        )
+        self.index = dataset_index
         self.max_quarantined = max_quarantined
         self.items = dataset_index.items
         self.draws = DrawCounts()
@@ -94,13 +98,11 @@ class PairDataset:
         self.features = Features(encoders, cache, on_warning=self.warnings.add)
         self.quarantine.begin(dataset_index.rejections, anew=retry)
         self.warnings.begin(dataset_index.warnings, anew=retry)
-        self._lengths = np.array(
-            [count_tokens(item.plan.latent_shape) for item in self.items], dtype=np.int64
-        )
+        self._lengths = self.items.tokens
         self._kept_frames: dict[int, int] = {}
         self._orders: dict[str | None, np.ndarray] = {}
         if not self.items:
-            raise self._nothing_left(manifest.path)
+            raise self._nothing_left(self.index.manifest_path)
         self._check_limit()
 
     def __len__(self) -> int:
@@ -108,6 +110,8 @@ class PairDataset:
 
     def trim(self, kept_frames: Mapping[int, int]) -> None:
         """Give the first latent frames only of some samples: number of the sample -> frames to keep."""
+        if kept_frames:
+            self._lengths = self._lengths.copy()
         for index, frames in kept_frames.items():
             shape = self.items[index].plan.latent_shape
             if not 1 <= frames <= shape[0]:
@@ -133,11 +137,14 @@ class PairDataset:
         frames = self._kept_frames.get(index)
         return sample if frames is None else sample.keep_frames(frames)
 
-    def load_pack(self, indices: Sequence[int]) -> list[Sample]:
+    def load_pack(self, indices: Sequence[int], *, counts: bool = True) -> list[Sample]:
         """The samples of a pack, with replacements for those that are quarantined.
 
         The tokens are at most those of the plan; only a pack that would be empty takes a longer
         sample, the shortest there is.
+
+        Args:
+            counts: whether `draws` takes note; not for a pack that another process loads as well.
 
         Raises:
             DataError: when no sample of the dataset can be loaded, with the counts by reason.
@@ -147,7 +154,8 @@ class PairDataset:
             sample = self._load_first(self._with_replacements(int(index)))
             if sample is not None:
                 samples.append(sample)
-            self.draws.count(self.items[int(index)].pair.id, sample)
+            if counts:
+                self.draws.count(self.items[int(index)].pair.id, sample)
         if not samples:
             sample = self._load_first(iter(np.argsort(self._lengths, kind="stable").tolist()))
             if sample is None:
@@ -168,13 +176,13 @@ class PairDataset:
         self.quarantine.refresh()
         self.warnings.refresh()
         return SkippedRows(
-            path=self.manifest.path,
-            num_rows=self.manifest.num_rows,
+            path=self.index.manifest_path,
+            num_rows=self.index.num_rows,
             rejections=tuple(self.quarantine.rejections),
             warnings=tuple(self.warnings.rejections),
             quarantine_path=self.quarantine.path,
             warnings_path=self.warnings.path,
-            absent_files=sum(item.absent_files for item in self.items),
+            absent_files=self.items.num_absent,
         )
 
     def _check_limit(self) -> None:
@@ -189,7 +197,25 @@ class PairDataset:
 
     def describe(self) -> str:
         """What there is to train on and what is skipped, as a run says it at its start."""
-        return _describe_rows(self.skipped_rows(), self.manifest, [item.pair for item in self.items])
+        skipped = self.skipped_rows()
+        counts = np.bincount(self.items.kinds, minlength=len(KINDS))
+        lost = self._find_lines(rejection.line for rejection in skipped.rejections)
+        counts -= np.bincount(self.items.kinds[lost], minlength=len(KINDS))
+        by_kind = sorted(zip(counts.tolist(), KINDS, strict=True), key=lambda entry: -entry[0])
+        kinds = ", ".join(f"{count} {kind}" for count, kind in by_kind if count)
+        text = f"{skipped.path}: {skipped.num_rows} rows, {counts.sum()} to train on"
+        text += f" ({kinds}), " if kinds else ", "
+        text += f"{len(skipped.rejections)} skipped{skipped.describe_reasons()}{skipped.describe_warnings()}"
+        if skipped.absent_files:
+            text += f"\n  {skipped.absent_files} files are gone; what the cache has made of them is used"
+        return text + self.index.ignored_columns
+
+    def _find_lines(self, lines: Iterable[int]) -> np.ndarray:
+        """The samples of some lines of the manifest."""
+        wanted = np.fromiter(lines, dtype=np.int64)
+        places = np.searchsorted(self.items.lines, wanted)
+        places = places[places < len(self.items)]
+        return np.unique(places[np.isin(self.items.lines[places], wanted)])
 
     def _load_first(self, candidates: Iterator[int]) -> Sample | None:
         for index in candidates:
@@ -215,25 +241,13 @@ class PairDataset:
     def _longest_first(self, kind: str | None) -> np.ndarray:
         """The samples of a kind, or all, by length and then by number."""
         if kind not in self._orders:
-            chosen = np.array([i for i, item in enumerate(self.items) if kind in (None, item.pair.kind)])
+            is_chosen = (
+                self.items.kinds == KINDS.index(kind) if kind else np.ones(len(self.items), dtype=bool)
+            )
+            chosen = np.flatnonzero(is_chosen)
             self._orders[kind] = chosen[np.argsort(-self._lengths[chosen], kind="stable")]
         return self._orders[kind]
 
     def _nothing_left(self, path: Path | None) -> DataError:
         named = f" of {path}" if path else ""
         return DataError(f"no usable sample is left{named}:{self.quarantine.summary()}")
-
-
-def _describe_rows(skipped: SkippedRows, manifest: Manifest, pairs: Sequence[Pair]) -> str:
-    """What a manifest gives and what not, for the start of a run.
-
-    Args:
-        pairs: those with files that can be used; some may be in the quarantine.
-    """
-    lost = {(rejection.id, rejection.line) for rejection in skipped.rejections}
-    usable = [pair for pair in pairs if (pair.id, pair.line) not in lost]
-    text = f"{skipped.path}: {skipped.num_rows} rows, {len(usable)} to train on{count_kinds(usable)}, "
-    text += f"{len(skipped.rejections)} skipped{skipped.describe_reasons()}{skipped.describe_warnings()}"
-    if skipped.absent_files:
-        text += f"\n  {skipped.absent_files} files are gone; what the cache has made of them is used"
-    return text + manifest.describe_ignored()

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..foreign_text import parse_json
 from ..hashing import hash_file, hash_values
 from .cache import TensorCache
 from .decoding import (
-    ClipPlan,
     DecodingConfig,
     ImageInfo,
     photo_decoder_versions,
@@ -39,6 +39,7 @@ from .decoding import (
 )
 from .errors import DataError, MediaError, first_line
 from .manifest import Manifest, Pair
+from .pair_table import IndexEntry, PairTable, make_table
 from .quarantine import Rejection
 from .text_files import find_file
 from .video_file import VideoInfo
@@ -51,29 +52,21 @@ OnCount = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class IndexEntry:
-    """A pair whose files can be used."""
-
-    pair: Pair
-    """With the paths as they are on the disk, and without references that cannot be read."""
-    plan: ClipPlan
-    target_hash: str
-    reference_hashes: tuple[str, ...]
-    absent_files: int = 0
-    """How many of its files are gone, and known from the cache alone."""
-
-
-@dataclass(frozen=True, eq=False)
 class DatasetIndex:
     """The usable pairs in the order of the manifest."""
 
-    items: tuple[IndexEntry, ...]
+    items: PairTable
     rejections: tuple[Rejection, ...]
     """Of the manifest, and of files that a probe refused."""
     warnings: tuple[Rejection, ...]
     """What to know about pairs that are used, as a reference that cannot be read."""
     fingerprint: str
     """Over the rows and the contents of all their files, not over their places."""
+    manifest_path: Path
+    num_rows: int
+    """Of the manifest, those that cannot be used with them."""
+    ignored_columns: str
+    """A line that names the manifest's columns that nothing reads, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +113,15 @@ def build_index(
             raise
     index.keep(files)
     fingerprint = hash_values([_describe(item) for item in items])
-    return DatasetIndex(tuple(items), tuple(rejections), tuple(warnings), fingerprint)
+    return DatasetIndex(
+        make_table(items, manifest.path.parent),
+        tuple(rejections),
+        tuple(warnings),
+        fingerprint,
+        manifest.path,
+        manifest.num_rows,
+        manifest.describe_ignored(),
+    )
 
 
 def reject(pair: Pair, error: MediaError) -> Rejection:
@@ -166,7 +167,7 @@ def _look_at_pair(
         plan,
         target.digest,
         tuple(file.digest for file in references),
-        sum(file.is_absent for file in files),
+        tuple(file.state for file in files),
     )
     digests = {file.named: file.digest for file in files}
     named = tuple((str(path.absolute()), digests.get(path)) for path in (pair.target, *pair.references))
@@ -180,7 +181,8 @@ class _HashedFile:
     path: Path
     """As the disk has it."""
     digest: str
-    is_absent: bool = False
+    state: tuple[int, int] | None
+    """Bytes and time of change, None when it is gone."""
 
 
 def _hash_media(role: str, named: Path, known: str | None) -> _HashedFile:
@@ -192,7 +194,7 @@ def _hash_media(role: str, named: Path, known: str | None) -> _HashedFile:
             raise MediaError(path, f"{role} not found", "it is a folder or a device, not a file")
         if not status.st_size:
             raise MediaError(path, f"{role} is empty", "it has 0 bytes")
-        return _HashedFile(named, path, hash_file(path))
+        return _HashedFile(named, path, hash_file(path), (status.st_size, status.st_mtime_ns))
     except (FileNotFoundError, NotADirectoryError) as error:
         if known is None:
             raise MediaError(path, f"{role} not found", "paths are relative to the manifest") from error
@@ -203,7 +205,7 @@ def _hash_media(role: str, named: Path, known: str | None) -> _HashedFile:
     except OSError as error:
         if known is None:
             raise MediaError(path, f"{role} cannot be read", first_line(error)) from error
-    return _HashedFile(named, path, known, is_absent=True)
+    return _HashedFile(named, path, known, None)
 
 
 def _probe(
@@ -313,7 +315,7 @@ class _FileIndex:
         self._ends_in_mid_line = bool(raw) and not raw.endswith(b"\n")
         for line in raw.splitlines():
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 files = tuple((str(name), digest) for name, digest in entry["files"])
                 self._remember(_PairFiles(str(entry["row"]), files))
             except (ValueError, TypeError, KeyError):

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +26,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
+from ..foreign_text import parse_json
 from ..hashing import hash_values
 from .errors import DataError, first_line
 from .quarantine import LOW_SIMILARITY, Rejection, describe_rejections
@@ -155,7 +155,7 @@ def _read_jsonl(path: Path) -> _Rows:
 
 def _parse_json(raw: bytes | str) -> dict[str, Any] | _BadRow:
     try:
-        row = json.loads(raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw)
+        row = parse_json(raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw)
     except (ValueError, RecursionError) as error:
         return _BadRow("unreadable row", f"{first_line(error)}; write one JSON object a line")
     if isinstance(row, dict):

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from ..spec import REFERENCE_PROMPT
 from .dataset import PairDataset
-from .dataset_index import IndexEntry, reject
+from .dataset_index import reject
 from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError, MediaError
 from .manifest import Manifest
+from .pair_table import IndexEntry
 from .quarantine import SkippedRows
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..durable_file import write_durably
+from ..foreign_text import parse_json
 from .errors import DataError, first_line
 
 QUARANTINE_NAME = "quarantine.jsonl"
@@ -154,7 +155,7 @@ class RejectionFile:
         self._read_bytes += len(whole)
         for line in whole.splitlines():
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 if entry.pop("dataset") == self.fingerprint:
                     self._remember(Rejection(**entry))
             except (ValueError, TypeError, KeyError, AttributeError):

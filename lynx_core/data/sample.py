@@ -27,11 +27,12 @@ from torch import Tensor
 
 from ..faces.analyzer import average_embeddings
 from ..faces.errors import FaceError
+from ..foreign_text import parse_json
 from ..hashing import hash_file
 from ..spec import REFERENCE_CROP_PX, REFERENCE_PROMPT, null_image
 from ..tokens import LatentShape, count_tokens
 from .cache import TensorCache
-from .dataset_index import IndexEntry, reject
+from .dataset_index import reject
 from .decoding import (
     DECODING_VERSION,
     ClipPlan,
@@ -43,6 +44,7 @@ from .decoding import (
 )
 from .encoders import Encoders, clean_caption
 from .errors import DataError, MediaError, first_line
+from .pair_table import IndexEntry
 from .quarantine import Rejection
 
 
@@ -124,6 +126,7 @@ class Features:
             DataError: when an encoder or the cache fails, which is not the sample's fault.
         """
         pair = item.pair
+        _check_as_indexed(item)
         return Sample(
             id=pair.id,
             kind=pair.kind,
@@ -284,7 +287,7 @@ def _pack_json(values: Any) -> Tensor:
 
 
 def _unpack_json(packed: Tensor) -> Any:
-    return json.loads(packed.numpy().tobytes())
+    return parse_json(packed.numpy().tobytes())
 
 
 def _check_finite(values: Tensor, path: Path) -> Tensor:
@@ -300,6 +303,26 @@ def _check_there(path: Path) -> None:
     if not path.exists():
         raise MediaError(
             path, "file is gone", "the cache has nothing for these settings; bring the file back"
+        )
+
+
+def _check_as_indexed(item: IndexEntry) -> None:
+    """Notice a file that was changed after it was indexed; one that is gone is no fault, what was made of it holds.
+
+    Raises:
+        MediaError: when one has another content.
+    """
+    paths = (item.pair.target, *item.pair.references)
+    digests = (item.target_hash, *item.reference_hashes)
+    for path, digest, state in zip(paths, digests, item.file_states, strict=False):
+        try:
+            now = path.stat()
+            if (now.st_size, now.st_mtime_ns) == state or hash_file(path) == digest:
+                continue
+        except OSError:
+            continue
+        raise MediaError(
+            path, "file has changed", "it is another one than when it was prepared; prepare the dataset again"
         )
 
 

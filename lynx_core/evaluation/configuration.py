@@ -7,15 +7,14 @@ something reads; an unknown one is refused with the nearest name.
 from __future__ import annotations
 
 import difflib
-import importlib
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..foreign_text import parse_toml
 from .errors import ConfigurationError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
@@ -229,9 +228,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigurationError: when it cannot be read.
     """
-    parser = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        return parser.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_toml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -8,12 +8,12 @@ The list is JSONL; ids are never guessed from file names:
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pydantic import Field
 
+from ..foreign_text import parse_json
 from ..hashing import hash_every_byte, hash_values
 from .cells import Matrix
 from .configuration import Method, Section, build
@@ -79,7 +79,7 @@ def read_list(method: Method, matrix: Matrix) -> list[FinishedVideo]:
             continue
         where = f"{path}, line {number}"
         try:
-            values = json.loads(line)
+            values = parse_json(line)
         except ValueError as error:
             raise ConfigurationError(f"{where} is no JSON: {error}") from error
         entry: FinishedVideo = build(FinishedVideo, values, where)

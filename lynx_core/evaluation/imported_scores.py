@@ -9,13 +9,13 @@ output; the JSON that they write comes back here. A video is told by its file na
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..foreign_text import parse_json
 from ..hashing import hash_every_byte, hash_values
 from .cells import Matrix
 from .errors import ConfigurationError
@@ -99,7 +99,7 @@ def _find(videos: dict[str, str], name: str) -> str | None:
 
 def _read_entries(path: Path) -> Iterator[Entry]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

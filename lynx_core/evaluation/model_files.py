@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..durable_file import write_durably
+from ..foreign_text import parse_json
 from ..hashing import hash_every_byte, hash_values
 from .workflow import MODEL_SUFFIXES, WorkflowTemplate
 
@@ -41,7 +42,7 @@ class ModelFolders:
         self.roots = tuple(roots)
         self.memory = memory
         try:
-            self._known: dict[str, str] = json.loads(memory.read_text(encoding="utf-8"))
+            self._known: dict[str, str] = parse_json(memory.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             self._known = {}
 
@@ -99,5 +100,5 @@ def count_parameters(file: Path) -> int | None:
         return None
     with file.open("rb") as raw:
         (length,) = struct.unpack("<Q", raw.read(8))
-        header = json.loads(raw.read(length))
+        header = parse_json(raw.read(length))
     return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from ..foreign_text import parse_json
 from .cells import Matrix
 from .configuration import Section, build
 from .errors import AnswersError, ConfigurationError
@@ -79,7 +79,7 @@ def read_answers(path: Path, study: Study) -> list[AnswerRow]:
         AnswersError: when it is none, or not of this study.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
         content: _AnswerFile = build(_AnswerFile, values, str(path))
     except OSError as error:
         raise AnswersError(f"{path} cannot be read: {error.strerror}") from error

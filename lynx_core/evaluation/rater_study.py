@@ -24,6 +24,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from ..durable_file import write_durably
+from ..foreign_text import parse_json
 from ..hashing import hash_every_byte, hash_values
 from .cells import Matrix
 from .errors import ConfigurationError
@@ -76,7 +77,7 @@ class Study:
             ConfigurationError: when there is none.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_text(encoding="utf-8"))
             raters = {rater: [Task(**task) for task in tasks] for rater, tasks in values["raters"].items()}
             return cls(values["id"], values["secret"], raters)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -124,7 +125,7 @@ def _name_study(plan: dict[str, list[Task]], rows: dict[tuple[str, str, str], Vi
 
 def _read_secret(key: Path) -> str:
     try:
-        return str(json.loads(key.read_text(encoding="utf-8"))["secret"])
+        return str(parse_json(key.read_text(encoding="utf-8"))["secret"])
     except (OSError, ValueError, KeyError):
         return secrets.token_hex(16)
 

@@ -6,9 +6,9 @@ other scores. Marks are whole numbers from 0 to 10 with anchors, which models gi
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from ..foreign_text import parse_json
 from ..hashing import hash_values
 from .errors import EvaluationError
 
@@ -50,7 +50,7 @@ def parse_answer(text: str | None) -> dict[str, int]:
         AnswerError: when it is no JSON, lacks a criterion, has another, or a mark is no whole number from 0 to 10.
     """
     try:
-        answer = json.loads(text or "")
+        answer = parse_json(text or "")
     except ValueError as error:
         raise AnswerError(f"no JSON: {(text or 'nothing')[:120]!r}") from error
     if not isinstance(answer, dict) or set(answer) != set(CRITERIA):

@@ -11,7 +11,6 @@ The first photo is the reference that methods see; the others serve as anchors: 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from ..foreign_text import parse_json
 from ..hashing import hash_every_byte
 from .configuration import Name, Section, build
 from .errors import ConfigurationError
@@ -86,7 +86,7 @@ def load_subjects(path: Path, split: str, most: int | None = None) -> list[Subje
 
 def _parse_line(path: Path, number: int, line: str) -> Subject:
     try:
-        values = json.loads(line)
+        values = parse_json(line)
     except ValueError as error:
         raise ConfigurationError(f"{path}, line {number} is no JSON: {error}") from error
     subject: Subject = build(Subject, values, f"{path}, line {number}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..foreign_text import parse_json
 from ..hashing import hash_values
 from .configuration import Method, RecogniserSettings
 from .errors import ConfigurationError
@@ -101,7 +101,7 @@ def load_workflow(method: Method) -> WorkflowTemplate:
     path = method.workflow
     assert path is not None and method.inputs is not None
     try:
-        nodes = json.loads(Path(path).read_text(encoding="utf-8"))
+        nodes = parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"method {method.name!r}: the workflow {path} cannot be read: {error}"
@@ -111,7 +111,10 @@ def load_workflow(method: Method) -> WorkflowTemplate:
             f"method {method.name!r}: {path} was saved for the editor; in ComfyUI use Workflow > Export (API)"
         )
     if not isinstance(nodes, dict) or not all(
-        isinstance(node, dict) and {"class_type", "inputs"} <= set(node) for node in nodes.values()
+        isinstance(node, dict)
+        and isinstance(node.get("class_type"), str)
+        and isinstance(node.get("inputs"), dict)
+        for node in nodes.values()
     ):
         raise ConfigurationError(
             f"method {method.name!r}: {path} is no workflow in API format (id to class_type and inputs)"
@@ -128,7 +131,8 @@ def load_workflow(method: Method) -> WorkflowTemplate:
 
 
 def _check_place(template: WorkflowTemplate, name: str, place: str) -> None:
-    where = f"method {template.method.name!r}: inputs.{name} = {place!r}"
+    path = template.method.workflow
+    where = f"method {template.method.name!r}, workflow {path}: inputs.{name} = {place!r}"
     node_id, dot, key = place.partition(".")
     if not dot or node_id not in template.nodes:
         raise ConfigurationError(f'{where} is "node.input"; the nodes are: {_list_nodes(template.nodes)}')

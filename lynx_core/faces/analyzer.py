@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..spec import ID_CROP_PX, first_line
 from .arcface import ArcFaceIRSE50, load_arcface
-from .detection import PACK_FILES, FaceDetector, find_pack_folder, resolve_providers
+from .detection import PACK_FILES, find_pack_folder, resolve_providers
 from .errors import FaceError, import_package
+from .yunet import open_detector
 
 _MIN_MEAN_NORM = 0.1
 """Below this the mean says nothing: two vectors at a cosine of -0.98."""
@@ -29,15 +30,15 @@ class FaceAnalyzer:
     """Names the face models; each is opened when it is first needed.
 
     Args:
-        root: folder that holds `models/<pack>`.
-        pack: insightface model pack whose detector is used.
+        root: folder that holds `models/<pack>`, or the file of a YuNet detector.
+        pack: insightface model pack whose detector is used, or the name of YuNet's file.
         provider: "CPU", "CUDA", "CoreML" or "DirectML".
         recogniser_path: the recogniser's file, or None for the model pack's own.
     """
 
     def __init__(self, root: Path, pack: str, provider: str, recogniser_path: Path | None) -> None:
         self.pack = pack
-        self.detector = FaceDetector(root, pack, (provider,))
+        self.detector = open_detector(root, pack, provider)
         self.recogniser_path = recogniser_path
 
     @cached_property

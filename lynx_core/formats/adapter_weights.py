@@ -5,9 +5,10 @@ Reads an opened adapter of any layout whole, and writes this pack's single file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,8 @@ from .adapter import Adapter
 from .conversion import write_together
 from .layouts import canonical_name
 from .parts import find_parts
-from .safetensors_writer import safetensors_bytes, tensor_info, write_safetensors
-from .tensor_file import AdapterError, open_tensor_file
+from .safetensors_writer import order_tensors, safetensors_bytes, tensor_info, write_safetensors
+from .tensor_file import AdapterError, TensorInfo, open_tensor_file
 
 
 @dataclass(frozen=True)
@@ -55,30 +56,44 @@ def save_modules(
     path: Path | str,
     *,
     dtype: torch.dtype | None = None,
-    state: Mapping[str, Tensor] | None = None,
+    read: Callable[[str], Tensor] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write an adapter as this pack's single file, with configuration and recogniser in it.
 
     Args:
         dtype: to store in; by default what each tensor was read in, float32 if it is new.
-        state: other weights of the same adapter by canonical name, such as their EMA.
+        read: gives the weights of a canonical name instead of the module's own, one at a time and in the
+            order of `list_in_order`.
 
     Raises:
         AdapterError: when the file is there already, a weight is not finite, or the disk
             is full or refuses.
     """
-    tensors = {
-        name: tensor.to(dtype or modules.stored_dtypes[name])
-        for name, tensor in (state or modules.canonical_state()).items()
-    }
-    for name, tensor in tensors.items():
+    infos = _describe(modules, dtype)
+
+    def convert(name: str) -> Tensor:
+        tensor = (read or modules.canonical_tensor)(name).to(infos[name].dtype)
         if not torch.isfinite(tensor.float()).all():
             raise AdapterError(
                 f"{name} holds values that are NaN or infinite in {tensor.dtype}, so {path} was not written; "
                 "save in a wider dtype, or go back to an earlier checkpoint."
             )
-    save_single_file(path, tensors, modules.configs.parts, modules.recogniser, overwrite=overwrite)
+        return tensor
+
+    _write_single_file(path, infos, convert, modules.configs.parts, modules.recogniser, overwrite)
+
+
+def list_in_order(modules: AdapterModules, dtype: torch.dtype | None = None) -> list[str]:
+    """Canonical names in the order in which `save_modules` writes them."""
+    return order_tensors(_describe(modules, dtype))
+
+
+def _describe(modules: AdapterModules, dtype: torch.dtype | None) -> dict[str, TensorInfo]:
+    return {
+        name: tensor_info(shape, dtype or modules.stored_dtypes[name])
+        for name, shape in modules.canonical_shapes().items()
+    }
 
 
 def init_resampler(modules: AdapterModules, path: Path | str) -> ResamplerStart:
@@ -128,14 +143,25 @@ def save_single_file(
     Raises:
         AdapterError: when the file is there already, or the disk is full or refuses.
     """
+    infos = {name: tensor_info(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    _write_single_file(path, infos, tensors.__getitem__, configs, recogniser, overwrite)
+
+
+def _write_single_file(
+    path: Path | str,
+    infos: Mapping[str, TensorInfo],
+    read: Callable[[str], Tensor],
+    configs: Mapping[PartKind, PartConfig],
+    recogniser: str,
+    overwrite: bool,
+) -> None:
     path = Path(path)
     if path.exists() and not overwrite:
         raise AdapterError(f"{path} is already there; choose another name, or allow it with overwrite.")
-    infos = {name: tensor_info(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     metadata = single_file.make_metadata({str(kind): config for kind, config in configs.items()}, recogniser)
-
-    def read(name: str) -> Tensor:
-        return tensors[name].detach().cpu()
-
     num_bytes = safetensors_bytes(infos, metadata)
-    write_together([(path, num_bytes, lambda raw: write_safetensors(raw, infos, read, metadata))])
+
+    def write(raw: BinaryIO) -> None:
+        write_safetensors(raw, infos, lambda name: read(name).detach().cpu(), metadata)
+
+    write_together([(path, num_bytes, write)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..foreign_text import parse_json
 from ..models.frozen_base import WanTransformer, freeze
 from ..spec import LynxError
 from .layouts import name_quantisation, strip_prefix
@@ -52,8 +52,25 @@ def load_transformer(path: Path | str, dtype: torch.dtype) -> WanTransformer:
 
 
 def _is_diffusers_folder(folder: Path) -> bool:
-    config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("_class_name") == "WanTransformer3DModel"
+    return (folder / "config.json").is_file() and read_base_config(folder).get(
+        "_class_name"
+    ) == "WanTransformer3DModel"
+
+
+def read_base_config(folder: Path) -> dict[str, Any]:
+    """Read the config.json of a folder.
+
+    Raises:
+        BaseModelError: when it cannot be read, or is no table.
+    """
+    path = folder / "config.json"
+    try:
+        config = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"{path} cannot be read ({error}); download it again") from error
+    if not isinstance(config, dict):
+        raise BaseModelError(f"{path} is a {type(config).__name__} instead of a table; download it again")
+    return config
 
 
 def check_base_files(path: Path | str) -> None:
@@ -71,7 +88,7 @@ def check_base_files(path: Path | str) -> None:
     if not _is_diffusers_folder(folder):
         _open_weights(_list_weights(path))
         return
-    config = json.loads((folder / "config.json").read_text())
+    config = read_base_config(folder)
     channels = config.get("in_channels", 16), config.get("out_channels", 16)
     if config.get("image_dim") is not None or channels[0] != channels[1]:
         raise BaseModelError(
@@ -93,9 +110,12 @@ def find_folder_fault(folder: Path) -> str | None:
     wanted: set[str] = set()
     for index in folder.glob("*.index.json"):
         try:
-            wanted |= set(json.loads(index.read_text())["weight_map"].values())
+            wanted |= {str(name) for name in parse_json(index.read_text())["weight_map"].values()}
         except (ValueError, KeyError, TypeError, AttributeError):
             return f"{index.name} cannot be read"
+    outside = sorted(name for name in wanted if Path(name).name != name or "\\" in name)
+    if outside:
+        return f"an index names {outside[0]!r}, which is no file of this folder"
     missing = sorted(name for name in wanted if not (folder / name).is_file())
     if missing:
         return f"{len(missing)} of {len(wanted)} files of weights are missing, the first is {missing[0]}"

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..foreign_text import parse_json
 from ..models.kv_cache import BlockKV, KVCache
 from ..spec import ID_CROP_PX, REFERENCE_CROP_PX
 from .conversion import write_together
@@ -157,7 +158,7 @@ def open_identity(path: Path) -> SavedIdentity:
             f"{path} has format version {version!r}, this pack reads {FORMAT_VERSION}; update the pack."
         )
     try:
-        about = json.loads(file.metadata[ABOUT_KEY])
+        about = parse_json(file.metadata[ABOUT_KEY])
         figures = [(float(p["face_px"]), float(p["sharpness"]), float(p["score"])) for p in about["photos"]]
         if len(figures) > MAX_PHOTOS:
             raise AdapterError(
@@ -175,8 +176,10 @@ def open_identity(path: Path) -> SavedIdentity:
             kv_caches={name: _read_kv(file, name, about["norm_key"][name]) for name in about["norm_key"]},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, AdapterError):
+        if str(path) in str(error):
             raise
+        if isinstance(error, AdapterError):
+            raise AdapterError(f"{path}: {error}; make it anew.") from error
         raise AdapterError(f"{path} is damaged or incomplete ({error!r}); make it anew.") from error
 
 

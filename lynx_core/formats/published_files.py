@@ -74,6 +74,15 @@ _ARCFACE = Source(
 )
 """A copy of the file facexlib publishes at GitHub; the sha256 is that of the original."""
 
+_YUNET = Source(
+    "opencv/face_detection_yunet",
+    UNPINNED,
+    "face_detection_yunet_2023mar.onnx",
+    "lynx/faces/face_detection_yunet_2023mar.onnx",
+    232_589,
+    "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+)
+
 _BUFFALO_L = _pack(
     "buffalo_l",
     _insightface("buffalo_l/det_10g.onnx", *_SCRFD),
@@ -134,6 +143,7 @@ BUNDLES: Mapping[str, Bundle] = {
             _TEXT_ENCODER_AND_VAE[1],
         ),
     ),
+    "yunet": Bundle("YuNet, a face detector of OpenCV's zoo for every use", "MIT", (_YUNET,)),
     "faces": Bundle(
         "Face detector (insightface buffalo_l) and the ArcFace network of the Lynx release",
         "insightface's networks: non-commercial research only",

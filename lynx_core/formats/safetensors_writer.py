@@ -40,7 +40,7 @@ def write_safetensors(
         metadata: goes into the header.
     """
     file.write(_header(tensors, metadata))
-    for name in _order(tensors):
+    for name in order_tensors(tensors):
         tensor = read(name).contiguous()
         if tensor.dtype != tensors[name].dtype or tuple(tensor.shape) != tensors[name].shape:
             raise AssertionError(
@@ -54,7 +54,8 @@ def tensor_info(shape: tuple[int, ...], dtype: torch.dtype) -> TensorInfo:
     return TensorInfo(shape, _NAMES[dtype], dtype)
 
 
-def _order(tensors: Mapping[str, TensorInfo]) -> list[str]:
+def order_tensors(tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """The names of tensors in the order in which they are written."""
     # Wide dtypes first keep every tensor aligned to its own width.
     return sorted(tensors, key=lambda name: (-_itemsize(tensors[name]), name))
 
@@ -70,7 +71,7 @@ def _num_bytes(info: TensorInfo) -> int:
 def _header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     begin = 0
-    for name in _order(tensors):
+    for name in order_tensors(tensors):
         end = begin + _num_bytes(tensors[name])
         header[name] = {
             "dtype": tensors[name].stored_as,

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from ..foreign_text import parse_json
 from ..models.id_adapter import KeyNorm
 from . import layouts
 from .tensor_file import AdapterError, TensorFile
@@ -67,7 +68,7 @@ def read_saved(file: TensorFile) -> SavedConfig | None:
             f"{file.path} has format version {version!r}, this pack reads {_FORMAT_VERSION}; update the pack."
         )
     try:
-        parts = json.loads(file.metadata[_CONFIG_KEY])
+        parts = parse_json(file.metadata[_CONFIG_KEY])
         saved = SavedConfig(parts, file.metadata[_RECOGNISER_KEY])
         known_norm = saved.key_norm is None or saved.key_norm in get_args(KeyNorm)
     except (KeyError, ValueError, AttributeError, TypeError) as error:

@@ -7,7 +7,6 @@ without letting them run code; GGUF needs the optional package `gguf`.
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import re
@@ -23,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..foreign_text import parse_json
 from ..spec import LynxError
 
 TENSOR_FILE_SUFFIXES = (".safetensors", ".sft", ".gguf", ".pt", ".pth", ".bin", ".ckpt")
@@ -157,7 +157,7 @@ def _read_header(path: Path) -> dict[str, Any]:
             raise AdapterError(f"{path} claims a header of {length} bytes; it is no safetensors file.")
         raw = file.read(length)
     try:
-        header = json.loads(raw)
+        header = parse_json(raw)
     except ValueError as error:
         raise AdapterError(
             f"{path} is no safetensors, GGUF or PyTorch file, or is damaged: its header of {length} bytes "

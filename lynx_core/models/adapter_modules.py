@@ -110,15 +110,22 @@ class AdapterModules(nn.Module):
         key = str(block)
         return cast(RefAdapterLayer, self.ref[key]) if key in self.ref else None
 
+    def canonical_tensor(self, name: str) -> Tensor:
+        """Give the weight of a canonical name, its low-rank update merged in; detached, not copied."""
+        owner, _, leaf = name.rpartition(".")
+        module = self.get_submodule(owner)
+        if leaf == "weight" and isinstance(module, LowRankLinear):
+            return module.merge_weight().detach()
+        return getattr(module, leaf).detach()
+
     def canonical_state(self) -> dict[str, Tensor]:
-        """Give the weights by canonical name, low-rank updates merged in; detached, not copied."""
-        merged = {
-            f"{name}.weight": module.merge_weight()
-            for name, module in self.named_modules()
-            if isinstance(module, LowRankLinear)
-        }
-        state = {**self.state_dict(), **merged}
-        return {name: state[name].detach() for name in self.stored_dtypes}
+        """Give all weights by canonical name."""
+        return {name: self.canonical_tensor(name) for name in self.stored_dtypes}
+
+    def canonical_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Give the shapes of all weights by canonical name."""
+        own = self.state_dict()
+        return {name: tuple(own[name].shape) for name in self.stored_dtypes}
 
     def init_ref_keys_from(self, projections: Sequence[nn.Linear]) -> None:
         """Start the Ref-adapter's keys as the base's own, by block; biases it has none for are left out."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..data.dataset import PairDataset
-from ..data.dataset_index import IndexEntry
 from ..data.encoders import AnalyzerRecogniser, Encoders, UMT5TextEncoder, WanVideoEncoder
-from ..data.manifest import read_manifest
+from ..data.manifest import KINDS, read_manifest
+from ..data.pair_table import PairTable
 from ..data.quarantine import QUARANTINE_NAME, WARNINGS_NAME
 from ..faces.analyzer import FaceAnalyzer
 from ..formats.adapter import Adapter, open_adapter
@@ -29,10 +30,14 @@ from .configuration import BaseConfig, DataConfig, TrainingConfig
 from .configuration_file import ConfigurationError
 from .curriculum import SampleTable
 from .distributed import DistributedContext, ShardedBlocks
+from .draws import Kinds
 from .packing import PackingConfig, fit_to_budget
 from .progress import ProgressLine
 
 _logger = logging.getLogger(__name__)
+
+_NAMED = 3
+"""Over-long samples that a message names."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -54,7 +59,24 @@ def open_base(config: BaseConfig, context: DistributedContext, shard: bool) -> P
         blocks = BlockOffload(transformer, context.device)
     else:
         transformer.to(context.device)
+    if context.device.type == "cpu":
+        _align(transformer)
     return PackedWan(transformer, backend, config.gradient_checkpointing, blocks)
+
+
+_ALIGNMENT_BYTES = 64
+
+
+def _align(module: torch.nn.Module) -> None:
+    """Copy weights that lie as in their file to addresses as torch gives them.
+
+    The last bits of a matrix product on the CPU depend on it, and whether the file stays mapped depends on
+    the number of processes.
+    """
+    for parameter in module.parameters():
+        is_plain = parameter.device.type == "cpu" and not hasattr(parameter, "__tensor_flatten__")
+        if is_plain and parameter.data_ptr() % _ALIGNMENT_BYTES:
+            parameter.data = parameter.data.clone()
 
 
 def hash_base(path: Path) -> str:
@@ -201,15 +223,20 @@ def make_table(source: PairDataset, config: TrainingConfig) -> SampleTable:
     return table
 
 
-def tabulate_items(items: Sequence[IndexEntry], packing: PackingConfig) -> tuple[SampleTable, dict[int, int]]:
+def tabulate_items(items: PairTable, packing: PackingConfig) -> tuple[SampleTable, dict[int, int]]:
     """What planning needs of the pairs, and the latent frames that each trimmed one keeps.
 
     Raises:
         PackingError: for over-long samples that the configuration does not allow.
     """
-    ids = [item.pair.id for item in items]
-    shapes = [item.plan.latent_shape for item in items]
-    fitted = fit_to_budget(shapes, packing, ids)
-    frames = [fitted.trimmed.get(index, shape[0]) for index, shape in enumerate(shapes)]
-    kinds = [item.pair.kind for item in items]
-    return SampleTable.make(ids, kinds, fitted.lengths, frames), fitted.trimmed
+    lengths, frames = items.tokens, items.latent_frames
+    trimmed: dict[int, int] = {}
+    over = np.flatnonzero(lengths > packing.max_tokens)
+    if len(over):
+        shapes = np.stack([items.latent_frames, items.latent_heights, items.latent_widths], axis=1)[over]
+        fitted = fit_to_budget(shapes, packing, [items.ids[index] for index in over[:_NAMED]], len(items))
+        trimmed = {int(over[place]): kept for place, kept in fitted.trimmed.items()}
+        lengths, frames = lengths.copy(), frames.copy()
+        lengths[over] = fitted.lengths
+        frames[over] = [trimmed[int(index)] for index in over]
+    return SampleTable(items.ids, Kinds(KINDS, items.kinds), lengths, frames), trimmed

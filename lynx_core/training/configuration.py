@@ -116,8 +116,11 @@ class OptimizerConfig:
     """Linear decay to 0 over this many last steps of the run."""
     max_grad_norm: float = 1.0
     """Gradient clipping by global norm; 0: none."""
+    global_batch_size: int = 0
+    """Packs of all processes together in one optimizer step, dealt out to however many there are. 0: those of
+    the checkpoint that is resumed; without one, gradient_accumulation_steps for each process."""
     gradient_accumulation_steps: int = 1
-    """Packs of each process in one optimizer step."""
+    """Packs of each process in one optimizer step of a new run, where global_batch_size is 0."""
     ema_decay: float = 0.0
     """Decay of the EMA of the weights, which is validated and exported; it warms up: min(decay, (1 + n) / (10 + n))
     at update n. 0 keeps none."""
@@ -126,7 +129,14 @@ class OptimizerConfig:
         with SettingChecks("optimizer", self) as check:
             check.above_zero("learning_rate", "eps")
             check.at_least(1, "gradient_accumulation_steps")
-            check.at_least(0, "weight_decay", "warmup_steps", "decay_steps", "max_grad_norm")
+            check.at_least(
+                0, "weight_decay", "warmup_steps", "decay_steps", "max_grad_norm", "global_batch_size"
+            )
+            check.check(
+                "gradient_accumulation_steps",
+                not self.global_batch_size or self.gradient_accumulation_steps == 1,
+                "an alternative to optimizer.global_batch_size; unset one of the two",
+            )
             for name in ("beta1", "beta2", "ema_decay"):
                 check.check(name, 0 <= getattr(self, name) < 1, "0 or more and below 1")
 
@@ -319,6 +329,11 @@ class TrainingConfig:
             'only "random" with a quantised or sharded base',
             self.adapter.ref_keys_init,
         )
+
+    def packs_per_step(self, world_size: int) -> int:
+        """Packs of all processes in one optimizer step of a new run."""
+        optimizer = self.optimizer
+        return optimizer.global_batch_size or world_size * optimizer.gradient_accumulation_steps
 
     @property
     def total_steps(self) -> int:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
-import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..data.text_files import expand_path, find_file, read_text
+from ..foreign_text import parse_toml
 from ..spec import LynxError
 
 _Settings = TypeVar("_Settings")
@@ -42,6 +41,12 @@ class ConfigurationError(LynxError):
     def __init__(self, *problems: str) -> None:
         super().__init__(list_problems(problems))
         self.problems = problems
+
+    def named(self, source: str) -> ConfigurationError:
+        """The same, which names the file that it was read from."""
+        named = ConfigurationError(*self.problems)
+        named.args = (f"{source}: {self}",)
+        return named
 
 
 def list_problems(problems: Sequence[str]) -> str:
@@ -116,9 +121,13 @@ def read_settings(kind: type[_Settings], path: Path | str, overrides: Sequence[s
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ConfigurationError(f"{path} is no TOML: {error}") from error
-    for override in overrides:
-        _override(values, override)
-    return parse_settings(kind, values)
+    try:
+        for override in overrides:
+            _override(values, override)
+        return parse_settings(kind, values)
+    except ConfigurationError as error:
+        changed = " with the changes of the command line" if overrides else ""
+        raise error.named(f"{path}{changed}") from error
 
 
 def parse_settings(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
@@ -144,11 +153,10 @@ def as_plain(settings: Any) -> Any:
 
 
 def _parse_toml(text: str) -> dict[str, Any]:
-    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
     try:
-        return importlib.import_module(name).loads(text)
+        return parse_toml(text)
     except ModuleNotFoundError as error:
-        raise ConfigurationError(f"Python 3.10 needs the package {name}: pip install {name}") from error
+        raise ConfigurationError("Python 3.10 needs the package tomli: pip install tomli") from error
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LOG_FOLDER = "logs"
+CHECKPOINT_TIMEOUT = timedelta(hours=2)
+"""How long the processes wait for each other's part of a checkpoint."""
 
 
 class AdapterForward(nn.Module):
@@ -61,6 +64,10 @@ class DistributedContext:
         self.rank: int = self.accelerator.process_index
         self.world_size: int = self.accelerator.num_processes
         self.device: torch.device = self.accelerator.device
+        self.checkpoint_group: Any = None
+        """Of the processes while they write a checkpoint, beside the steps; None for a single one."""
+        if self.world_size > 1:
+            self.checkpoint_group = dist.new_group(backend="gloo", timeout=CHECKPOINT_TIMEOUT)
 
     @property
     def is_main(self) -> bool:
@@ -74,6 +81,16 @@ class DistributedContext:
         if self.sharding == "ddp":
             return self.accelerator.prepare_model(model)
         return _shard_adapter(model, self.world_size, self.device)
+
+    def settle_buckets(self, model: nn.Module, inputs: PackedInputs) -> None:
+        """Run a pack that changes nothing, after which DDP sums gradients in the order that it keeps.
+
+        It regroups them once, after the first backward of each start. A sum over four processes or more would
+        have other last bits in the first step after a resume than in a run that was not stopped.
+        """
+        if self.world_size > 1 and self.sharding == "ddp":
+            sum(velocity.sum() for velocity in model(inputs)).backward()
+            model.zero_grad(set_to_none=True)
 
     @contextlib.contextmanager
     def accumulate(self, model: nn.Module, is_last: bool) -> Iterator[None]:
@@ -102,6 +119,14 @@ class DistributedContext:
         if self.world_size > 1:
             dist.broadcast_object_list(values, src=0, device=self.device)
         return values[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process gives, in the order of ranks, while a checkpoint is read or written. A collective."""
+        values = [value]
+        if self.world_size > 1:
+            values = values * self.world_size
+            dist.all_gather_object(values, value, group=self.checkpoint_group)
+        return values
 
     def close(self) -> None:
         """Close trackers and the process group."""
@@ -145,16 +170,6 @@ def _shard_adapter(model: AdapterForward, world_size: int, device: torch.device)
 def full_tensor(tensor: Tensor) -> Tensor:
     """Gather a sharded tensor on every process; others stay as they are. A collective: all ranks must call it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def shard_like(full: Tensor, like: Tensor) -> Tensor:
-    """Shard a full tensor as `like` is sharded, on its device."""
-    if not hasattr(like, "full_tensor"):
-        return full.to(like.device)
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    assert isinstance(like, DTensor)
-    return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)
 
 
 class ShardedBlocks(BlockOffload):

@@ -8,7 +8,6 @@ states in float32.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..formats.adapter import open_adapter
+from ..formats.base_file import BaseModelError, read_base_config
 from ..formats.tensor_file import open_tensor_file
 from ..models.adapter_configs import AdapterConfigs
 from ..models.adapter_modules import AdapterModules
@@ -152,9 +152,14 @@ def read_base_shape(path: Path) -> BaseShape:
     """
     folder = path / "transformer" if (path / "transformer").is_dir() else path
     if (folder / "config.json").is_file():
-        values = json.loads((folder / "config.json").read_text())
-        dim = values["num_attention_heads"] * values["attention_head_dim"]
-        return BaseShape(dim, values["ffn_dim"], values["num_layers"], values["text_dim"])
+        try:
+            values = read_base_config(folder)
+            dim = values["num_attention_heads"] * values["attention_head_dim"]
+            return BaseShape(dim, values["ffn_dim"], values["num_layers"], values["text_dim"])
+        except (BaseModelError, KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"{folder / 'config.json'} does not describe a Wan base ({error}); download it again"
+            ) from error
     files = [path] if path.is_file() else sorted(folder.glob("*.safetensors"))
     if not files:
         raise ConfigurationError(

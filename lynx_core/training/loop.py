@@ -14,41 +14,34 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from ..data.dataset import PairDataset
 from ..data.sample import Nulls
 from ..formats.adapter import open_adapter
-from ..formats.adapter_weights import save_modules
 from ..models.adapter_modules import AdapterModules
 from ..spec import LynxError
 from .assembly import DTYPES, hash_base, make_adapter, make_table, open_base
-from .checkpoint import (
-    CheckpointContents,
-    CheckpointError,
-    CheckpointFolder,
-    RunIdentity,
-    plan_resume,
-    read_checkpoint,
-)
+from .checkpoint import CheckpointFolder, find_damage, read_state
+from .checkpoint_writer import CheckpointWriter
 from .configuration import TrainingConfig
 from .configuration_file import as_plain
-from .curriculum import Cursors, PackLoader, PackStream, count_steps_left, describe_stages
-from .distributed import AdapterForward, DistributedContext, full_tensor, shard_like
+from .curriculum import Cursors, PackStream, count_steps_left, describe_stages
+from .distributed import AdapterForward, DistributedContext
+from .export import export_together
 from .model_checks import collect_versions
 from .optimizer import (
     EMA,
-    collect_state,
     learning_rate_at,
     make_optimizer,
-    restore_state,
     trained_parameters,
 )
+from .pack_loader import PackLoader
 from .preflight import OpenedData, check_settings, look_for_more, open_data
 from .progress import Progress, print_note
 from .reference_cache import ReferenceFeatureCache
+from .resuming import RunIdentity, plan_resume
 from .run_lock import RunLock, RunLockError, StopSignal
-from .step import StepOutcome, TrainingStep
+from .step import StepOutcome, TrainingStep, make_smallest_inputs
+from .trained_state import TrainedState
 from .validation import Validation, load_held_out
 
 _ADAPTER_NAME = "adapter.safetensors"
@@ -107,7 +100,7 @@ def open_run(config: TrainingConfig, resume_from: int | None = None) -> Iterator
     lock = RunLock(config.run.output)
     _take_folder(lock, context, note)
     try:
-        data = open_data(config, context.device, context.world_size, note, shows=context.is_main)
+        data = open_data(config, context.device, note, shows=context.is_main)
         trainer = Trainer(config, context, data)
         try:
             yield trainer
@@ -151,14 +144,13 @@ class Trainer:
             config.stages,
             config.packing,
             config.run.seed,
-            context.rank,
-            context.world_size,
+            config.packs_per_step(context.world_size),
             config.data.kind_weights,
         )
-        self.loader = PackLoader(
-            self.stream, self.source, config.stages, config.optimizer.gradient_accumulation_steps
-        )
+        self.loader = PackLoader(self.stream, self.source, config.stages, context.rank, context.world_size)
         self.adapter = self._build_model()
+        self.trained = TrainedState(self.parameters, self.optimizer, self.ema)
+        self.writer = CheckpointWriter(self.checkpoints, context)
         self.validation = Validation(
             config, context, self.model, self.adapter.configs, nulls, self.ema, held_out
         )
@@ -172,6 +164,7 @@ class Trainer:
             nulls,
             self.adapter.configs,
         )
+        context.settle_buckets(self.model, make_smallest_inputs(nulls, self.adapter.configs, context.device))
 
     def _build_model(self) -> AdapterModules:
         config, context = self.config, self.context
@@ -190,16 +183,23 @@ class Trainer:
         self.ema = EMA(self.parameters, decay) if decay else None
         return adapter
 
-    @functools.cached_property
-    def identity(self) -> RunIdentity:
+    def make_identity(self) -> RunIdentity:
         """What must be the same for a run to resume exactly."""
-        settings = self.config.adapter
         return RunIdentity(
             data=self.source.fingerprints,
-            base=hash_base(self.config.base.transformer),
-            world_size=self.context.world_size,
-            frozen_adapter=open_adapter(*settings.init).fingerprint if settings.lora_rank else "",
+            base=self._base_fingerprint,
+            packs_per_step=self.stream.packs_per_step,
+            frozen_adapter=self._frozen_adapter,
         )
+
+    @functools.cached_property
+    def _base_fingerprint(self) -> str:
+        return hash_base(self.config.base.transformer)
+
+    @functools.cached_property
+    def _frozen_adapter(self) -> str:
+        settings = self.config.adapter
+        return open_adapter(*settings.init).fingerprint if settings.lora_rank else ""
 
     def resume(self, accept_changes: bool, from_step: int | None = None) -> None:
         """Resume from a checkpoint: that of a step, or the newest complete one, if there is one.
@@ -208,21 +208,28 @@ class Trainer:
             CheckpointError: when it belongs to another dataset, base or adapter, or is not there.
         """
         note = self.progress.note
-        path = self.checkpoints.find_newest(note) if from_step is None else self.checkpoints.find(from_step)
-        if path is None:
-            return
-        contents = read_checkpoint(path)
-        state = contents.state
-        plan = plan_resume(state, self.identity, self.config, accept_changes, note)
-        self._restore_weights(contents, path, plan.keeps_moments)
-        self.completed_steps = state["step"]
-        self.skipped_total, self.skipped_in_row = state["skipped_total"], state["skipped_in_row"]
-        self.cursors = self.stream.cursors = plan.cursors
-        self.total_steps = self.completed_steps + count_steps_left(self.cursors, self.config.stages)
-        note(
-            f"resuming from {path} after step {self.completed_steps} of {self.total_steps} "
-            f"({describe_stages(self.cursors, self.config.stages)})"
+        folder = self.checkpoints
+        path = (
+            folder.find_newest(note, self._find_damage)
+            if from_step is None
+            else folder.find(from_step, self._find_damage)
         )
+        if path is not None:
+            state = read_state(path)
+            if not self.config.optimizer.global_batch_size:
+                self.stream.packs_per_step = state["identity"]["packs_per_step"]
+            plan = plan_resume(state, self.make_identity(), self.config, accept_changes, note)
+            has_ema = self.trained.load(path, state["optimizer_numbers"], plan.keeps_moments, self.context)
+            self._restore_ema(has_ema, state["ema_updates"])
+            self.completed_steps = state["step"]
+            self.skipped_total, self.skipped_in_row = state["skipped_total"], state["skipped_in_row"]
+            self.cursors = self.stream.cursors = plan.cursors
+            self.total_steps = self.completed_steps + count_steps_left(self.cursors, self.config.stages)
+            note(
+                f"resuming from {path} after step {self.completed_steps} of {self.total_steps} "
+                f"({describe_stages(self.cursors, self.config.stages)})"
+            )
+        self._note_spares()
         if from_step is not None and self.context.is_main:
             aside = self.checkpoints.move_newer_aside(from_step)
             if aside is not None:
@@ -230,34 +237,29 @@ class Trainer:
                     f"the checkpoints after step {from_step} are in {aside} now; delete it when it is not needed"
                 )
 
-    def _restore_weights(self, contents: CheckpointContents, path: Path, keeps_moments: bool) -> None:
-        expected = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
-        stored = {name: tuple(tensor.shape) for name, tensor in contents.weights.items()}
-        if expected != stored:
-            differing = sorted(
-                name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name)
-            )
-            raise CheckpointError(
-                f"{path} holds another adapter: {len(differing)} weights differ, the first is {differing[0]} "
-                f"(here {expected.get(differing[0])}, there {stored.get(differing[0])}); restore the sections "
-                "[adapter] and [base], or name another run.output"
-            )
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(shard_like(contents.weights[name], parameter))
-        if keeps_moments:
-            restore_state(self.optimizer, self.parameters, contents.optimizer)
-        self._restore_ema(contents)
+    def _find_damage(self, path: Path) -> str | None:
+        """What is wrong with a checkpoint, of which each process hashes its share; the same on all of them."""
+        found = find_damage(path, self.context.rank, self.context.world_size)
+        return next((problem for problem in self.context.gather(found) if problem), None)
 
-    def _restore_ema(self, contents: CheckpointContents) -> None:
+    def _note_spares(self) -> None:
+        num_packs, world_size = self.stream.packs_per_step, self.context.world_size
+        idle = -num_packs % world_size
+        if idle:
+            self.progress.note(
+                f"a step has {num_packs} packs for {world_size} processes: {idle} of them are idle in its last round; "
+                "a multiple of the processes as optimizer.global_batch_size uses all (a new epoch begins then)"
+            )
+
+    def _restore_ema(self, is_stored: bool, num_updates: int) -> None:
         if self.ema is None:
-            if contents.ema is not None:
+            if is_stored:
                 self.progress.note("the checkpoint's EMA is dropped: optimizer.ema_decay is 0 now")
-        elif contents.ema is None:
-            self.ema.restore(contents.weights, 0)
-            self.progress.note("the checkpoint has no EMA: it starts from the weights of this step")
+        elif is_stored:
+            self.ema.num_updates = num_updates
         else:
-            self.ema.restore(contents.ema, contents.state["ema_updates"])
+            self.ema.restart()
+            self.progress.note("the checkpoint has no EMA: it starts from the weights of this step")
 
     def run(self, signal: StopSignal) -> TrainingResult:
         """Run all steps that are left.
@@ -272,7 +274,9 @@ class Trainer:
         while self.completed_steps < self.total_steps:
             loaded = self.loader.next_step()
             rate = learning_rate_at(self.completed_steps, self.config.optimizer, self.total_steps)
-            outcome = self.stepper.run(loaded, rate, signal.is_wanted)
+            outcome = self.stepper.run(loaded, rate, signal.is_wanted, self.writer.has_failed)
+            if outcome.has_write_failed:
+                self.writer.finish()  # raises on every process
             self.completed_steps += 1
             self.cursors = loaded.cursors
             self._count_skipped(outcome)
@@ -287,7 +291,9 @@ class Trainer:
                 self.progress.note(
                     f"stopped after step {self.completed_steps}; the same command resumes from there"
                 )
+                self.writer.finish()
                 return TrainingResult("stopped", self.completed_steps)
+        self.writer.finish()
         self.progress.show_skipped()
         self._export()
         return TrainingResult("finished", self.completed_steps)
@@ -308,6 +314,7 @@ class Trainer:
             f"{named} ({self.skipped_total} skipped so far)"
         )
         if self.skipped_in_row >= self.config.run.max_skipped_in_row:
+            self.writer.finish()
             raise TrainingError(
                 f"{self.skipped_in_row} steps in a row had no finite loss or gradient, the last was step "
                 f"{self.completed_steps}; resume from an earlier checkpoint by --resume-from STEP (there are: "
@@ -316,35 +323,23 @@ class Trainer:
             )
 
     def save_checkpoint(self) -> None:
-        """Write a checkpoint; every process takes part, the main one writes.
+        """Begin to write a checkpoint; every process takes part. `writer.finish` waits for its end.
 
         Raises:
-            CheckpointError: on every process, when it could not be written.
+            CheckpointError: on every process, when the one before could not be written.
         """
-        contents = CheckpointContents(
-            state={
-                "step": self.completed_steps,
-                "cursors": {name: asdict(cursor) for name, cursor in self.cursors.items()},
-                "ema_updates": self.ema.num_updates if self.ema else 0,
-                "skipped_total": self.skipped_total,
-                "skipped_in_row": self.skipped_in_row,
-                "identity": asdict(self.identity),
-                "config": as_plain(self.config),
-                "versions": collect_versions(),
-            },
-            weights={name: _to_cpu(tensor) for name, tensor in self.parameters.items()},
-            optimizer=collect_state(self.optimizer, self.parameters),
-            ema={name: _to_cpu(t) for name, t in self.ema.averages.items()} if self.ema else None,
-        )
-        failure = None
-        if self.context.is_main:
-            try:
-                self.checkpoints.save(contents)
-            except CheckpointError as error:
-                failure = str(error)
-        failure = self.context.share(failure)
-        if failure is not None:
-            raise CheckpointError(failure)
+        state = {
+            "step": self.completed_steps,
+            "cursors": {name: asdict(cursor) for name, cursor in self.cursors.items()},
+            "ema_updates": self.ema.num_updates if self.ema else 0,
+            "skipped_total": self.skipped_total,
+            "skipped_in_row": self.skipped_in_row,
+            "identity": asdict(self.make_identity()),
+            "config": as_plain(self.config),
+            "versions": collect_versions(),
+            "optimizer_numbers": self.trained.numbers(),
+        }
+        self.writer.begin(state, self.trained.tensors())
 
     def _validate(self) -> None:
         if not self.validation.samples:
@@ -357,22 +352,21 @@ class Trainer:
         )
 
     def _export(self) -> None:
-        """Write the adapter with the EMA of its weights if one is kept; every process takes part, the main one writes.
+        """Write the adapter with the EMA of its weights if one is kept, gathering one tensor at a time.
 
         Raises:
-            AdapterError: when a weight is not finite, or the disk is full or refuses.
+            AdapterError: on every process, when a weight is not finite, or the disk is full or refuses.
         """
         path = self.config.run.output / _ADAPTER_NAME
+        dtype = DTYPES[self.config.run.export_dtype]
         with self.ema.swapped_in() if self.ema else contextlib.nullcontext():
-            state = {name: _to_cpu(tensor) for name, tensor in self.adapter.canonical_state().items()}
-            if self.context.is_main:
-                dtype = DTYPES[self.config.run.export_dtype]
-                save_modules(self.adapter, path, dtype=dtype, state=state, overwrite=True)
+            export_together(self.adapter, path, dtype, self.context)
         self.progress.note(f"the adapter is in {path}; put it into ComfyUI's models/lynx")
 
     def close(self) -> None:
-        """Close the loader's thread and the progress bar."""
+        """Close the threads of loader and writer, and the progress bar."""
         self.loader.close()
+        self.writer.close()
         self.progress.close()
 
 
@@ -383,7 +377,3 @@ def _load_nulls(source: PairDataset, config: TrainingConfig) -> Nulls:
         source.features.encoders.text.release()
         source.features.encoders.video.release()
     return nulls
-
-
-def _to_cpu(tensor: torch.Tensor) -> torch.Tensor:
-    return full_tensor(tensor).detach().to("cpu", copy=True)

@@ -18,11 +18,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .configuration import OptimizerConfig
 from .configuration_file import ConfigurationError
-from .distributed import full_tensor, shard_like
+from .distributed import full_tensor
 
 NamedParameters = dict[str, nn.Parameter]
-OptimizerState = dict[str, dict[str, Any]]
-"""Of each parameter by name: what the optimiser keeps of it."""
 
 
 def trained_parameters(module: nn.Module) -> NamedParameters:
@@ -91,35 +89,6 @@ def clip_gradients(parameters: NamedParameters, max_norm: float) -> float:
     return float(full_tensor(norm))
 
 
-def collect_state(optimizer: torch.optim.Optimizer, parameters: NamedParameters) -> OptimizerState:
-    """The optimiser's state as full tensors on the CPU, by parameter name. A collective: all ranks must call it."""
-    state: OptimizerState = {}
-    for name, parameter in parameters.items():
-        entries = optimizer.state.get(parameter, {})
-        state[name] = {
-            key: full_tensor(value).detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
-            for key, value in entries.items()
-        }
-    return state
-
-
-def restore_state(
-    optimizer: torch.optim.Optimizer, parameters: NamedParameters, state: OptimizerState
-) -> None:
-    """Restore what `collect_state` gave."""
-    numbered = {}
-    for number, (name, parameter) in enumerate(parameters.items()):
-        entries = {
-            key: shard_like(value, parameter)
-            if isinstance(value, Tensor) and value.shape == parameter.shape
-            else value
-            for key, value in state[name].items()
-        }
-        if entries:
-            numbered[number] = entries
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": numbered})
-
-
 def warm_up_decay(decay: float, num_updates: int) -> float:
     """The decay of an EMA's next update: short at first, so that the weights it started from do not linger.
 
@@ -150,10 +119,11 @@ class EMA:
         self.num_updates += 1
 
     @torch.no_grad()
-    def restore(self, state: Mapping[str, Tensor], num_updates: int) -> None:
+    def restart(self) -> None:
+        """Begin again with the weights as they are."""
         for name, average in self.averages.items():
-            average.copy_(shard_like(state[name], average))
-        self.num_updates = num_updates
+            average.copy_(self.parameters[name])
+        self.num_updates = 0
 
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:

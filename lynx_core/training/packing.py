@@ -1,13 +1,15 @@
-"""Frame packing: which samples of any size and length share one sequence, and which rank runs it.
+"""Frame packing: which samples of any size and length share one sequence, and in which step it runs.
 
 One sample per step leaves half of a budget of 33,600 tokens empty; first fit over 32 open packs fills
 97 % and more of it (`benchmarks/packing.py`). Equal tokens are not equal time, as attention grows
 with the square of each sample's length: packs of like cost are therefore put in one step, so that
-no rank waits. The cost of a sample of S tokens is KnapFormer's, 24 S d^2 + 4 g S^2 d (arXiv
+no process waits. The cost of a sample of S tokens is KnapFormer's, 24 S d^2 + 4 g S^2 d (arXiv
 2508.06001). The packing idea is NaViT's (arXiv 2307.06304), the order that of an online first fit.
 
-A plan is a pure function of its arguments: every rank computes the whole of it, nothing is sent
-and nothing is stored but (seed, epoch, step).
+A plan is a pure function of its arguments, and the number of processes is none of them: packs are
+planned for all processes together and dealt out afterwards, so that another number of them runs the
+same packs in the same steps. Every process computes the plan, nothing is sent and nothing is stored
+but (seed, epoch, index). Of a large dataset a part at a time is planned: 2^20 samples take about 2 s.
 """
 
 from __future__ import annotations
@@ -66,45 +68,39 @@ class PackingReport:
     fill: float
     """Tokens over budget of all scheduled packs, 0 to 1."""
     imbalance: float
-    """Estimated time lost to waiting: sum over steps of the slowest rank over that of the mean rank."""
+    """Estimated time lost to waiting: sum over steps of the dearest pack over that of the mean pack."""
     num_split: int
-    """Packs that were split in two, so that every rank has the same number of them."""
-    num_left_over: int
-    """Samples that no rank runs in this epoch: too few packs for one more step, and nothing to split."""
+    """Packs that were split in two, so that the last step is full."""
 
     def __str__(self) -> str:
         text = (
             f"{self.num_samples} samples in {self.num_packs} packs, {self.num_steps} steps, fill {self.fill:.1%}, "
-            f"slowest rank {self.imbalance:.3f} of the mean"
+            f"dearest pack of a step {self.imbalance:.3f} of the mean"
         )
         if self.num_split:
-            text += f"; {self.num_split} packs split so that all ranks have the same number"
-        if self.num_left_over:
-            text += f"; {self.num_left_over} samples left over in this epoch"
+            text += f"; {self.num_split} packs split so that the last step is full"
         return text
 
 
 @dataclass(frozen=True, eq=False)
 class PackPlan:
-    """The packs of one epoch and the rank and step of each."""
+    """The packs of one epoch, or of a part of it, in the order in which they run."""
 
     samples: np.ndarray
-    """Indices of samples, pack after pack, int64."""
+    """Indices of samples, pack after pack."""
     starts: np.ndarray
     """Where each pack begins in `samples`, [packs + 1] int64."""
-    schedule: np.ndarray
-    """Number of the pack of each step and rank, [steps, world_size] int64."""
-    left_over: np.ndarray
-    """Indices of the samples of no scheduled pack, int64."""
+    order: np.ndarray
+    """Number of the pack that runs first, second, ..., [packs] int64."""
     report: PackingReport
 
     def __len__(self) -> int:
-        return len(self.schedule)
+        return len(self.order)
 
-    def pack(self, step: int, rank: int) -> list[int]:
-        """Indices of the samples that `rank` runs in `step` of this epoch."""
-        number = self.schedule[step, rank]
-        return [int(index) for index in self.samples[self.starts[number] : self.starts[number + 1]]]
+    def pack(self, index: int) -> list[int]:
+        """Indices of the samples of the pack that runs at place `index`."""
+        number = self.order[index]
+        return self.samples[self.starts[number] : self.starts[number + 1]].tolist()
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,14 +114,18 @@ class FittedLengths:
 
 
 def fit_to_budget(
-    shapes: np.ndarray | Sequence[LatentShape], config: PackingConfig, names: Sequence[str] | None = None
+    shapes: np.ndarray | Sequence[LatentShape],
+    config: PackingConfig,
+    names: Sequence[str] | None = None,
+    num_samples: int | None = None,
 ) -> FittedLengths:
     """Token counts under the rule for over-long samples.
 
     Args:
         shapes: latent frames, height and width of each sample.
         config: budget and rule.
-        names: what messages call the samples, by default their number.
+        names: what messages call the first of the samples, by default their number.
+        num_samples: of the dataset, of which these are a part.
 
     Raises:
         PackingError: for over-long samples under "refuse", and under "trim" for one of which not even
@@ -138,7 +138,8 @@ def fit_to_budget(
     hopeless = over if config.oversize == "refuse" else over[per_frame[over] > config.max_tokens]
     if len(hopeless):
         shown = ", ".join(
-            f"{names[i] if names else i} ({lengths[i]} tokens)" for i in hopeless[:_NAMED_IN_ERRORS]
+            f"{names[i] if names and i < len(names) else i} ({lengths[i]} tokens)"
+            for i in hopeless[:_NAMED_IN_ERRORS]
         )
         more = f" and {len(hopeless) - _NAMED_IN_ERRORS} more" if len(hopeless) > _NAMED_IN_ERRORS else ""
         way = (
@@ -147,7 +148,7 @@ def fit_to_budget(
             else "a single frame of these does not fit; decode fewer pixels, or raise packing.max_tokens"
         )
         raise PackingError(
-            f"{len(hopeless)} of {len(lengths)} samples are longer than the budget of {config.max_tokens} tokens: "
+            f"{len(hopeless)} of {num_samples or len(lengths)} samples are longer than the budget of {config.max_tokens} tokens: "
             f"{shown}{more}; {way}"
         )
     kept = config.max_tokens // per_frame[over]
@@ -199,18 +200,21 @@ def _find_room(room: list[int], length: int) -> int:
     return len(room)
 
 
-def group_by_flops(costs: np.ndarray, world_size: int, seed: int, epoch: int) -> np.ndarray:
-    """The packs of each step and rank, [steps, world_size] int64, packs of like cost in one step.
+def group_by_flops(
+    costs: np.ndarray, packs_per_step: int, seed: int, epoch: int, part: int = 0
+) -> np.ndarray:
+    """The order of packs, [packs] int64, packs of like cost in one step.
 
-    Packs are sorted by cost and cut into steps; then the steps, and the ranks within each, are
-    shuffled, so that neither cost nor kind drifts over the epoch. The number of packs must be a
-    multiple of `world_size`.
+    Packs are sorted by cost and cut into steps; then the steps, and the packs within each, are
+    shuffled, so that neither cost nor kind drifts over the epoch. Packs that fill no step come last.
     """
-    order = np.argsort(-costs, kind="stable")
-    steps = order.reshape(-1, world_size)
-    steps = steps[shuffled(len(steps), seed, ORDER_OF_STEPS, epoch)]
-    bits = random_bits(steps.size, seed, ORDER_OF_RANKS, epoch).reshape(steps.shape)
-    return np.take_along_axis(steps, np.argsort(bits, axis=1, kind="stable"), axis=1)
+    by_cost = np.argsort(-costs, kind="stable")
+    num_full = len(costs) // packs_per_step * packs_per_step
+    steps = by_cost[:num_full].reshape(-1, packs_per_step)
+    steps = steps[shuffled(len(steps), seed, ORDER_OF_STEPS, epoch, part)]
+    bits = random_bits(steps.size, seed, ORDER_OF_RANKS, epoch, part).reshape(steps.shape)
+    mixed = np.take_along_axis(steps, np.argsort(bits, axis=1, kind="stable"), axis=1)
+    return np.concatenate([mixed.reshape(-1), by_cost[num_full:]])
 
 
 def plan_epoch(
@@ -219,57 +223,77 @@ def plan_epoch(
     *,
     seed: int,
     epoch: int,
-    world_size: int,
+    packs_per_step: int,
     items: np.ndarray | Sequence[int] | None = None,
 ) -> PackPlan:
     """All packs of one epoch, a pure function of the arguments.
-
-    Every rank gets the same number of packs. Where the packs do not divide, those with the most
-    samples are split in two until they do, so that no sample is lost or seen twice. When there are
-    too few samples for that, the last `packs % world_size` packs wait (`left_over`); the order of
-    the epoch decides which.
 
     Args:
         lengths: tokens of every sample of the dataset.
         config: budget and window.
         seed, epoch: 0 or more; give the order of the samples.
-        world_size: number of ranks.
+        packs_per_step: of all processes together.
         items: indices into `lengths` of the samples of this epoch, repeats allowed; all when None.
 
     Raises:
-        PackingError: for no samples, a sample longer than the budget, or fewer packs than ranks.
+        PackingError: for no samples, or a sample longer than the budget.
     """
-    all_lengths = np.asarray(lengths, dtype=np.int64)
+    all_lengths = np.asarray(lengths)
     chosen = np.arange(len(all_lengths)) if items is None else np.asarray(items, dtype=np.int64)
-    _check_lengths(all_lengths[chosen], config)
     order = chosen[shuffled(len(chosen), seed, ORDER_OF_SAMPLES, epoch)]
-    pack_of = plan_packs(all_lengths[order], config.max_tokens, config.window)
-    samples = order[np.argsort(pack_of, kind="stable")]
+    return plan_part(order, all_lengths[order], config, seed=seed, epoch=epoch, packs_per_step=packs_per_step)
+
+
+def plan_part(
+    samples: np.ndarray,
+    lengths: np.ndarray,
+    config: PackingConfig,
+    *,
+    seed: int,
+    epoch: int,
+    packs_per_step: int,
+    part: int = 0,
+) -> PackPlan:
+    """The packs of a part of an epoch, whose samples are in their shuffled order.
+
+    Where the packs do not divide into steps, those with the most samples are split in two until they do.
+    When there are too few samples for that, the last step takes packs of what follows.
+
+    Args:
+        samples: indices, each of them once for each time that it is drawn.
+        lengths: tokens of each of them.
+        part: its number in the epoch.
+
+    Raises:
+        PackingError: as `plan_epoch`.
+    """
+    lengths = np.asarray(lengths, dtype=np.int64)
+    _check_lengths(lengths, config)
+    pack_of = plan_packs(lengths, config.max_tokens, config.window)
+    by_pack = np.argsort(pack_of, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(pack_of))])
-    if len(starts) - 1 < world_size:
-        raise PackingError(
-            f"{len(chosen)} samples ({all_lengths[chosen].sum()} tokens) give {len(starts) - 1} packs of "
-            f"{config.max_tokens} tokens, fewer than the {world_size} processes; start at most {len(starts) - 1} "
-            f"processes, lower packing.max_tokens, or add samples"
-        )
-    costs = estimate_flops(all_lengths[samples], config)
-    samples, starts, num_split = _split_packs(samples, starts, costs, world_size)
-    num_packs = (len(starts) - 1) // world_size * world_size
-    samples, left_over = samples[: starts[num_packs]], samples[starts[num_packs] :]
-    starts = starts[: num_packs + 1]
-    pack_costs = np.add.reduceat(estimate_flops(all_lengths[samples], config), starts[:-1])
-    schedule = group_by_flops(pack_costs, world_size, seed, epoch)
-    step_costs = pack_costs[schedule]
+    costs = estimate_flops(lengths, config)
+    places, starts, num_split = _split_packs(by_pack, starts, costs[by_pack], packs_per_step)
+    num_packs = len(starts) - 1
+    pack_costs = np.add.reduceat(costs[places], starts[:-1])
+    order = group_by_flops(pack_costs, packs_per_step, seed, epoch, part)
     report = PackingReport(
         num_samples=len(samples),
         num_packs=num_packs,
-        num_steps=len(schedule),
-        fill=float(all_lengths[samples].sum() / (num_packs * config.max_tokens)),
-        imbalance=float(step_costs.max(1).sum() / step_costs.mean(1).sum()),
+        num_steps=-(-num_packs // packs_per_step),
+        fill=float(lengths.sum() / (num_packs * config.max_tokens)),
+        imbalance=_measure_imbalance(pack_costs[order], packs_per_step),
         num_split=num_split,
-        num_left_over=len(left_over),
     )
-    return PackPlan(samples, starts, schedule, left_over, report)
+    return PackPlan(samples[places], starts, order, report)
+
+
+def _measure_imbalance(ordered_costs: np.ndarray, packs_per_step: int) -> float:
+    num_full = len(ordered_costs) // packs_per_step * packs_per_step
+    if not num_full:
+        return 1.0
+    steps = ordered_costs[:num_full].reshape(-1, packs_per_step)
+    return float(steps.max(1).sum() / steps.mean(1).sum())
 
 
 def _check_lengths(lengths: np.ndarray, config: PackingConfig) -> None:
@@ -285,9 +309,9 @@ def _check_lengths(lengths: np.ndarray, config: PackingConfig) -> None:
 
 
 def _split_packs(
-    samples: np.ndarray, starts: np.ndarray, costs: np.ndarray, world_size: int
+    samples: np.ndarray, starts: np.ndarray, costs: np.ndarray, packs_per_step: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Split the packs with the most samples until the number of packs divides by `world_size`.
+    """Split the packs with the most samples until the number of packs divides by `packs_per_step`.
 
     Nothing is split when that cannot be reached.
 
@@ -295,7 +319,7 @@ def _split_packs(
         Samples and starts as before, the halves in front, and how many packs were split.
     """
     sizes = np.diff(starts)
-    missing = -len(sizes) % world_size
+    missing = -len(sizes) % packs_per_step
     if not missing or (sizes - 1).sum() < missing:
         return samples, starts, 0
     candidates = np.argsort(-sizes, kind="stable")[:missing]

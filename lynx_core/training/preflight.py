@@ -17,9 +17,10 @@ import torch
 
 from ..data.cache import TensorCache
 from ..data.dataset import PairDataset
-from ..data.dataset_index import IndexEntry, build_index
+from ..data.dataset_index import build_index
 from ..data.errors import DataError
 from ..data.manifest import read_manifest
+from ..data.pair_table import IndexEntry, PairTable
 from ..faces.errors import FaceError
 from ..formats.tensor_file import AdapterError
 from ..spec import TEXT_LENGTH, LynxError
@@ -27,7 +28,7 @@ from .assembly import open_source, tabulate_items
 from .checkpoint import CheckpointFolder
 from .configuration import TrainingConfig
 from .configuration_file import ConfigurationError, list_problems
-from .curriculum import PackStream, SampleTable
+from .curriculum import PackStream
 from .estimate import find_room_problems, find_write_problems, read_base_shape
 from .model_checks import find_model_problems
 from .packing import PackingError
@@ -78,7 +79,6 @@ def check_settings(config: TrainingConfig, resume_from: int | None = None) -> li
 def open_data(
     config: TrainingConfig,
     device: torch.device,
-    world_size: int,
     note: Note,
     *,
     shows: bool = False,
@@ -101,7 +101,7 @@ def open_data(
         held_out_items = held_out.items if held_out else None
     else:
         held_out_items = _read_held_out(config, problems)
-    _check_items(config, world_size, training.items if training else None, held_out_items, problems)
+    _check_items(config, training.items if training else None, held_out_items, problems)
     if problems or training is None:
         raise PreflightError(problems)
     _note_long_captions(training, note)
@@ -125,7 +125,7 @@ def look_for_more(config: TrainingConfig, known: Sequence[str]) -> NoReturn:
     if is_held(config.run.output):
         problems.append(describe_conflict(config.run.output))
 
-    def read_training() -> tuple[IndexEntry, ...]:
+    def read_training() -> PairTable:
         manifest = read_manifest(config.data.manifest, config.data.min_face_similarity)
         if len(manifest.pairs) > _MANY_PAIRS:
             known_now = "".join(f"\n  {problem}" for problem in problems)
@@ -136,17 +136,16 @@ def look_for_more(config: TrainingConfig, known: Sequence[str]) -> NoReturn:
         return build_index(manifest, config.decoding, TensorCache(config.data.cache), show).items
 
     training = _collect(problems, read_training)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    _check_items(config, world_size, training, _read_held_out(config, problems), problems)
+    _check_items(config, training, _read_held_out(config, problems), problems)
     raise PreflightError(problems)
 
 
-def _read_held_out(config: TrainingConfig, problems: list[str]) -> tuple[IndexEntry, ...] | None:
+def _read_held_out(config: TrainingConfig, problems: list[str]) -> PairTable | None:
     path = config.data.validation_manifest
     if path is None:
         return None
 
-    def read() -> tuple[IndexEntry, ...]:
+    def read() -> PairTable:
         manifest = read_manifest(path, config.data.min_face_similarity)
         items = build_index(manifest, config.decoding, TensorCache(config.data.cache)).items
         if not items:
@@ -158,13 +157,12 @@ def _read_held_out(config: TrainingConfig, problems: list[str]) -> tuple[IndexEn
 
 def _check_items(
     config: TrainingConfig,
-    world_size: int,
-    training: Sequence[IndexEntry] | None,
-    held_out: Sequence[IndexEntry] | None,
+    training: PairTable | None,
+    held_out: PairTable | None,
     problems: list[str],
 ) -> None:
     if training:
-        problems += _find_stage_problems(training, config, world_size)
+        problems += _find_stage_problems(training, config)
     if training and held_out:
         problems += _find_overlap_problems(training, held_out)
 
@@ -194,68 +192,42 @@ def _collect(problems: list[str], open_it: Callable[[], _Result]) -> _Result | N
 _NUM_NAMED = 3
 
 
-def _find_stage_problems(
-    items: Sequence[IndexEntry], config: TrainingConfig, world_size: int
-) -> Iterator[str]:
-    """A sentence for each stage that has nothing to train on, or fewer packs than processes."""
+def _find_stage_problems(items: PairTable, config: TrainingConfig) -> Iterator[str]:
+    """A sentence for each stage that has nothing to train on."""
     try:
         table, _ = tabulate_items(items, config.packing)
     except PackingError as error:
         yield str(error)
         return
     stream = PackStream(
-        table,
-        config.stages,
-        config.packing,
-        config.run.seed,
-        world_size=world_size,
-        kind_weights=config.data.kind_weights,
+        table, config.stages, config.packing, config.run.seed, kind_weights=config.data.kind_weights
     )
     for number, stage in enumerate(config.stages):
         try:
-            _plan_stage(
-                stream, table, number, stage.steps * config.optimizer.gradient_accumulation_steps, world_size
-            )
+            stream.plan(number, 0)
         except (ConfigurationError, DataError, PackingError) as error:
             yield f"stage {stage.name}: {error}"
 
 
-def _plan_stage(stream: PackStream, table: SampleTable, number: int, num_packs: int, world_size: int) -> None:
-    """Plan the first epoch of a stage, and all others that may have fewer packs than processes."""
-    plan = stream.plan(number, 0)
-    lengths = table.stage_lengths(stream.stages[number].kind)[[*plan.samples, *plan.left_over]]
-    if stream.kind_weights:
-        # Rounding moves a draw of each kind from one epoch to another.
-        fewest_tokens = (len(lengths) - len(stream.kind_weights)) * int(lengths.min())
-    else:
-        fewest_tokens = int(lengths.sum())
-    # However samples fall into packs, so many tokens need a pack for each process.
-    if fewest_tokens > (world_size - 1) * stream.packing.max_tokens:
-        return
-    planned, epoch = len(plan), 0
-    while planned < num_packs:
-        epoch += 1
-        planned += len(stream.plan(number, epoch))
-
-
-def _find_overlap_problems(training: Sequence[IndexEntry], held_out: Sequence[IndexEntry]) -> Iterator[str]:
+def _find_overlap_problems(training: PairTable, held_out: PairTable) -> Iterator[str]:
     """A sentence when held-out files, under whatever name, are in training pairs as well."""
-    seen: dict[str, str] = {}
-    for item in training:
-        for digest in (item.target_hash, *item.reference_hashes):
-            seen.setdefault(digest, item.pair.id)
+    entries = list(held_out)
+    wanted = {digest for entry in entries for digest in (entry.target_hash, *entry.reference_hashes)}
+    seen: dict[str, int] = {}
+    for row, digest in training.find_files(wanted):
+        seen.setdefault(digest, row)
     for what, find in (("targets", _target_files), ("people, known by their photos,", _reference_files)):
         shared = [
-            (item.pair.id, path, seen[digest])
-            for item in held_out
-            for digest, path in find(item)
+            (entry.pair.id, path, seen[digest])
+            for entry in entries
+            for digest, path in find(entry)
             if digest in seen
         ]
         if shared:
             pairs = len({held_out_id for held_out_id, _, _ in shared})
             examples = "; ".join(
-                f"{path.name} of {held_out_id} is in the training pair {other}"
-                for held_out_id, path, other in shared[:_NUM_NAMED]
+                f"{path.name} of {held_out_id} is in the training pair {training.ids[row]}"
+                for held_out_id, path, row in shared[:_NUM_NAMED]
             )
             yield (
                 f"data.validation_manifest: {what} of {pairs} of {len(held_out)} held-out pairs are in "
@@ -272,13 +244,13 @@ def _reference_files(item: IndexEntry) -> list[tuple[str, Path]]:
     return list(zip(item.reference_hashes, item.pair.references, strict=True))
 
 
-def _describe_long_captions(items: Sequence[IndexEntry], count_tokens: Callable[[str], int]) -> str | None:
+def _describe_long_captions(items: PairTable, count_tokens: Callable[[str], int]) -> str | None:
     """How many captions are truncated, with the longest as examples; None when none is."""
     counts: dict[str, int] = {}
-    for item in items:
-        # A token is at least a byte, so a short caption need not be counted; one is the end of the sequence.
-        if len(item.pair.caption.encode()) >= TEXT_LENGTH:
-            counts[item.pair.id] = count_tokens(item.pair.caption)
+    # A token is at least a byte, so a short caption need not be counted; one is the end of the sequence.
+    for row in items.find_long_captions(TEXT_LENGTH):
+        values = items.read_row(row, ("id", "caption"))
+        counts[values["id"]] = count_tokens(values["caption"])
     long = sorted(
         (name for name, count in counts.items() if count > TEXT_LENGTH), key=lambda name: -counts[name]
     )

@@ -23,6 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..foreign_text import parse_json
 from ..spec import LynxError
 
 LOCK_NAME, HOLDER_NAME = ".run.lock", ".run.json"
@@ -158,7 +159,7 @@ def is_held(output: Path) -> bool:
 def read_holder(output: Path) -> Holder | None:
     """Who holds a folder, or held it last and was killed; None when nobody is named."""
     try:
-        return Holder(**json.loads((Path(output) / HOLDER_NAME).read_text(encoding="utf-8")))
+        return Holder(**parse_json((Path(output) / HOLDER_NAME).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -22,7 +22,6 @@ from ..models.packed_wan import PackedInputs
 from ..rng import RNGKey
 from ..spec import null_embedding
 from .configuration import ObjectiveConfig, TrainingConfig
-from .curriculum import LoadedPack, LoadedStep
 from .distributed import DistributedContext
 from .flow_matching import (
     TIMESTEP_SCALE,
@@ -39,6 +38,7 @@ from .optimizer import (
     clip_gradients,
     set_learning_rate,
 )
+from .pack_loader import LoadedPack, LoadedStep
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,20 @@ def assemble_inputs(
     )
 
 
+def make_smallest_inputs(nulls: Nulls, parts: AdapterConfigs, device: torch.device) -> PackedInputs:
+    """A pack of one token."""
+    return assemble_inputs(
+        [torch.zeros(nulls.grey_reference.shape[0], 1, 2, 2, device=device)],
+        [0.5],
+        [nulls.empty_text],
+        [null_embedding()],
+        [nulls.grey_reference],
+        nulls,
+        parts,
+        device,
+    )
+
+
 @dataclass(frozen=True)
 class SampleLoss:
     """What one sample of this process gave."""
@@ -143,6 +157,7 @@ class StepOutcome:
     fill: float
     """Tokens over budget of all its packs, 0 to 1."""
     is_stop_wanted: bool
+    has_write_failed: bool
     samples: tuple[SampleLoss, ...]
 
 
@@ -160,14 +175,22 @@ class TrainingStep:
     nulls: Nulls
     parts: AdapterConfigs
 
-    def run(self, loaded: LoadedStep, learning_rate: float, stop_wanted: bool = False) -> StepOutcome:
+    def run(
+        self,
+        loaded: LoadedStep,
+        learning_rate: float,
+        stop_wanted: bool = False,
+        has_write_failed: bool = False,
+    ) -> StepOutcome:
         """Run a step.
 
         Args:
             stop_wanted: whether this process was asked to stop; any makes all of them know.
+            has_write_failed: whether it knows that a checkpoint could not be written; likewise.
         """
-        totals = self._reduce_totals(loaded.packs, stop_wanted)
-        total_weight, num_tokens, num_samples, stops = totals
+        own = [pack for pack in loaded.packs if not pack.is_spare]
+        totals = self._reduce_totals(own, stop_wanted, has_write_failed)
+        total_weight, num_tokens, num_samples, num_packs, stops, failures = totals
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.context.device)
         seen: list[SampleLoss] = []
@@ -184,26 +207,27 @@ class TrainingStep:
             self.optimizer.step()
             if self.ema is not None:
                 self.ema.update()
-        budget = self.config.packing.max_tokens * len(loaded.packs) * self.context.world_size
         return StepOutcome(
             loss=loss_value,
             grad_norm=grad_norm,
             is_skipped=not is_finite,
             num_tokens=int(num_tokens),
             num_samples=int(num_samples),
-            fill=num_tokens / budget,
+            fill=num_tokens / (self.config.packing.max_tokens * num_packs),
             is_stop_wanted=stops > 0,
+            has_write_failed=failures > 0,
             samples=tuple(seen),
         )
 
-    def _reduce_totals(self, packs: Sequence[LoadedPack], stop_wanted: bool) -> list[float]:
+    def _reduce_totals(self, packs: Sequence[LoadedPack], *flags: bool) -> list[float]:
         samples = [sample for pack in packs for sample in pack.samples]
         reduction = self.config.objective.loss_reduction
         own = [
             sum(compute_loss_weight(sample.num_tokens, reduction) for sample in samples),
             sum(sample.num_tokens for sample in samples),
             len(samples),
-            stop_wanted,
+            len(packs),
+            *flags,
         ]
         # On the device, since NCCL adds nothing up on the CPU.
         return self.context.all_reduce_sum(
@@ -216,9 +240,12 @@ class TrainingStep:
             pack.samples, pack.keys, self.nulls, self.config.objective, self.parts, self.context.device
         )
         losses = sample_losses(self.model(batch.inputs), batch.targets)
-        share = loss_weight_share(losses, batch.weights, total_weight)
+        weights = batch.weights * (not pack.is_spare)
+        share = loss_weight_share(losses, weights, total_weight)
         # DDP and FSDP give the mean over processes, the loss is a sum over them.
         (share * self.context.world_size).backward()
+        if pack.is_spare:
+            return share.detach(), []
         values = zip(pack.samples, batch.times, losses.detach().tolist(), batch.weights.tolist(), strict=True)
         seen = [SampleLoss(sample.id, t, loss, weight) for sample, t, loss, weight in values]
         return share.detach(), seen

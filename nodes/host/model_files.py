@@ -18,6 +18,7 @@ import folder_paths
 
 from ...lynx_core.faces.detection import PACK_FILES, find_pack_folder
 from ...lynx_core.faces.errors import FaceError
+from ...lynx_core.faces.yunet import SUFFIX as YUNET_SUFFIX
 from ...lynx_core.formats.published_files import BUNDLES, Source
 from ...lynx_core.formats.tensor_file import TENSOR_FILE_SUFFIXES
 from ...lynx_core.spec import RELEASE_RECOGNISER
@@ -43,6 +44,7 @@ RELEASE_FILE = "recognition_arcface_ir_se50.pth"
 
 PACK_RECOGNISER = "the detector pack's own"
 DEFAULT_PACK = "buffalo_l"
+YUNET_FILE = "face_detection_yunet_2023mar.onnx"
 
 
 def register_folders() -> None:
@@ -84,6 +86,34 @@ def list_detector_packs() -> list[str]:
     """List the folders of insightface model packs."""
     folders = (pack for root in find_insightface_roots() for pack in (root / "models").glob("*"))
     return sorted({pack.name for pack in folders if pack.is_dir() and not pack.name.startswith(".")})
+
+
+def list_yunet_files() -> list[str]:
+    """List YuNet's files under models/lynx/faces; the host's list leaves ONNX files out."""
+    folders = (Path(folder) / FACES_FOLDER for folder in folder_paths.get_folder_paths(LYNX_FOLDER))
+    files = (file for folder in folders for file in folder.glob(f"*{YUNET_SUFFIX}"))
+    return sorted({file.name for file in files if "yunet" in file.name.lower() and file.is_file()})
+
+
+def list_detectors() -> list[str]:
+    """List what finds faces: insightface model packs, and YuNet's files."""
+    return [*list_detector_packs(), *list_yunet_files()]
+
+
+def locate_detector_root(name: str) -> Path | None:
+    """Find the folder from which a detector of this name is opened; None when it is not there, or empty."""
+    if not name.endswith(YUNET_SUFFIX):
+        return locate_insightface_root(name)
+    file = locate_recogniser(name) if Path(name).name == name else None
+    return None if file is None else file.parent
+
+
+def list_detector_files(name: str) -> list[Path]:
+    """List the files of a detector; none when it is not there."""
+    root = locate_detector_root(name)
+    if root is None:
+        return []
+    return [root / name] if name.endswith(YUNET_SUFFIX) else list_pack_files(root, name)
 
 
 def locate_adapter(name: str) -> Path | None:
@@ -161,11 +191,6 @@ def locate_insightface_root(pack: str) -> Path | None:
     return next((root for root in find_insightface_roots() if list_pack_files(root, pack)), None)
 
 
-def find_insightface_root(pack: str) -> Path:
-    """Find the folder whose `models/` holds a pack's files; the host's own when none does."""
-    return locate_insightface_root(pack) or own_insightface_root()
-
-
 def list_pack_files(root: Path, pack: str) -> list[Path]:
     """List the files of an insightface model pack; none when one of its networks is an empty file."""
     if Path(pack).name != pack:
@@ -202,8 +227,8 @@ NOT_THERE = " (not downloaded)"
 """Behind a name in a list. Saved workflows hold the name with or without it."""
 
 ADAPTERS = ("lynx_full", "lynx_lite")
-DETECTOR_PACKS = {"buffalo_l": "faces", "antelopev2": "antelopev2"}
-"""insightface pack to the word of the download command that fetches it."""
+DETECTOR_PACKS = {"buffalo_l": "faces", "antelopev2": "antelopev2", YUNET_FILE: "yunet"}
+"""Detector to the word of the download command that fetches it."""
 
 APPROXIMATE_BYTES = {
     "lynx_full/resampler.safetensors": 0.34e9,
@@ -276,7 +301,11 @@ def find_missing_adapters(names: Sequence[str]) -> list[Missing]:
 
 
 def find_missing_pack(pack: str) -> Missing:
-    """Describe an insightface model pack that is missing."""
+    """Describe a detector that is missing: an insightface model pack, or a file of YuNet."""
+    if pack.endswith(YUNET_SUFFIX):
+        folder = f"{LYNX_FOLDER}/{FACES_FOLDER}"
+        published = BUNDLES["yunet"].sources if pack == YUNET_FILE else ()
+        return Missing(f"The detector {pack!r}", folder, published, "yunet" if published else None)
     folder = f"insightface/models/{pack}"
     bundle = DETECTOR_PACKS.get(pack)
     sources = BUNDLES[bundle].sources if bundle else ()
@@ -331,7 +360,9 @@ def format_size(source: Source) -> str:
     num_bytes = source.num_bytes
     about = "" if num_bytes else "about "
     num_bytes = num_bytes or APPROXIMATE_BYTES[source.target.removeprefix(f"{LYNX_FOLDER}/")]
-    return f"{about}{num_bytes / 1e9:.2g} GB" if num_bytes >= 1e9 else f"{about}{num_bytes / 1e6:.0f} MB"
+    if num_bytes >= 1e9:
+        return f"{about}{num_bytes / 1e9:.2g} GB"
+    return f"{about}{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e6 else f"{about}{num_bytes / 1e3:.0f} kB"
 
 
 def download_command(*bundles: str, replace: bool = False) -> str:

@@ -11,6 +11,7 @@ from lynx_core.curate.configuration import TargetsConfig
 from lynx_core.curate.pairing import make_pairs
 from lynx_core.curate.people import find_people
 from lynx_core.curate.records import Candidate, Membership
+from lynx_core.curate.target_crops import find_crop
 from lynx_core.curate.windows import Window, find_windows
 from lynx_core.engine.stage import Rejected
 
@@ -199,3 +200,39 @@ def test_an_augmented_pair_has_one_reference(tmp_path):
         [clip], tmp_path, targets=targets, augmenters=[{"name": "relight"}], references={"per_target": 2}
     )
     assert made.kind == "augmented" and len(made.references) == 1
+
+
+def look(left: float, right: float, frames=CLIP):
+    """A face that stays between two places of the frame's width."""
+    return np.array([[f, left, 0.3, right, 0.6] for f in frames], np.float32).ravel()
+
+
+def crop_between(left_of: float | None, right_of: float | None, **changes):
+    """The crop of a face in the middle of a frame of 1920x1080 px, with others beside it."""
+    size = {"width_px": 1920, "height_px": 1080}
+    own = make_track("own", person_vector(1), path="x", frames=CLIP, looks=look(0.45, 0.55), **size)
+    beside = [
+        make_track("l", person_vector(2), path="x", frames=CLIP, looks=look(left_of - 0.1, left_of), **size)
+        if left_of is not None
+        else None,
+        make_track("r", person_vector(3), path="x", frames=CLIP, looks=look(right_of, right_of + 0.1), **size)
+        if right_of is not None
+        else None,
+    ]
+    others = [track for track in beside if track]
+    return find_crop(own, Window(0, 100), others, TargetsConfig(crop=True, **changes))
+
+
+def test_a_crop_ends_half_way_to_the_neighbours():
+    left, top, width, height = crop_between(0.3, 0.7)
+    assert left == pytest.approx(0.375 * 1920, abs=2) and left + width == pytest.approx(0.625 * 1920, abs=2)
+    assert top == 0 and height == 1080
+    alone = crop_between(None, None)
+    assert alone[0] < left and alone[0] + alone[2] > left + width
+    assert all(number % 2 == 0 for number in (*alone, left, width))
+
+
+def test_people_too_close_and_crops_too_small_are_rejected():
+    assert crop_between(0.44, 0.7).reason == "people too close for a crop"
+    assert crop_between(0.3, 0.56).reason == "people too close for a crop"
+    assert crop_between(0.3, 0.7, min_crop_px=600).reason == "crop too small"

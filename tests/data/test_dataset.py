@@ -22,7 +22,7 @@ from lynx_core.data.errors import DataError, MediaError
 from lynx_core.data.manifest import read_manifest
 from lynx_core.data.sample import Sample
 from lynx_core.hashing import hash_values
-from lynx_core.training.curriculum import plan_epoch_items
+from lynx_core.training.draws import plan_epoch_items
 from lynx_core.training.packing import PackingConfig, plan_epoch
 
 DECODING = DecodingConfig(max_px=64 * 64, max_frames=5)
@@ -258,9 +258,11 @@ def read_epochs(folder: Path) -> list[str]:
         kinds = [item.pair.kind for item in source.items]
         items = plan_epoch_items(kinds, weights, seed=1, epoch=epoch)
         config = PackingConfig(max_tokens=40)
-        plan = plan_epoch(count_sample_tokens(source), config, seed=1, epoch=epoch, world_size=1, items=items)
+        plan = plan_epoch(
+            count_sample_tokens(source), config, seed=1, epoch=epoch, packs_per_step=1, items=items
+        )
         for step in range(len(plan)):
-            samples = source.load_pack(plan.pack(step, 0))
+            samples = source.load_pack(plan.pack(step))
             lines += [f"{epoch} {step} {s.id} {hash_values(s.latents.tolist())}" for s in samples]
     return [*lines, json.dumps(source.fingerprints)]
 

@@ -120,6 +120,47 @@ def encode_faces(
     return scores, boxes, landmarks
 
 
+def write_yunet(path: Path, faces: list[Face], photo_size: tuple[int, int]) -> Path:
+    """Write a file in YuNet's layout (twelve outputs, one anchor a cell) whose detections are always `faces`.
+
+    Args:
+        photo_size: (height, width) of the photo in whose pixels the faces are given; it is fitted into 640 px.
+    """
+    scale = DETECTOR_PX / max(photo_size)
+    widths = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
+    nodes, constants, outputs = [], [], []
+    for level, stride in enumerate(STRIDES):
+        grid = DETECTOR_PX // stride
+        fixed = {kind: np.zeros((1, grid * grid, width), np.float32) for kind, width in widths.items()}
+        for face in faces if level == 0 else ():
+            column, row = np.clip((face.centre * scale / stride).astype(int), 0, grid - 1)
+            cell = row * grid + column
+            extent = (face.bbox[2:] - face.bbox[:2]) * scale / stride
+            marks = face.landmarks * scale / stride - (column, row)
+            fixed["cls"][0, cell], fixed["obj"][0, cell] = face.score, face.score
+            fixed["bbox"][0, cell] = [*(face.centre * scale / stride - (column, row)), *np.log(extent)]
+            fixed["kps"][0, cell] = marks.reshape(-1)
+        for kind, width in widths.items():
+            name = f"{kind}_{stride}"
+            # What the photo shows is weighed with 0: OpenCV runs no network that does not look at it.
+            weight = np.zeros((width, 3, stride, stride), np.float32)
+            constants += [
+                numpy_helper.from_array(weight, f"w_{name}"),
+                numpy_helper.from_array(np.array([1, grid * grid, width], np.int64), f"s_{name}"),
+                numpy_helper.from_array(fixed[kind], f"f_{name}"),
+            ]
+            nodes += [
+                helper.make_node("Conv", ["input", f"w_{name}"], [f"c_{name}"], strides=[stride, stride]),
+                helper.make_node("Transpose", [f"c_{name}"], [f"t_{name}"], perm=[0, 2, 3, 1]),
+                helper.make_node("Reshape", [f"t_{name}", f"s_{name}"], [f"r_{name}"]),
+                helper.make_node("Add", [f"r_{name}", f"f_{name}"], [name]),
+            ]
+            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, grid * grid, width]))
+    picture = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, DETECTOR_PX, DETECTOR_PX])
+    save_graph(path, helper.make_graph(nodes, "yunet", [picture], outputs, constants))
+    return path
+
+
 def write_recogniser(folder: Path, stem: str, seed: int = 0) -> Path:
     """Write `<stem>.onnx`, a recogniser in ArcFace's layout: 112 px in, 512 out, a random linear map."""
     rng = np.random.default_rng(seed)

@@ -24,7 +24,8 @@ def model_files(comfy: InProcessComfy, tmp_path: Path, monkeypatch: pytest.Monke
 def test_missing_files_belong_in_the_users_own_folder(model_files: Any) -> None:
     assert model_files.locate_adapter("no_such_adapter") is None
     root = Path(model_files.folder_paths.models_dir) / "insightface"
-    assert model_files.find_insightface_root("buffalo_x") == root
+    assert model_files.locate_detector_root("buffalo_x") is None
+    assert model_files.own_insightface_root() == root
 
 
 def test_an_empty_folder_or_file_hides_no_whole_one_in_a_later_folder(
@@ -43,7 +44,7 @@ def test_an_empty_folder_or_file_hides_no_whole_one_in_a_later_folder(
             path.write_bytes(b"not looked into")
         assert model_files.locate_adapter("hidden") == whole[0].parent
         assert model_files.locate_adapter("hidden.safetensors") == whole[1]
-        assert model_files.find_insightface_root("hidden") == tmp_path / "insightface"
+        assert model_files.locate_detector_root("hidden") == tmp_path / "insightface"
     finally:
         for folder in empty:
             folder.rmdir()

@@ -73,6 +73,7 @@ def test_loop_equals_a_dense_mask() -> None:
         torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("backend", [name for name in get_args(AttentionBackend) if name != "loop"])
 def test_backend_equals_the_loop_on_the_gpu(backend: AttentionBackend) -> None:
     if not torch.cuda.is_available():

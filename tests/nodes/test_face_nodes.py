@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -298,3 +300,53 @@ def test_no_note_scans_the_model_folders(
     monkeypatch.setattr(files, "list_adapters", lambda: asked.append("adapters") or [])
     bench.comfy.node_classes["LynxLoadAdapter"].execute("lynx_full", "none", "none", "none")
     assert asked == []
+
+
+# --- YuNet -----------------------------------------------------------------------------------
+
+YUNET = "face_detection_yunet_2023mar.onnx"
+
+
+@pytest.fixture
+def yunet(bench: WanBench, photo: torch.Tensor) -> Iterator[Path]:
+    """YuNet's file where a user puts it."""
+    path = bench.comfy.base_dir / "models" / "lynx" / "faces" / YUNET
+    yield standin_faces.write_yunet(path, standin_faces.six_faces(), photo.shape[1:3])
+    path.unlink()
+
+
+def test_yunet_takes_the_place_of_the_detector(
+    bench: WanBench, analyzer: Any, photo: torch.Tensor, yunet: Any, notes: list[str]
+) -> None:
+    (other,) = bench.comfy.run("LynxLoadFaceAnalyzer", detector_pack=YUNET, encoder=ENCODER, provider="CUDA")
+    assert f"detector {YUNET}: MIT" in notes[-1] and "provider CUDA does nothing" in notes[-1]
+    for number in (1, 4):
+        by_yunet, by_insightface = (
+            crop(bench, each, photo, order="left to right", face_number=number)[1]
+            for each in (other, analyzer)
+        )
+        assert (by_yunet - by_insightface).abs().mean() < 0.01
+    bench.comfy.run("LynxLoadFaceAnalyzer", detector_pack="buffalo_l", encoder=ENCODER)
+    assert "detector buffalo_l: non-commercial research" in notes[-1] and "provider" not in notes[-1]
+
+
+def test_yunet_is_listed_before_it_is_there_and_is_no_encoder(bench: WanBench, yunet: Any) -> None:
+    node = bench.comfy.node_classes["LynxLoadFaceAnalyzer"]
+
+    def list_choices(name: str) -> list[str]:
+        return node.INPUT_TYPES()["required"][name][1]["options"]
+
+    assert YUNET in list_choices("detector_pack") and YUNET not in list_choices("encoder")
+    assert node.validate_inputs(detector_pack=YUNET, encoder=ENCODER) is True
+    before = node.fingerprint_inputs(detector_pack=YUNET, encoder=ENCODER)
+    yunet.write_bytes(yunet.read_bytes() + b" ")
+    assert node.fingerprint_inputs(detector_pack=YUNET, encoder=ENCODER) != before
+    assert "A file of YuNet has none" in node.validate_inputs(
+        detector_pack=YUNET, encoder="the detector pack's own"
+    )
+    yunet.write_bytes(b"")
+    assert f"{YUNET} (not downloaded)" in list_choices("detector_pack")
+    fault = node.validate_inputs(detector_pack=YUNET, encoder=ENCODER)
+    assert "download yunet" in fault and f"{YUNET}, 233 kB" in fault
+    outside = node.validate_inputs(detector_pack=f"../faces/{YUNET}", encoder=ENCODER)
+    assert outside is not True, "a name from an edited prompt must not reach files elsewhere"

@@ -29,6 +29,7 @@ from small_media import write_image, write_rows, write_video
 
 from lynx_core.training.configuration import TrainingConfig, read_configuration
 from lynx_core.training.configuration_file import as_plain, parse_settings
+from lynx_core.training.trained_state import read_weights
 
 
 def parse_configuration(values: Mapping[str, Any]) -> TrainingConfig:
@@ -212,22 +213,47 @@ def _run_in_child(values: dict[str, Any], environment: dict[str, str], plant: st
     sys.exit(0 if result.ended == "finished" else 130)
 
 
-def die_at_sync(number: int) -> None:
-    """Plant: the process kills itself at the n-th sync of a checkpoint's file or folder."""
-    from lynx_core.training import checkpoint
+def die_at_sync(where: tuple[int, int, int]) -> None:
+    """Plant: process `rank` kills itself at the n-th sync of a file or folder of the checkpoint of a step."""
+    rank, step, number = where
+    if os.environ.get("RANK", "0") != str(rank):
+        return
+    honest, counts = os.fsync, [0]
 
-    counts = [0]
-
-    def wrap(honest: Any) -> Any:
-        def sync(path: Path) -> None:
+    def fsync(handle: int) -> None:
+        path = str(Path(f"/proc/self/fd/{handle}").readlink())
+        is_last = path.endswith("/checkpoints") and (Path(path) / f"step-{step:08d}").exists()
+        if f"/.step-{step:08d}.part" in path or is_last:
             counts[0] += 1
             if counts[0] == number:
                 os.kill(os.getpid(), signal.SIGKILL)
-            honest(path)
+        honest(handle)
 
-        return sync
+    os.fsync = fsync
 
-    checkpoint.sync = wrap(checkpoint.sync)  # type: ignore[assignment]
+
+def note_losses(path: str) -> None:
+    """Plant: each process writes the step, sample, timestep and loss of all that it runs."""
+    from lynx_core.training.step import TrainingStep
+
+    honest = TrainingStep.run
+    file = Path(f"{path}-{os.environ.get('RANK', '0')}").open("a", buffering=1)  # noqa: SIM115
+    counts = [0]
+
+    def run(self: Any, loaded: Any, *arguments: Any) -> Any:
+        outcome = honest(self, loaded, *arguments)
+        counts[0] = sum(cursor.steps for cursor in loaded.cursors.values())
+        for sample in outcome.samples:
+            file.write(f"{counts[0]} {sample.sample_id} {sample.t.hex()} {sample.loss.hex()}\n")
+        return outcome
+
+    TrainingStep.run = run  # type: ignore[method-assign]
+
+
+def note_losses_slowly(path: str) -> None:
+    """Plant: both."""
+    note_losses(path)
+    slow_down(0.1)
 
 
 def announce_steps(path: str) -> None:
@@ -279,12 +305,9 @@ def read_result(output: Path) -> dict[str, Tensor]:
     """All tensors that a finished run leaves: the exported adapter, and its newest checkpoint."""
     checkpoint = sorted((output / "checkpoints").glob("step-*"))[-1]
     tensors = {f"adapter {k}": v for k, v in load_file(output / "adapter.safetensors").items()}
-    for name in ("weights", "ema"):
-        tensors |= {f"{name} {k}": v for k, v in load_file(checkpoint / f"{name}.safetensors").items()}
-    optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)
-    return tensors | {
-        f"optimizer {name} {key}": value for name, state in optimizer.items() for key, value in state.items()
-    }
+    for kind in ("weights", "ema", "optimizer"):
+        tensors |= {f"{kind} {k}": v for k, v in read_weights(checkpoint, f"{kind}/").items()}
+    return tensors
 
 
 def assert_same_bits(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:

@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 
 from lynx_core.data.errors import DataError
+from lynx_core.training import curriculum, draws
 from lynx_core.training.configuration import StageConfig
 from lynx_core.training.configuration_file import ConfigurationError
 from lynx_core.training.curriculum import (
+    Cursor,
+    PackIndices,
     PackStream,
     SampleTable,
-    count_repeats,
     count_steps_left,
     find_stage,
-    plan_epoch_items,
 )
+from lynx_core.training.draws import count_repeats, plan_epoch_items
+from lynx_core.training.pack_loader import deal_packs
 from lynx_core.training.packing import PackingConfig
 
 STAGES = (StageConfig("images", "images", 3), StageConfig("videos", "videos", 2))
@@ -32,12 +35,17 @@ def make_stream(**changes: object) -> PackStream:
     return PackStream(**arguments)
 
 
+def next_pack(stream: PackStream, stage: int) -> PackIndices:
+    (pack,) = stream.next_step(stage)
+    return pack
+
+
 def test_stages_follow_each_other_by_their_own_steps() -> None:
     stream = make_stream()
     order = []
     while (stage := find_stage(stream.cursors, STAGES)) is not None:
         order.append(stage)
-        stream.finish_step(stage)
+        stream.next_step(stage)
     assert order == [0, 0, 0, 1, 1] and count_steps_left(stream.cursors, STAGES) == 0
     longer = (replace(STAGES[0], steps=5), STAGES[1])
     assert find_stage(stream.cursors, longer) == 0 and count_steps_left(stream.cursors, longer) == 2
@@ -47,24 +55,24 @@ def test_stages_follow_each_other_by_their_own_steps() -> None:
 
 def test_stages_see_their_kind_of_samples() -> None:
     stream = make_stream()
-    images = {index for _ in range(4) for index in stream.next_pack(0).samples}
+    images = {index for _ in range(4) for index in next_pack(stream, 0).samples}
     assert "videos" not in stream.cursors
-    videos = {index for _ in range(4) for index in stream.next_pack(1).samples}
+    videos = {index for _ in range(4) for index in next_pack(stream, 1).samples}
     assert images == {0, 1, 2, 3} and videos == {4, 5, 6}
 
 
 def test_stage_goes_on_where_it_stood_after_another() -> None:
     straight, interrupted = make_stream(), make_stream()
-    expected = [straight.next_pack(0) for _ in range(6)]
-    found = [interrupted.next_pack(0) for _ in range(3)]
-    interrupted.next_pack(1)
-    assert found + [interrupted.next_pack(0) for _ in range(3)] == expected
+    expected = [next_pack(straight, 0) for _ in range(6)]
+    found = [next_pack(interrupted, 0) for _ in range(3)]
+    next_pack(interrupted, 1)
+    assert found + [next_pack(interrupted, 0) for _ in range(3)] == expected
 
 
 def test_first_frames_take_every_sample_as_an_image() -> None:
     stream = make_stream(stages=(StageConfig("frames", "first_frames", 1),))
     assert (TABLE.stage_lengths("first_frames") == 4).all()
-    assert sum(len(stream.plan(0, 0).pack(step, 0)) for step in range(len(stream.plan(0, 0)))) == len(FRAMES)
+    assert stream.plan(0, 0).report.num_samples == len(FRAMES)
 
 
 @pytest.mark.parametrize("weights", [None, {"x": 3.0, "y": 1.0}])
@@ -73,26 +81,55 @@ def test_any_place_can_be_taken_up(weights: dict[str, float] | None) -> None:
     orders, cursors = [], []
     for _ in range(12):
         cursors.append(dict(straight.cursors))
-        orders.append(straight.next_pack(0))
+        orders.append(next_pack(straight, 0))
     for place in (0, 1, 5, 11):
         resumed = make_stream(kind_weights=weights)
         resumed.cursors = dict(cursors[place])
-        assert [resumed.next_pack(0) for _ in range(12 - place)] == orders[place:]
+        assert [next_pack(resumed, 0) for _ in range(12 - place)] == orders[place:]
     assert cursors[-1]["images"].epoch > 0, "the test must cross an epoch"
 
 
-def test_ranks_share_an_epoch_without_overlap() -> None:
-    streams = [
-        make_stream(packing=replace(PACKING, max_tokens=8), rank=rank, world_size=2) for rank in (0, 1)
-    ]
-    steps = len(streams[0].plan(0, 0))
-    seen = [index for stream in streams for _ in range(steps) for index in stream.next_pack(0).samples]
-    assert sorted(seen) == [0, 1, 2, 3]
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 8])
+def test_any_number_of_processes_shares_the_packs_of_a_step(world_size: int) -> None:
+    stream = make_stream(packing=replace(PACKING, max_tokens=8), packs_per_step=4)
+    for _ in range(3):
+        packs = stream.next_step(0)
+        dealt = [deal_packs(packs, rank, world_size) for rank in range(world_size)]
+        assert len({len(own) for own in dealt}) == 1, "all take part in as many gatherings of gradients"
+        counted = [pack.keys for own in dealt for pack, is_spare in own if not is_spare]
+        assert sorted(counted, key=str) == sorted((pack.keys for pack in packs), key=str)
+
+
+@pytest.mark.parametrize("weights", [None, {"x": 3.0, "y": 1.0}])
+def test_an_epoch_in_parts_draws_what_a_whole_one_draws(
+    monkeypatch: pytest.MonkeyPatch, weights: dict[str, float] | None
+) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.choice([1, 3, 5], 300)
+    table = SampleTable.make([str(i) for i in range(300)], list(rng.choice(["x", "y"], 300)), frames, frames)
+    mixed = (StageConfig("all", "mixed", 1),)
+
+    def draw_epoch(part_samples: int) -> list[PackIndices]:
+        monkeypatch.setattr(draws, "PART_SAMPLES", part_samples)
+        monkeypatch.setattr(curriculum, "PART_SAMPLES", part_samples)
+        stream = make_stream(table=table, stages=mixed, packs_per_step=3, kind_weights=weights)
+        packs, cursors = [], []
+        while stream.cursors.get("all", Cursor()).epoch == 0:
+            cursors.append(dict(stream.cursors))
+            packs.append(stream.next_step(0))
+        resumed = make_stream(table=table, stages=mixed, packs_per_step=3, kind_weights=weights)
+        resumed.cursors = dict(cursors[-2])
+        assert resumed.next_step(0) == packs[-2]
+        return [pack for step in packs for pack in step if pack.keys[0].epoch == 0]
+
+    whole, parts = (sorted((key for pack in draw_epoch(n) for key in pack.keys), key=str) for n in (1000, 37))
+    assert whole == parts and len(parts) == 300
+    assert len({pack.index for pack in draw_epoch(37)}) == len(draw_epoch(37))
 
 
 def test_keys_differ_for_repeats_epochs_and_stages() -> None:
     stream = make_stream(kind_weights={"x": 5.0, "y": 1.0})
-    keys = [key for stage in (0, 1) for _ in range(6) for key in stream.next_pack(stage).keys]
+    keys = [key for stage in (0, 1) for _ in range(6) for key in next_pack(stream, stage).keys]
     assert len(set(keys)) == len(keys)
     assert any(key.repeat for key in keys)
     assert count_repeats(np.array([4, 2, 4, 4, 2])).tolist() == [0, 0, 1, 2, 1]

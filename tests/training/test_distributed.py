@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,18 +54,53 @@ def test_fsdp2_goes_on_exactly(world: Path, tmp_path: Path) -> None:
     assert_same_bits(straight, read_result(tmp_path / "run"))
 
 
-def test_one_process_and_two_agree(world: Path, tmp_path: Path) -> None:
-    # All images fit one pack, so that both see the same samples in the one step.
-    results = []
-    for num_processes, budget in ((1, 1000), (2, 16)):
-        values = plain_configuration(world, tmp_path / str(num_processes))
-        values["stages"] = [{"name": "images", "kind": "images", "steps": 1}]
-        values["packing"] = {"max_tokens": budget, "model_dim": 32, "window": 32}
-        values["data"]["manifest"] = str(world / "data" / "images.jsonl")
-        assert Run(values, num_processes).join() == [0] * num_processes
-        results.append(read_result(tmp_path / str(num_processes)))
-    moments = [name for name in results[0] if name.endswith("exp_avg")]
-    assert moments
-    for name in moments:
-        scale = results[0][name].norm() + 1e-8
-        assert (results[0][name] - results[1][name]).norm() < 1e-4 * scale, name
+def values_of(world: Path, output: Path, **optimizer: object) -> dict[str, Any]:
+    """Four packs in each step, whoever runs them."""
+    values = plain_configuration(world, output)
+    values["packing"] = {"max_tokens": 24, "model_dim": 32, "window": 8}
+    values["optimizer"] |= {"global_batch_size": 4, **optimizer}
+    return values
+
+
+def read_losses(folder: Path) -> set[str]:
+    """Lines of step, sample, timestep and loss to the bit, of all processes."""
+    lines = [line for file in sorted(folder.glob("losses-*")) for line in file.read_text().splitlines()]
+    assert lines
+    return set(lines)
+
+
+def test_any_number_of_processes_runs_the_same_packs_to_the_same_losses(world: Path, tmp_path: Path) -> None:
+    """The weights stand still, so that every loss can be compared to the bit; three processes leave places empty."""
+    still = {"learning_rate": 1e-30, "weight_decay": 0.0}
+    found = []
+    for num_processes in (1, 2, 3, 4):
+        folder = tmp_path / str(num_processes)
+        folder.mkdir()
+        values = values_of(world, folder / "run", **still)
+        run = Run(values, num_processes, "note_losses", str(folder / "losses"))
+        assert run.join() == [0] * num_processes
+        found.append(read_losses(folder))
+    assert len(found[0]) > 40 and all(losses == found[0] for losses in found)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(world: Path, tmp_path: Path) -> None:
+    straight, changing = tmp_path / "straight", tmp_path / "changing"
+    for folder in (straight, changing):
+        folder.mkdir()
+    values = values_of(world, straight / "run", learning_rate=1e-5)
+    assert Run(values, 1, "note_losses", str(straight / "losses")).join() == [0]
+    values = values_of(world, changing / "run", learning_rate=1e-5)
+    for num_processes, step in ((1, 2), (2, 4), (1, 6)):
+        run = Run(values, num_processes, "note_losses_slowly", str(changing / "losses"))
+        run.wait_for_step(changing / "run", step)
+        run.kill()
+    # Unset, it is that of the checkpoint.
+    values["optimizer"]["global_batch_size"] = 0
+    assert Run(values, 2, "note_losses", str(changing / "losses")).join() == [0, 0]
+    names = [{line.rpartition(" ")[0] for line in read_losses(folder)} for folder in (straight, changing)]
+    assert names[0] == names[1], "the same samples with the same noise in the same steps"
+    a, b = read_result(straight / "run"), read_result(changing / "run")
+    assert a.keys() == b.keys()
+    for name in a:
+        if name.startswith(("weights ", "ema ")):
+            assert (a[name] - b[name]).norm() <= 1e-6 * (a[name].norm() + 1e-3), name

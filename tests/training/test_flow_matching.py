@@ -12,7 +12,6 @@ from torch import Tensor
 from lynx_core.rng import RNGKey, derive_seed, torch_generator
 from lynx_core.training import step as step_module
 from lynx_core.training.configuration import ObjectiveConfig
-from lynx_core.training.curriculum import LoadedPack, LoadedStep
 from lynx_core.training.flow_matching import (
     add_noise,
     draw_sample,
@@ -21,6 +20,7 @@ from lynx_core.training.flow_matching import (
     velocity_target,
 )
 from lynx_core.training.loop import Trainer
+from lynx_core.training.pack_loader import LoadedPack, LoadedStep
 from lynx_core.training.progress import timestep_quantile
 from lynx_core.training.step import make_batch
 

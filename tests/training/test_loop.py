@@ -25,12 +25,13 @@ from lynx_core.formats.conversion import convert_adapter
 from lynx_core.models.adapter_configs import configure_variant
 from lynx_core.models.adapter_modules import AdapterModules
 from lynx_core.training import step as step_module
-from lynx_core.training.checkpoint import CheckpointError, read_checkpoint
+from lynx_core.training.checkpoint import CheckpointError
 from lynx_core.training.configuration import TrainingConfig
 from lynx_core.training.distributed import AdapterForward
 from lynx_core.training.loop import Trainer, TrainingError, TrainingResult, open_run, train
 from lynx_core.training.preflight import PreflightError
 from lynx_core.training.run_lock import StopSignal
+from lynx_core.training.trained_state import read_weights
 
 
 def run_config(config: TrainingConfig) -> tuple[Trainer, TrainingResult]:
@@ -174,10 +175,8 @@ def test_step_without_finite_loss_is_skipped(
     assert result.ended == "finished" and trainer.skipped_total == 1 and trainer.skipped_in_row == 0
     printed = capsys.readouterr().err
     assert "step 3 skipped: loss nan" in printed and "samples without a finite loss: " in printed
-    for name in ("weights", "ema"):
-        second, third, fourth = (
-            load_file(trainer.checkpoints.path_of(step) / f"{name}.safetensors") for step in (2, 3, 4)
-        )
+    for kind in ("weights/", "ema/"):
+        second, third, fourth = (read_weights(trainer.checkpoints.path_of(step), kind) for step in (2, 3, 4))
         assert all(torch.equal(second[key], third[key]) for key in second), "the skipped step moved nothing"
         assert any(not torch.equal(third[key], fourth[key]) for key in third), "the next one did"
     steps = {int(state["step"]) for state in trainer.optimizer.state.values()}
@@ -221,12 +220,13 @@ def test_changed_base_and_adapter_are_noticed(world: Path, tmp_path: Path) -> No
     _stop_early(world, tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"holds another adapter: .* restore the sections \[adapter\]"):
         train(make_configuration(world, tmp_path / "run", adapter={"variant": "ref_only"}))
-    state = tmp_path / "run" / "checkpoints" / "step-00000002"
-    contents = read_checkpoint(state)
-    identity = {**contents.state["identity"], "base": "another"}
     config = make_configuration(world, tmp_path / "run")
     with open_run(config) as trainer:
-        trainer.checkpoints.save(replace(contents, state={**contents.state, "identity": identity}))
+        trainer.resume(accept_changes=False)
+        trainer._base_fingerprint = "another"
+        trainer.save_checkpoint()
+        trainer.writer.finish()
+        del trainer._base_fingerprint
         with pytest.raises(CheckpointError, match="the base's files"):
             trainer.resume(accept_changes=False)
 

@@ -30,8 +30,7 @@ def mixed_lengths(count: int, seed: int = 0, largest: int = 1000) -> np.ndarray:
 
 
 def packs_of(plan) -> list[list[int]]:
-    steps, ranks = plan.schedule.shape
-    return [plan.pack(step, rank) for step in range(steps) for rank in range(ranks)]
+    return [plan.pack(index) for index in range(len(plan))]
 
 
 @pytest.mark.parametrize(
@@ -48,15 +47,14 @@ def test_token_counts_refuse_what_the_vae_does_not_take(wrong: tuple[int, int, i
         latent_shape(*wrong)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("packs_per_step", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [61, 500])
-def test_every_sample_is_placed_once_and_no_pack_is_over_the_budget(world_size: int, count: int) -> None:
+def test_every_sample_is_placed_once_and_no_pack_is_over_the_budget(packs_per_step: int, count: int) -> None:
     lengths = mixed_lengths(count)
-    plan = plan_epoch(lengths, CONFIG, seed=3, epoch=1, world_size=world_size)
+    plan = plan_epoch(lengths, CONFIG, seed=3, epoch=1, packs_per_step=packs_per_step)
     packs = packs_of(plan)
-    assert len(packs) % world_size == 0
+    assert len(packs) % packs_per_step == 0
     assert sorted(i for pack in packs for i in pack) == list(range(count))
-    assert not len(plan.left_over)
     sums = [int(lengths[pack].sum()) for pack in packs]
     assert max(sums) <= CONFIG.max_tokens
     assert plan.report.fill == pytest.approx(sum(sums) / (len(packs) * CONFIG.max_tokens))
@@ -90,7 +88,7 @@ def test_window_bounds_the_open_packs() -> None:
 def test_items_choose_and_repeat_samples() -> None:
     lengths = mixed_lengths(50)
     items = [7, 7, 7, *range(20, 40)]
-    plan = plan_epoch(lengths, CONFIG, seed=0, epoch=0, world_size=2, items=items)
+    plan = plan_epoch(lengths, CONFIG, seed=0, epoch=0, packs_per_step=2, items=items)
     assert Counter(i for pack in packs_of(plan) for i in pack) == Counter(items)
 
 
@@ -98,16 +96,16 @@ def test_epochs_and_seeds_differ_and_repeat_themselves() -> None:
     lengths = mixed_lengths(200)
 
     def packs(seed: int, epoch: int) -> list[list[int]]:
-        return packs_of(plan_epoch(lengths, CONFIG, seed=seed, epoch=epoch, world_size=2))
+        return packs_of(plan_epoch(lengths, CONFIG, seed=seed, epoch=epoch, packs_per_step=2))
 
     assert packs(0, 0) == packs(0, 0)
     assert packs(0, 0) != packs(0, 1)
     assert packs(0, 0) != packs(1, 0)
 
 
-def test_ranks_of_a_step_cost_alike() -> None:
+def test_packs_of_a_step_cost_alike() -> None:
     lengths = mixed_lengths(4000)
-    plan = plan_epoch(lengths, CONFIG, seed=0, epoch=0, world_size=8)
+    plan = plan_epoch(lengths, CONFIG, seed=0, epoch=0, packs_per_step=8)
     costs = np.array([estimate_flops(lengths[pack], CONFIG).sum() for pack in packs_of(plan)])
     steps = costs.reshape(-1, 8)
     grouped = steps.max(1).sum() / steps.mean(1).sum()
@@ -121,10 +119,12 @@ def test_ranks_of_a_step_cost_alike() -> None:
 def test_cost_does_not_drift_over_the_epoch() -> None:
     costs = np.arange(800, dtype=float)
     grouped = group_by_flops(costs, 8, seed=0, epoch=0)
-    assert sorted(grouped.ravel()) == list(range(800))
-    halves = costs[grouped[:50]].mean(), costs[grouped[50:]].mean()
+    assert sorted(grouped) == list(range(800))
+    halves = costs[grouped[:400]].mean(), costs[grouped[400:]].mean()
     assert abs(halves[0] - halves[1]) < 100
-    assert len(set(grouped.argmax(axis=1))) == 8, "the dearest pack always falls to the same rank"
+    places = grouped.reshape(-1, 8).argmax(axis=1)
+    assert len(set(places)) == 8, "the dearest pack always has the same place in its step"
+    assert len(group_by_flops(costs[:797], 8, seed=0, epoch=0)) == 797, "nothing is lost that fills no step"
 
 
 def test_flops_are_the_stated_estimate() -> None:
@@ -135,31 +135,24 @@ def test_flops_are_the_stated_estimate() -> None:
     ]
 
 
-def test_packs_are_split_rather_than_left_over() -> None:
-    # 9 packs of 4 samples on 8 ranks: 7 are split, and nothing waits.
-    plan = plan_epoch([250] * 36, CONFIG, seed=0, epoch=0, world_size=8)
-    assert (plan.report.num_packs, plan.report.num_split, plan.report.num_left_over) == (16, 7, 0)
+def test_packs_are_split_so_that_steps_are_full() -> None:
+    # 9 packs of 4 samples in steps of 8: 7 are split.
+    plan = plan_epoch([250] * 36, CONFIG, seed=0, epoch=0, packs_per_step=8)
+    assert (plan.report.num_packs, plan.report.num_split) == (16, 7)
     assert sorted(i for pack in packs_of(plan) for i in pack) == list(range(36))
 
 
-def test_packs_of_one_sample_are_left_over_and_reported() -> None:
-    left = [plan_epoch([900] * 11, CONFIG, seed=0, epoch=epoch, world_size=4) for epoch in range(6)]
-    for plan in left:
-        assert (plan.report.num_steps, plan.report.num_left_over) == (2, 3)
-        assert "3 samples left over" in str(plan.report)
-        placed = [i for pack in packs_of(plan) for i in pack]
-        assert sorted([*placed, *plan.left_over]) == list(range(11))
-    assert len({tuple(plan.left_over) for plan in left}) > 1, "always the same samples wait"
-
-
-def test_more_processes_than_packs_are_refused() -> None:
-    with pytest.raises(PackingError, match=r"give 2 packs .* fewer than the 3 processes; start at most 2"):
-        plan_epoch([900, 900], CONFIG, seed=0, epoch=0, world_size=3)
+@pytest.mark.parametrize("count", [2, 11])
+def test_packs_of_one_sample_fill_no_step_and_are_all_there(count: int) -> None:
+    plan = plan_epoch([900] * count, CONFIG, seed=0, epoch=0, packs_per_step=4)
+    assert (plan.report.num_packs, plan.report.num_split) == (count, 0)
+    assert plan.report.num_steps == -(-count // 4)
+    assert sorted(i for pack in packs_of(plan) for i in pack) == list(range(count))
 
 
 def test_nothing_to_pack_is_refused() -> None:
     with pytest.raises(PackingError, match="no sample to pack"):
-        plan_epoch([], CONFIG, seed=0, epoch=0, world_size=1)
+        plan_epoch([], CONFIG, seed=0, epoch=0, packs_per_step=1)
 
 
 def test_over_long_samples_are_refused_by_name() -> None:
@@ -169,7 +162,7 @@ def test_over_long_samples_are_refused_by_name() -> None:
     ):
         fit_to_budget(shapes, CONFIG, names=["a", "b", "c"])
     with pytest.raises(PackingError, match="apply fit_to_budget first"):
-        plan_epoch([10, 1001], CONFIG, seed=0, epoch=0, world_size=1)
+        plan_epoch([10, 1001], CONFIG, seed=0, epoch=0, packs_per_step=1)
 
 
 def test_over_long_samples_are_trimmed_to_whole_latent_frames() -> None:
@@ -194,8 +187,8 @@ PRINT_PLAN = """
 import hashlib, numpy as np
 from lynx_core.training.packing import PackingConfig, plan_epoch
 lengths = (np.arange(500) * 7919) % 991 + 10
-plan = plan_epoch(lengths, PackingConfig(max_tokens=1000, window=8), seed=5, epoch=2, world_size=3)
-packs = [plan.pack(s, r) for s in range(len(plan)) for r in range(3)]
+plan = plan_epoch(lengths, PackingConfig(max_tokens=1000, window=8), seed=5, epoch=2, packs_per_step=3)
+packs = [plan.pack(i) for i in range(len(plan))]
 print(hashlib.sha256(repr(packs).encode()).hexdigest())
 """
 

@@ -37,7 +37,7 @@ def test_second_run_is_told_who_has_the_folder(
     try:
         first.wait_for_step(tmp_path / "run", 1)
         pid = first.processes[0].pid
-        before = sorted((tmp_path / "run").rglob("*.pt"))
+        before = sorted((tmp_path / "run").rglob("*.distcp"))
         for mode in ([], ["--dry-run"]):
             assert main(["train", str(MINI_CONFIG), "run.output=run", *mode]) == 1
             message = capsys.readouterr().err.splitlines()[-1]

@@ -2,6 +2,8 @@
 
 The workflow is saved in API format. The node titled "lynx input" is a Load Image; the one titled "lynx output" gives
 images (Save Image or Preview Image); one titled "lynx seed", where there is one, has an input `seed` or `noise_seed`.
+Numbers of the node titled "lynx vary" are drawn for each face, in the ranges of the option `vary`. With `backgrounds`
+the picture gets another background before it is sent, as relighting by LBM wants.
 """
 
 from __future__ import annotations
@@ -20,11 +22,15 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from ...engine.stage import Rejected
+from ...foreign_text import parse_json
 from ...hashing import hash_values
 from ..errors import CurationError
+from .background import BackgroundReplacement
 from .interface import AugmentKind, FaceImage, check_options
 
-INPUT, OUTPUT, SEED = "lynx input", "lynx output", "lynx seed"
+INPUT, OUTPUT, SEED, VARY = "lynx input", "lynx output", "lynx seed", "lynx vary"
+Ranges = Mapping[str, tuple[float, float]]
+"""Of the inputs that are drawn."""
 _POLL_S = 0.25
 
 
@@ -32,18 +38,32 @@ class ComfyUIAugmenter:
     """Queues a workflow for each face on one of the servers, in turn."""
 
     def __init__(
-        self, workflow: Path, servers: Sequence[str], kind: AugmentKind, licence: str, timeout_s: float
+        self,
+        workflow: Path,
+        servers: Sequence[str],
+        kind: AugmentKind,
+        licence: str,
+        timeout_s: float,
+        vary: Ranges | None = None,
+        background: BackgroundReplacement | None = None,
     ) -> None:
         self.servers = [server.rstrip("/") for server in servers]
         self.kind, self.licence, self.timeout_s = kind, licence, timeout_s
         self.graph = read_workflow(workflow)
-        self.fingerprint = hash_values([1, self.graph])
+        self.vary, self.background = dict(vary or {}), background
+        check_varied(self.graph, self.vary, workflow)
+        behind = background.fingerprint if background else None
+        self.fingerprint = hash_values([2, self.graph, sorted(self.vary.items()), behind])
         self._turn = 0
 
     @classmethod
     def from_options(cls, options: Mapping[str, str]) -> ComfyUIAugmenter:
-        known = {"workflow": None, "servers": None, "kind": None, "licence": None, "timeout_s": "600"}
+        known = {
+            "workflow": None, "servers": None, "kind": None, "licence": None, "timeout_s": "600", "vary": "",
+            "backgrounds": "", "segmentation": "",
+        }  # fmt: skip
         values = check_options("comfyui", options, known)
+        places = {"folder": values["backgrounds"], "segmentation": values["segmentation"]}
         if values["kind"] not in ("expression", "relight", "background"):
             raise CurationError(
                 f"the augmenter comfyui: kind is expression, relight or background, got {values['kind']!r}"
@@ -56,9 +76,13 @@ class ComfyUIAugmenter:
             kind,
             values["licence"],
             float(values["timeout_s"]),
+            read_ranges(values["vary"]),
+            BackgroundReplacement.from_options(places) if values["backgrounds"] else None,
         )
 
     def load(self) -> None:
+        if self.background is not None:
+            self.background.load()
         for server in self.servers:
             try:
                 self._get(f"{server}/system_stats")
@@ -66,14 +90,21 @@ class ComfyUIAugmenter:
                 raise CurationError(f"no ComfyUI answers at {server} ({error})") from error
 
     def __call__(self, faces: Sequence[FaceImage], rng: np.random.Generator) -> list[FaceImage | Rejected]:
-        return [self._edit(face, int(rng.integers(2**31))) for face in faces]
+        return [self._edit(face, rng) for face in faces]
 
-    def _edit(self, face: FaceImage, seed: int) -> FaceImage | Rejected:
+    def _edit(self, face: FaceImage, rng: np.random.Generator) -> FaceImage | Rejected:
+        if self.background is not None:
+            (placed,) = self.background([face], rng)
+            if isinstance(placed, Rejected):
+                return placed
+            face = placed
+        seed = int(rng.integers(2**31))
+        drawn = {name: round(float(rng.uniform(*ends)), 3) for name, ends in sorted(self.vary.items())}
         server = self.servers[self._turn % len(self.servers)]
         self._turn += 1
         try:
             name = self._upload(server, face.pixels)
-            prompt = self._queue(server, fill_workflow(self.graph, name, seed))
+            prompt = self._queue(server, fill_workflow(self.graph, name, seed, drawn))
             pixels = self._fetch(server, prompt)
         except (OSError, ValueError) as error:
             return Rejected("ComfyUI did not answer", f"{server}: {error}"[:300], retry=True)
@@ -132,7 +163,7 @@ class ComfyUIAugmenter:
     def _get(self, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Any:
         request = urllib.request.Request(url, body, dict(headers or {}))
         with urllib.request.urlopen(request, timeout=60) as response:
-            return json.loads(response.read())
+            return parse_json(response.read())
 
 
 def read_workflow(path: Path) -> dict[str, Any]:
@@ -142,11 +173,17 @@ def read_workflow(path: Path) -> dict[str, Any]:
         CurationError: when it is none.
     """
     try:
-        graph = json.loads(path.read_text(encoding="utf-8"))
+        graph = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CurationError(f"the workflow {path} cannot be read ({error})") from error
     nodes = graph.values() if isinstance(graph, dict) else []
-    if not nodes or not all(isinstance(node, dict) and "class_type" in node for node in nodes):
+    if not nodes or not all(
+        isinstance(node, dict)
+        and isinstance(node.get("class_type"), str)
+        and isinstance(node.get("inputs"), dict)
+        and isinstance(node.get("_meta", {}), dict)
+        for node in nodes
+    ):
         raise CurationError(f"{path} is no workflow in API format; in ComfyUI: Workflow > Export (API)")
     for title in (INPUT, OUTPUT):
         find_node(graph, title, path)
@@ -169,10 +206,54 @@ def find_node(graph: Mapping[str, Any], title: str, path: Path | str = "the work
     return found[0]
 
 
-def fill_workflow(graph: Mapping[str, Any], image: str, seed: int) -> dict[str, Any]:
-    """The graph with an image's name and a seed put in."""
+def read_ranges(text: str) -> dict[str, tuple[float, float]]:
+    """The option `vary`, as "smile -0.3 1.2, rotate_yaw -15 15".
+
+    Raises:
+        CurationError: when it is written otherwise.
+    """
+    found = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            name, low, high = part.split()
+            ends = float(low), float(high)
+        except ValueError as error:
+            raise CurationError(
+                f"the augmenter comfyui: vary is written as 'smile -0.3 1.2, rotate_yaw -15 15', got {part!r}"
+            ) from error
+        if not ends[0] <= ends[1]:
+            raise CurationError(
+                f"the augmenter comfyui: vary goes from the lower end to the upper, got {part!r}"
+            )
+        found[name] = ends
+    return found
+
+
+def check_varied(graph: Mapping[str, Any], vary: Ranges, path: Path) -> None:
+    """Whether the node of `vary` has the inputs that are drawn.
+
+    Raises:
+        CurationError: when it has not.
+    """
+    if not vary:
+        return
+    inputs = graph[find_node(graph, VARY, path)]["inputs"]
+    numbers = [name for name, value in inputs.items() if isinstance(value, int | float)]
+    for name in vary:
+        if name not in numbers:
+            raise CurationError(
+                f"{path}: the node '{VARY}' has no number called {name!r}; it has: {', '.join(numbers)}"
+            )
+
+
+def fill_workflow(
+    graph: Mapping[str, Any], image: str, seed: int, drawn: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """The graph with an image's name, a seed, and the numbers that were drawn put in."""
     filled = json.loads(json.dumps(graph))
     filled[find_node(graph, INPUT)]["inputs"]["image"] = image
+    if drawn:
+        filled[find_node(graph, VARY)]["inputs"].update(drawn)
     for node in filled.values():
         if str(node.get("_meta", {}).get("title", "")).lower() == SEED:
             name = "noise_seed" if "noise_seed" in node["inputs"] else "seed"

@@ -17,6 +17,7 @@ from typing import Literal, cast
 import numpy as np
 
 from ...engine.stage import Rejected
+from ...foreign_text import parse_json
 from ...hashing import hash_values
 from ..errors import CurationError
 from ..media import MediaError, decode_photo
@@ -76,7 +77,7 @@ class CommandAugmenter:
         try:
             pixels = decode_photo(path)
             moved = taken / "landmarks.json"
-            table = json.loads(moved.read_text()) if moved.is_file() else {}
+            table = parse_json(moved.read_text()) if moved.is_file() else {}
             landmarks = np.array(table.get(path.name, face.landmarks), np.float32).reshape(5, 2)
         except (MediaError, ValueError) as error:
             return Rejected("the augmenter made no picture", str(error)[:300])
