@@ -12,6 +12,8 @@ from .nodes_identity import LynxCombineIdentities, LynxLoadIdentity, LynxSaveIde
 from .nodes_likeness import LynxFaceSimilarity, LynxLikenessGate
 from .nodes_load import LynxLoadAdapter, LynxLoadFaceAnalyzer, LynxLoadMini
 from .nodes_person import LynxPerson
+from .nodes_refine import LynxPasteFace, LynxTrackFace
+from .nodes_sweep import LynxSweep, LynxSweepGrid
 
 
 class LynxExtension(ComfyExtension):
@@ -34,4 +36,8 @@ class LynxExtension(ComfyExtension):
             LynxSampler,
             LynxFaceSimilarity,
             LynxLikenessGate,
+            LynxTrackFace,
+            LynxPasteFace,
+            LynxSweep,
+            LynxSweepGrid,
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
@@ -59,6 +60,15 @@ class LynxFaceSimilarity(io.ComfyNode):
                 sockets.FaceID.Input(
                     "id", optional=True, tooltip="An identity to compare with, of the same recogniser."
                 ),
+                io.Int.Input(
+                    "window",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Frames of a part whose mean is told, to see drift in a long take, 0 to 4096; 0: the whole.",
+                ),
             ],
             outputs=[
                 io.Float.Output(
@@ -87,6 +97,7 @@ class LynxFaceSimilarity(io.ComfyNode):
         face_analyzer: FaceAnalyzer,
         reference: Tensor | None = None,
         id: FaceID | None = None,
+        window: int = 0,
     ) -> io.NodeOutput:
         frames = np.stack(convert_image(images))
         person, photo, warnings = embed_person(face_analyzer, reference, id)
@@ -97,7 +108,8 @@ class LynxFaceSimilarity(io.ComfyNode):
         (score,) = score_frames(frames, [person], detector, [recogniser])
         warnings += explain_faces(score)
         remark = explain_recogniser_use(face_analyzer, id, cls.hidden)
-        show_note(cls, *describe_score(score, recogniser.name), remark, warnings=warnings)
+        lines = describe_score(score, recogniser.name) + describe_windows(score.similarity.scores, window)
+        show_note(cls, *lines, remark, warnings=warnings)
         plot = draw_plot(score, f"Likeness by {recogniser.name}")
         likeness = score.similarity
         return io.NodeOutput(
@@ -178,6 +190,24 @@ def describe_score(score: FaceScore, recogniser: str) -> list[str]:
         f"{likeness.mean_all:.3f} with the others as 0",
         f"drift {score.drift:+.3f} over {len(likeness.scores)} frames, by {recogniser}",
     ]
+
+
+def describe_windows(scores: Sequence[float | None], window: int) -> list[str]:
+    """Say the mean of each part of a video, and its distance from the first part's."""
+    if not window or window >= len(scores):
+        return []
+    lines, first = [], None
+    for start in range(0, len(scores), window):
+        part = scores[start : start + window]
+        seen = [score for score in part if score is not None]
+        name = f"frames {start + 1} to {start + len(part)}"
+        if not seen:
+            lines.append(f"{name}: no face")
+            continue
+        mean = sum(seen) / len(seen)
+        first = mean if first is None else first
+        lines.append(f"{name}: {mean:.3f} ({mean - first:+.3f})")
+    return lines
 
 
 class LynxLikenessGate(io.ComfyNode):

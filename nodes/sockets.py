@@ -9,6 +9,7 @@ FaceAnalyzer = io.Custom("LYNX_FACE_ANALYZER")
 Face = io.Custom("LYNX_FACE")
 FaceID = io.Custom("LYNX_ID")
 Reference = io.Custom("LYNX_REFERENCE")
+FaceTrack = io.Custom("LYNX_FACE_TRACK")
 
 CATEGORY = "Lynx"
 

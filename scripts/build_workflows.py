@@ -20,7 +20,10 @@ from workflow_builder.blueprints import build_identity_blueprint, build_likeness
 from workflow_builder.boxes import Json  # noqa: E402
 from workflow_builder.experts import build_two_experts, build_wan22_i2v  # noqa: E402
 from workflow_builder.mini import build_mini  # noqa: E402
+from workflow_builder.people import build_two_people  # noqa: E402
 from workflow_builder.person import build_fast, build_full, build_lite  # noqa: E402
+from workflow_builder.refine import build_face_refine  # noqa: E402
+from workflow_builder.takes import build_long, build_sweep  # noqa: E402
 from workflow_builder.vace import build_motion, build_vace  # noqa: E402
 
 FILES: dict[str, Callable[[], Json]] = {
@@ -28,6 +31,10 @@ FILES: dict[str, Callable[[], Json]] = {
     "workflows/lynx_full": build_full,
     "workflows/lynx_fast": build_fast,
     "workflows/lynx_lite": build_lite,
+    "workflows/lynx_two_people": build_two_people,
+    "workflows/lynx_face_refine": build_face_refine,
+    "workflows/lynx_long": build_long,
+    "workflows/lynx_sweep": build_sweep,
     "workflows/lynx_vace": build_vace,
     "workflows/lynx_motion": build_motion,
     "workflows/lynx_wan22_two_experts": build_two_experts,

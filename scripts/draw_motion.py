@@ -1,19 +1,26 @@
-"""Draws `web/lynx_motion.mp4`, the control video of the workflow lynx_motion: a pose that sways, waves and turns.
+"""Draws the videos that two workflows begin with, which come with the pack under `web`.
 
-python scripts/draw_motion.py
+`lynx_motion.mp4`: a pose that sways, waves and turns. `lynx_distant.mp4`: the shipped portrait, small in the picture,
+as seen by a moving camera.
+
+    python scripts/draw_motion.py
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
-PATH = Path(__file__).resolve().parents[1] / "web" / "lynx_motion.mp4"
-WIDTH, HEIGHT, NUM_FRAMES, FPS = 832, 480, 81, 16
+WEB_DIR = Path(__file__).resolve().parents[1] / "web"
+WIDTH, HEIGHT, FPS = 832, 480, 16
+MOTION_FRAMES, DISTANT_FRAMES = 81, 17
+PORTRAIT_PX = 190
+"""The face in it is about 50 px high."""
 Point = tuple[float, float]
 
 BONES = (
@@ -76,16 +83,34 @@ def draw_pose(pose: dict[str, Point]) -> Image.Image:
     return picture
 
 
-def main() -> None:
-    with av.open(str(PATH), "w") as container:
+def draw_distance(portrait: Image.Image, share: float) -> Image.Image:
+    """The portrait in front of its own background, blurred."""
+    wide = portrait.resize((WIDTH, WIDTH)).crop((0, 120, WIDTH, 120 + HEIGHT))
+    picture = wide.filter(ImageFilter.GaussianBlur(24))
+    x = WIDTH / 2 - PORTRAIT_PX / 2 + 60 * math.sin(2 * math.pi * share)
+    y = HEIGHT / 2 - PORTRAIT_PX / 2 + 12 * math.sin(4 * math.pi * share)
+    side = round(PORTRAIT_PX * (1 + 0.08 * math.sin(2 * math.pi * share)))
+    picture.paste(portrait.resize((side, side), Image.Resampling.LANCZOS), (round(x), round(y)))
+    return picture
+
+
+def write_video(path: Path, frames: Sequence[Image.Image]) -> None:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream(
             "libx264", rate=Fraction(FPS), options={"crf": "26", "preset": "veryslow"}
         )
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for number in range(NUM_FRAMES):
-            frame = av.VideoFrame.from_image(draw_pose(pose_at(number / (NUM_FRAMES - 1))))
-            container.mux(stream.encode(frame))
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
         container.mux(stream.encode())
+
+
+def main() -> None:
+    moments = [number / (MOTION_FRAMES - 1) for number in range(MOTION_FRAMES)]
+    write_video(WEB_DIR / "lynx_motion.mp4", [draw_pose(pose_at(share)) for share in moments])
+    with Image.open(WEB_DIR / "lynx_portrait.jpg") as portrait:
+        moments = [number / (DISTANT_FRAMES - 1) for number in range(DISTANT_FRAMES)]
+        write_video(WEB_DIR / "lynx_distant.mp4", [draw_distance(portrait, share) for share in moments])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-// The shipped workflows begin with a portrait, and one with a control video, that come with this pack. Where one is
+// The shipped workflows begin with a portrait, and some with a video, that come with this pack. Where one is
 // opened and ComfyUI's input folder has no file of that name, the file is uploaded, as if it were dropped on the node.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
-const SHIPPED = new Set(["lynx_portrait.jpg", "lynx_motion.mp4"]);
+const SHIPPED = new Set(["lynx_portrait.jpg", "lynx_motion.mp4", "lynx_distant.mp4"]);
 const WIDGETS = { LoadImage: "image", LoadVideo: "file" };
 const HERE = new URL(".", import.meta.url);
 

@@ -35,7 +35,11 @@ def make_likeness() -> Subgraph:
         provider="CPU",
     )
     measured = inside.add(
-        "LynxFaceSimilarity", images=frames, face_analyzer=analyzer["face_analyzer"], reference=photo
+        "LynxFaceSimilarity",
+        images=frames,
+        face_analyzer=analyzer["face_analyzer"],
+        reference=photo,
+        window=0,
     )
     seen = [
         inside.add("PreviewImage", title=title, images=measured[name])

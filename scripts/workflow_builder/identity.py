@@ -8,7 +8,7 @@ from typing import Any
 from presets import PRESETS
 
 from . import notes
-from .boxes import Box, Node, Output, column, row
+from .boxes import Node, Output, column, row
 from .graph import Graph, Subgraph
 from .node_types import NODE_TYPES
 from .parts import load_lynx
@@ -28,50 +28,48 @@ def make_identity(
     with_mask: bool = False,
     frames: str = "",
     picture_height: int = 220,
+    gives_id: bool = False,
 ) -> Subgraph:
-    """The parts of a person as a subgraph: photo in; model, positive, negative, middle out.
+    """Make the subgraph.
 
     Args:
         adapter: what to load inside; None takes adapter and face models from outside.
         with_mask: take a mask that says where the person is.
         frames: what makes conditionings and latent of a picture or video: "scene", "control" or "start".
         picture_height: room for the face that was found, on the node.
+        gives_id: give the ID out, too, to measure with.
     """
     inside = Graph(NODE_TYPES)
     photo = inside.take("photo", "IMAGE")
     scene = inside.take(*SCENES[frames]) if frames else None
     base = {of.lower(): inside.take(of.lower(), of) for of in ("MODEL", "CLIP", "VAE")}
     texts = [inside.take(name, "CONDITIONING") for name in ("positive", "negative")]
-    lynx = load_lynx(inside, adapter) if adapter else []
-    loaded = (
-        (lynx[0]["adapter"], lynx[1]["face_analyzer"])
-        if lynx
-        else (inside.take("adapter", "LYNX_ADAPTER"), inside.take("face_analyzer", "LYNX_FACE_ANALYZER"))
-    )
+    lynx, loaded = take_lynx(inside, adapter)
     mask = inside.take("mask", "MASK", optional=True) if with_mask else None
     person = encode_person(inside, photo, loaded, base)
     video = make_frames(inside, frames, texts, base["vae"], scene) if scene else None
     if video:
         texts = [video["positive"], video["negative"]]
-    has_trim = video is not None and frames != "start"
+    has_trim = frames in ("scene", "control")
     trim = video["trim_latent"] if video and has_trim else 0
     applied = apply_person(inside, person, loaded[0], base["model"], texts, mask, trim)
-    seen = preview_crops(inside, person[0])
-    note = inside.note("About the photo", notes.PHOTO, width=400)
-    for output in ("trim_latent", "latent") if has_trim else ("latent",) if video else ():
-        inside.give(output, video[output])  # type: ignore[index]
+    seen, note = preview_crops(inside, person[0]), inside.note("About the photo", notes.PHOTO, width=400)
+    given = {"id": person[1]["id"]} if gives_id else {}
+    for name in ("trim_latent", "latent") if has_trim else ("latent",) if video else ():
+        given[name] = video[name]  # type: ignore[index]
+    for output, source in given.items():
+        inside.give(output, source)
     for output in ("MODEL", "positive", "negative", "middle"):
         inside.give(output, applied[output])
     for widget in ("id_strength", "ref_strength"):
         inside.promote(applied, widget)
     for widget in ("width", "height", "length") if video else ():
         inside.promote(video, widget)  # type: ignore[arg-type]
-    made: list[Box] = [node for node in inside.nodes if node.type in FRAME_MAKERS]
     layout = row(
         column(*lynx, note, gap=40),
         person[0],
         column(*person[1:], gap=40),
-        *made,
+        *(node for node in inside.nodes if node.type in FRAME_MAKERS),
         column(applied, row(*seen, gap=30), gap=40),
     )
     return Subgraph(
@@ -82,6 +80,15 @@ def make_identity(
         preview=person[0].id,
         picture_height=picture_height,
     )
+
+
+def take_lynx(inside: Graph, adapter: str | None) -> tuple[list[Node], tuple[Output, Output]]:
+    """Adapter and face analyzer, loaded inside (the nodes, and what they give) or taken from outside."""
+    if adapter is None:
+        taken = inside.take("adapter", "LYNX_ADAPTER"), inside.take("face_analyzer", "LYNX_FACE_ANALYZER")
+        return [], taken
+    lynx = load_lynx(inside, adapter)
+    return lynx, (lynx[0]["adapter"], lynx[1]["face_analyzer"])
 
 
 def encode_person(

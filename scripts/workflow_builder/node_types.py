@@ -28,6 +28,18 @@ NODE_TYPES: dict[str, NodeType] = {
     "CLIPTextEncode": NodeType(
         "clip:CLIP", "text:STRING", "CONDITIONING:CONDITIONING", width=400, text_heights=(("text", 120),)
     ),
+    "WanContextWindowsManual": NodeType(
+        "model:MODEL",
+        "context_length:INT context_overlap:INT context_schedule:COMBO context_stride:INT closed_loop:BOOLEAN "
+        "fuse_method:COMBO freenoise:BOOLEAN",
+        "MODEL:MODEL",
+    ),
+    "SolidMask": NodeType(widgets="value:FLOAT width:INT height:INT", outputs="MASK:MASK", width=240),
+    "MaskComposite": NodeType(
+        "destination:MASK source:MASK", "x:INT y:INT operation:COMBO", "MASK:MASK", width=240
+    ),
+    "FeatherMask": NodeType("mask:MASK", "left:INT top:INT right:INT bottom:INT", "MASK:MASK", width=240),
+    "VAEEncode": NodeType("pixels:IMAGE vae:VAE", outputs="LATENT:LATENT", width=220),
     "EmptyHunyuanLatentVideo": NodeType(
         widgets="width:INT height:INT length:INT batch_size:INT", outputs="LATENT:LATENT"
     ),
@@ -119,9 +131,25 @@ NODE_TYPES: dict[str, NodeType] = {
     ),
     "LynxFaceSimilarity": NodeType(
         "images:IMAGE face_analyzer:LYNX_FACE_ANALYZER reference:IMAGE? id:LYNX_ID?",
+        "window:INT?",
         outputs="mean_detected:FLOAT detection_rate:FLOAT mean_all:FLOAT plot:IMAGE contact_sheet:IMAGE",
         picture_height=80,
     ),
+    "LynxTrackFace": NodeType(
+        "images:IMAGE face_analyzer:LYNX_FACE_ANALYZER reference:IMAGE",
+        "size:INT room:FLOAT smoothing:INT",
+        "faces:IMAGE track:LYNX_FACE_TRACK",
+        picture_height=260,
+    ),
+    "LynxPasteFace": NodeType(
+        "images:IMAGE faces:IMAGE track:LYNX_FACE_TRACK", "feather:FLOAT", "IMAGE:IMAGE", width=260
+    ),
+    "LynxSweep": NodeType(
+        widgets="id_strengths:STRING ref_strengths:STRING",
+        outputs="id_strength:FLOAT ref_strength:FLOAT label:STRING columns:INT",
+        picture_height=30,
+    ),
+    "LynxSweepGrid": NodeType("images:IMAGE label:STRING", "columns:INT", "IMAGE:IMAGE", width=260),
     "LynxGuider": NodeType(GUIDANCE, "cfg:FLOAT identity_cfg:FLOAT", "GUIDER:GUIDER"),
     "LynxSampler": NodeType(
         f"{GUIDANCE} latent_image:LATENT",

@@ -144,3 +144,35 @@ MOTION = """The control video says how everything moves: a pose, a depth or an e
 - *Stiff*: `strength` of WanVaceToVideo 0.8, inside *VACE and Lynx identity*
 
 Length and size are those of the control video."""
+
+TWO_PEOPLE = """Each person acts in the own half of the picture, with a soft edge between. The prompt says who is where and what each does.
+
+- *Other places?* Inside *Two people* are the two masks: paint others in a mask editor, one image, or one for each frame
+- *Faces alike?* Keep the halves apart: more `left` and `right` in the feathering, two people of unlike build in the prompt
+- **Without masks two people blend into one.** That is what chained Lynx Apply nodes do
+
+A third person: another Lynx Apply in the row, with its mask."""
+
+LONG = """Windows of 81 frames, 30 shared with the next one; the identity acts in every one of them, so the face does not wander from window to window. 241 frames are 15 s at 16 fps, three times the time of 81.
+
+**Drift**: *Video and likeness* shows the likeness of each frame; the note on Lynx Face Similarity inside tells the mean of each window.
+
+- *Jumps between windows*: more overlap
+- *Out of memory*: only one window is in memory at a time; a shorter window helps"""
+
+REFINE = """A small face is a handful of latent pixels: cut out, made anew at 480 px, and put back.
+
+1. **A video with a small face** and **a photo of the person**
+2. The prompt says what the *face* does
+3. **Run**. *Follow the face* shows the square
+
+- *Expression lost?* `denoise` of Lynx Sampler 0.3
+- *Still not the person?* `denoise` 0.5, then `id_strength` 1.2
+- *An edge to be seen?* `feather` 0.3, or more `room`
+- *Length*: 4 n + 1 frames; up to three at the end keep their face"""
+
+SWEEP = """Nine videos with one seed: strengths of the ID from left to right, of the reference from top to bottom. The corner at 0, 0 is the base model alone.
+
+- *Other strengths*: numbers of 0 to 2 with commas between; nine videos take nine times as long
+- *Other seed*: one seed proves little, look at two or three
+- *Columns*: as many as there are ID strengths"""

@@ -27,6 +27,11 @@ LANE = 50
 """Room above the nodes in which the VAE's link passes them."""
 PROMPT_HEIGHTS, LOW_PROMPT_HEIGHTS = (130, 80), (90, 60)
 """The low ones are for workflows with two pictures below the prompt."""
+OTHER_WIDGETS = {
+    "LoraLoaderModelOnly": {"lora_name": "lora"},
+    "WanContextWindowsManual": {"context_length": "window", "context_overlap": "overlap"},
+}
+"""Node type -> widgets that are shown beside the models' names, and what they are called there."""
 TEXT_COLOURS = ("#232", "#353"), ("#322", "#533")
 
 
@@ -41,12 +46,18 @@ class Models:
     """Name in `ADAPTERS`, or the file of each part of a mix."""
     diffusion: Sequence[Json]
     lora: Json | None = None
+    window: tuple[int, int] | None = None
+    """Frames of a context window and of its overlap, for a long take."""
     names: Sequence[str] = ("MODEL",)
     """What the outputs of the diffusion models are called."""
 
 
 def load_prompt_and_models(
-    g: Graph, models: Models, with_lynx: bool = True, heights: tuple[int, int] = PROMPT_HEIGHTS
+    g: Graph,
+    models: Models,
+    with_lynx: bool = True,
+    heights: tuple[int, int] = PROMPT_HEIGHTS,
+    prompt: str = PROMPT,
 ) -> Node:
     """A node with the prompts and the names of the models on it, and their loaders inside.
 
@@ -54,57 +65,66 @@ def load_prompt_and_models(
         with_lynx: load the adapter and the face models, too.
     """
     inside = Graph(NODE_TYPES)
-    loaded: list[Node] = []
-    for file, name in zip(models.diffusion, models.names, strict=True):
-        title = None if len(models.names) == 1 else f"Load Diffusion Model ({name})"
-        loaded.append(
-            inside.add(
-                "UNETLoader", title=title, models=[file], unet_name=file["name"], weight_dtype="default"
-            )
-        )
-    ready = []
-    for loader in loaded:
-        source = loader["MODEL"]
-        if models.lora:
-            lora = inside.add(
-                "LoraLoaderModelOnly",
-                models=[models.lora],
-                model=source,
-                lora_name=models.lora["name"],
-                strength_model=1.0,
-            )
-            source = lora["MODEL"]
-            ready.append(lora)
-        ready.append(inside.add("ModelSamplingSD3", model=source, shift=5.0))
+    stages = load_diffusion(inside, models)
     clip = inside.add(
         "CLIPLoader", models=[TEXT_ENCODER], clip_name=TEXT_ENCODER["name"], type="wan", device="default"
     )
     vae = inside.add("VAELoader", models=[VAE], vae_name=VAE["name"])
-    texts = write_prompts(inside, clip["CLIP"], heights=heights)
+    texts = write_prompts(inside, clip["CLIP"], prompt, heights=heights)
     lynx = load_lynx(inside, models.adapter) if with_lynx else []
     name = models.adapter if isinstance(models.adapter, str) else "lynx_full lynx_lite"
     files = [*models.diffusion, *([models.lora] if models.lora else ()), TEXT_ENCODER, VAE]
     note = inside.note("Which file goes where", notes.list_files(*files, adapter=name), width=400)
     inside.give("VAE", vae["VAE"])
-    loras = [node for node in ready if node.type == "LoraLoaderModelOnly"]
-    shifted = [node for node in ready if node.type == "ModelSamplingSD3"]
-    for output, node in zip(models.names, shifted, strict=True):
+    for output, node in zip(models.names, stages[-1], strict=True):
         inside.give(output, node["MODEL"])
     give_text_and_lynx(inside, clip["CLIP"], texts, lynx)
-    for number, loader in enumerate(loaded):
-        inside.promote(loader, "unet_name", ("model" if len(loaded) == 1 else models.names[number]).lower())
-    if models.lora:
-        inside.promote(loras[0], "lora_name", "lora")
+    for loader, name in zip(stages[0], models.names, strict=True):
+        inside.promote(loader, "unet_name", name.lower())
+    for node in inside.nodes:
+        for widget, shown in OTHER_WIDGETS.get(node.type, {}).items():
+            inside.promote(node, widget, shown)
     layout = row(
-        column(*loaded, clip, vae, *lynx, gap=40),
-        *([column(*loras, gap=40)] if loras else ()),
-        column(*shifted, gap=40),
+        column(*stages[0], clip, vae, *lynx, gap=40),
+        *(column(*stage, gap=40) for stage in stages[1:]),
         column(*texts, gap=40),
         column(note),
     )
     return g.add_subgraph(
         Subgraph("Prompt and models", inside, layout, width=400, description="Loads what the workflow needs.")
     )
+
+
+def load_diffusion(inside: Graph, models: Models) -> list[list[Node]]:
+    """The diffusion models, and what is put on each of them, stage by stage."""
+    stages = [
+        [
+            inside.add(
+                "UNETLoader",
+                title=None if len(models.names) == 1 else f"Load Diffusion Model ({name})",
+                models=[file],
+                unet_name=file["name"],
+                weight_dtype="default",
+            )
+            for file, name in zip(models.diffusion, models.names, strict=True)
+        ]
+    ]
+
+    def put_on(type: str, **values: Any) -> None:
+        stages.append([inside.add(type, model=node["MODEL"], **values) for node in stages[-1]])
+
+    if models.lora:
+        name = models.lora["name"]
+        put_on("LoraLoaderModelOnly", models=[models.lora], lora_name=name, strength_model=1.0)
+    put_on("ModelSamplingSD3", shift=5.0)
+    if models.window:
+        length, overlap = models.window
+        put_on(
+            "WanContextWindowsManual", context_length=length, context_overlap=overlap,
+            context_schedule="standard_static", context_stride=1, closed_loop=False, fuse_method="pyramid",
+            freenoise=True,
+        )  # fmt: skip
+    return stages
 
 
 def write_prompts(
@@ -167,7 +187,7 @@ def load_photo(g: Graph, title: str = "Photo of the person", image: str = PHOTO)
 
 def put_person(g: Graph, loaded: Node, photo: Output, adapter: str, preset: str, **options: Any) -> Node:
     """A Lynx Person on prompt and models."""
-    values = {"preset": preset, "id_strength": 1.0, "ref_strength": 1.0} | options
+    values: Json = {"preset": preset, "id_strength": 1.0, "ref_strength": 1.0} | options
     return g.add(
         "LynxPerson",
         image=photo,

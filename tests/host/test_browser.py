@@ -21,6 +21,7 @@ from comfy_host import PACK_NAME, REPO_DIR, ComfyHost, list_files
 from layout import TITLE_HEIGHT, find_hidden
 from PIL import Image
 from prompts import make_lynx_prompt
+from shipped import expect_shape, upload_short_video
 from standin_faces import face_from_landmarks, write_detector_pack
 from standin_installation import DETECTOR_PACKS, write_photo
 from video import read_video
@@ -41,7 +42,7 @@ PORTRAIT_LANDMARKS = np.array([[202, 101], [248, 103], [226, 126], [204, 142], [
 """Measured by eye in the portrait of an astronaut that comes with the pack (NASA, public domain)."""
 
 SHRINK = """([width, height, length, steps]) => {
-  const wanted = {width, height, length, steps, switch_at_step: steps / 2};
+  const wanted = {width, height, length, steps, switch_at_step: steps / 2, face_size: 64};
   for (const node of window.app.graph._nodes)
     for (const widget of node.widgets ?? [])
       if (widget.name in wanted && node.type !== "MarkdownNote") widget.value = wanted[widget.name];
@@ -101,10 +102,12 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def host(comfy_host: ComfyHost) -> ComfyHost:
+def host(comfy_host: ComfyHost, tmp_path_factory: pytest.TempPathFactory) -> ComfyHost:
     """The host; the pictures that workflows begin with come into its input folder by opening them."""
     if KEEP_SCREENSHOTS:
         find_portrait_face(comfy_host.base_dir / "models" / "insightface")
+    else:
+        upload_short_video(comfy_host, tmp_path_factory.mktemp("video"), NUM_FRAMES, HEIGHT, WIDTH)
     return comfy_host
 
 
@@ -244,7 +247,7 @@ def test_workflow_opens_legibly_and_runs(
     page.evaluate(SHRINK, [WIDTH, HEIGHT, NUM_FRAMES, NUM_STEPS])
     (file,) = list_files(wait_for_queued_prompt(page, host), ".mp4")
     video = read_video(host.fetch(file, tmp_path))
-    assert video.frames.shape == (NUM_FRAMES, HEIGHT, WIDTH, 3)
+    assert video.frames.shape == expect_shape(name, NUM_FRAMES, HEIGHT, WIDTH)
 
     assert page.locator("[role=dialog]").count() == 0, page.locator("[role=dialog]").all_inner_texts()
     assert find_complaints_of_pack(page) == []

@@ -22,6 +22,7 @@ from layout import (
 )
 from PIL import Image
 from prompt_edits import set_inputs, set_photo, set_size, set_steps
+from shipped import PICTURES, expect_shape, upload_pictures, upload_short_video
 from standin_installation import write_photo
 from video import read_video
 from workflow import EDITOR_ONLY, SEED_NAMES, workflow_to_prompt
@@ -34,8 +35,7 @@ WORKFLOWS = {path.stem: path for path in sorted((REPO_DIR / "workflows").glob("*
 SUBGRAPHS = {path.stem: path for path in sorted((REPO_DIR / "subgraphs").glob("*.json"))}
 FPS = {"lynx_lite": 24, "lynx_mini": 8}
 MAX_NODES, MIN_ZOOM = 14, 0.7
-WIDTH, HEIGHT, NUM_FRAMES, NUM_STEPS = 96, 64, 9, 2
-SHIPPED_PICTURES = {"lynx_portrait.jpg", "lynx_motion.mp4"}
+WIDTH, HEIGHT, NUM_FRAMES, NUM_STEPS, FACE_PX = 96, 64, 9, 2, 64
 
 each_workflow = pytest.mark.parametrize("name", WORKFLOWS)
 
@@ -144,7 +144,7 @@ def test_seeds_change_after_each_run_and_pictures_come_with_the_pack(name: str) 
                 assert "randomize" in node["widgets_values"], node["type"]
             if node["type"] in ("LoadImage", "LoadVideo"):
                 file = node["widgets_values"][0]
-                assert file in SHIPPED_PICTURES and (REPO_DIR / "web" / file).is_file()
+                assert file in PICTURES and (REPO_DIR / "web" / file).is_file()
 
 
 @pytest.mark.host
@@ -178,14 +178,14 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_small_prompt(host: ComfyHost, name: str, image: str) -> dict[str, Any]:
     """The workflow's prompt at a size and number of steps that take seconds on a CPU."""
-    for picture in SHIPPED_PICTURES:
-        host.upload_image(REPO_DIR / "web" / picture)
+    upload_pictures(host)
     prompt = workflow_to_prompt(load_workflow(name), host.object_info())
     if name != "lynx_mini":  # its detector knows drawn people only
         set_photo(prompt, image)
     set_size(prompt, WIDTH, HEIGHT, NUM_FRAMES)
     set_steps(prompt, NUM_STEPS)
     set_inputs(prompt, "step", NUM_STEPS // 2, class_type="SplitSigmas")
+    set_inputs(prompt, "size", FACE_PX, class_type="LynxTrackFace")
     return prompt
 
 
@@ -195,10 +195,11 @@ def test_workflow_gives_a_playable_video(
     each_comfy_host: ComfyHost, name: str, photo: Path, tmp_path: Path
 ) -> None:
     image = each_comfy_host.upload_image(photo)
+    upload_short_video(each_comfy_host, tmp_path, NUM_FRAMES, HEIGHT, WIDTH)
     outputs = each_comfy_host.queue(make_small_prompt(each_comfy_host, name, image))
     (file,) = list_files(outputs, ".mp4")
     video = read_video(each_comfy_host.fetch(file, tmp_path))
-    assert video.frames.shape == (NUM_FRAMES, HEIGHT, WIDTH, 3)
+    assert video.frames.shape == expect_shape(name, NUM_FRAMES, HEIGHT, WIDTH)
     assert video.fps == FPS.get(name, 16)
     assert video.frames.std() > 5, "the stand-in models should give noise, not a flat picture"
 
