@@ -20,6 +20,9 @@ from .stage import EngineError, Rejected, Stage
 
 RunnerName = Literal["native", "ray"]
 
+_chosen_runners: set[RunnerName] = set()
+"""Of this process."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -168,6 +171,8 @@ def _import_daft(runner: RunnerName) -> Any:
         ) from error
     if runner == "ray":
         daft.set_runner_ray(os.environ.get("RAY_ADDRESS"), noop_if_initialized=True)
-    else:
+    elif "native" not in _chosen_runners:
+        # Daft refuses it a second time, also the same one.
         daft.set_runner_native()
+    _chosen_runners.add(runner)
     return daft
