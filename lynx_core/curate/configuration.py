@@ -287,6 +287,22 @@ class AugmenterConfig:
 
 
 @dataclass(frozen=True)
+class SafetyConfig:
+    """Tracks whose frames a classifier finds unsafe are left out; nothing is checked where none is named."""
+
+    classifier: Path | None = None
+    """Folder of an image classifier of transformers, as Falconsai/nsfw_image_detection."""
+    labels: tuple[str, ...] = ("nsfw",)
+    """Those of its labels that count together."""
+    max_score: float = 0.5
+
+    def __post_init__(self) -> None:
+        with Checks("safety") as check:
+            check.value(bool(self.labels), "labels", [], "one or more labels of the classifier")
+            check.value(0 <= self.max_score < 1, "max_score", self.max_score, "from 0 to below 1")
+
+
+@dataclass(frozen=True)
 class SplitsConfig:
     """People held out; nobody is in two splits, and people who appear in one file stay together."""
 
@@ -311,6 +327,7 @@ class CurationConfig:
     faces: FacesConfig
     shots: ShotsConfig = field(default_factory=ShotsConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
     targets: TargetsConfig = field(default_factory=TargetsConfig)
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
     captions: CaptionsConfig = field(default_factory=CaptionsConfig)

@@ -32,14 +32,17 @@ MAX_EXACT = 4000
 """Tracks of which all pairs are compared: 64 MB of cosines."""
 
 
-def make_people_stage(config: IdentityConfig, threshold: float, output: Path) -> TableStage:
-    """The stage: from all `JudgedTrack` to `Membership`."""
+def make_people_stage(
+    config: IdentityConfig, threshold: float, output: Path, unsafe: frozenset[str] = frozenset()
+) -> TableStage:
+    """The stage: from all `JudgedTrack` to `Membership`; tracks of `unsafe` ids are passed over."""
     forgotten = read_forgotten(output)
     settings = {name: str(value) for name, value in asdict(config).items()}
     settings |= {"threshold": str(threshold), "forgotten": hash_values(forgotten)}
+    settings["unsafe"] = hash_values(sorted(unsafe))
 
     def function(tracks: Sequence[JudgedTrack]) -> list[Membership | Rejected]:
-        known, gone = drop_forgotten(tracks, forgotten)
+        known, gone = drop_forgotten([track for track in tracks if track.id not in unsafe], forgotten)
         return [*find_people(known, config, threshold), *gone]
 
     return TableStage("people", PEOPLE_VERSION, JudgedTrack, Membership, settings=settings, function=function)
