@@ -14,7 +14,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import requests
@@ -26,17 +28,21 @@ sys.path[:0] = [str(REPO_DIR / "tests" / "host"), str(REPO_DIR)]
 import prompt_edits  # noqa: E402
 from comfy_host import ComfyHost, HostError, Prompt, PromptError, list_files  # noqa: E402
 from demo_models import MINI_MODELS, DemoModel, MissingFiles, choose_model  # noqa: E402
-from demo_sheet import Sheet, draw_sheet  # noqa: E402
+from demo_sheet import Sheet, SheetRow, draw_sheet  # noqa: E402
+from demo_workflow import PHOTO_NAME, edit_workflow  # noqa: E402
 from video import Video, read_video  # noqa: E402
 from workflow import workflow_to_prompt  # noqa: E402
 
 from lynx_core.cli.models_folder import ModelsFolderError  # noqa: E402
 from lynx_core.evaluation.face_similarity import FaceSimilarity, measure_similarity  # noqa: E402
 from lynx_core.faces.analyzer import FaceAnalyzer  # noqa: E402
+from lynx_core.faces.combination import SAME_PERSON_COSINE  # noqa: E402
 from lynx_core.faces.crops import FaceCrop, crop_aligned, crop_face  # noqa: E402
 from lynx_core.faces.errors import FaceError  # noqa: E402
 from lynx_core.faces.photo import load_photo  # noqa: E402
 from miniature.world import caption  # noqa: E402
+from miniature.world.draws import draw_shot  # noqa: E402
+from miniature.world.identity import draw_identity  # noqa: E402
 
 DEMO_DIR = REPO_DIR / ".demo"
 COMFYUI_VERSION = "0.30.0"
@@ -48,6 +54,8 @@ TIMEOUT_S = 24 * 3600
 MAX_SEED = 2**64 - 1
 MAX_SIDE_PX, MAX_STEPS, MAX_FRAMES = 16_384, 10_000, 16_381
 """What the host's nodes take."""
+DRAWN_PEOPLE, DRAWN_SHOTS, DRAWN_PX = range(1_050_020, 1_050_028), (7, 8), 256
+"""Held-out people of the miniature world, for the lines in the plot."""
 INTERRUPTED = 130
 MINI_WORDS = (
     "Mini Lynx was trained on drawn people, 64 x 64 px: whoever is in the photo comes out as a drawing."
@@ -142,8 +150,8 @@ def find_face(model: DemoModel, photo: Path | None, host_dir: Path) -> Face:
         crop, _ = crop_face(pixels, analyzer.detector, "largest", 0)
     for warning in crop.warnings:
         print(f"note: {warning}")
-    path = host_dir / "photo.png"
-    Image.fromarray(pixels).save(path)
+    path = host_dir / PHOTO_NAME
+    Image.fromarray(pixels).save(path, quality=95)
     return Face(path, crop, is_aligned, analyzer)
 
 
@@ -163,30 +171,22 @@ def read_photo(model: DemoModel, photo: Path | None) -> np.ndarray:
     return load_photo(photo)
 
 
-def make_prompt(
-    host: ComfyHost, model: DemoModel, face: Face, text: str, arguments: argparse.Namespace
-) -> Prompt:
-    """The shipped workflow as an API prompt, with what was asked for in it."""
-    prompt = workflow_to_prompt(model.read_workflow(), host.object_info())
-    prompt_edits.set_photo(prompt, host.upload_image(face.photo))
-    prompt_edits.set_inputs(prompt, "already_aligned", face.is_aligned, class_type="LynxCropFace")
-    prompt_edits.set_text(prompt, text)
-    prompt_edits.set_seed(prompt, arguments.seed)
-    if arguments.steps is not None:
-        prompt_edits.set_steps(prompt, arguments.steps)
-    size = next(node["inputs"] for node in prompt.values() if "length" in node["inputs"])
-    prompt_edits.set_size(
-        prompt,
-        arguments.width or size["width"],
-        arguments.height or size["height"],
-        arguments.frames or size["length"],
-    )
-    print(f"running {model.workflow.name} at {size['width']} x {size['height']}, {size['length']} frames")
-    return prompt
+def make_workflow(model: DemoModel, face: Face, text: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The shipped workflow with what was asked for in it."""
+    values = {
+        "prompt": text,
+        "seed": arguments.seed,
+        "steps": arguments.steps,
+        "width": arguments.width,
+        "height": arguments.height,
+        "length": arguments.frames,
+    }
+    is_own = model.is_mini and arguments.photo is None
+    return edit_workflow(model.read_workflow(), values, None if is_own else face.photo, face.is_aligned)
 
 
-def make_video(model: DemoModel, face: Face, text: str, arguments: argparse.Namespace) -> Path:
-    """Run the workflow in ComfyUI.
+def make_videos(model: DemoModel, face: Face, text: str, arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """Run the workflow in ComfyUI, with the person and without.
 
     Raises:
         HostError: when ComfyUI does not start.
@@ -198,16 +198,29 @@ def make_video(model: DemoModel, face: Face, text: str, arguments: argparse.Name
     if model.is_mini or not has_gpu():
         extra_args.append("--cpu")
     print(f"starting ComfyUI from {comfyui_dir}")
+    workflow = make_workflow(model, face, text, arguments)
     with ComfyHost(
         comfyui_dir, base_dir, extra_args=extra_args, num_threads=1 if model.is_mini else 8
     ) as host:
-        prompt = make_prompt(host, model, face, text, arguments)
-        started = time.monotonic()
-        files = list_files(host.queue(prompt, timeout_s=TIMEOUT_S), ".mp4")
-        print(f"done in {time.monotonic() - started:.1f} s")
-        if not files:
-            raise PromptError(f"the workflow {model.workflow.name} has saved no mp4")
-        return host.fetch(files[0], base_dir).replace(arguments.out / "lynx.mp4")
+        host.upload_image(face.photo)
+        prompt = workflow_to_prompt(workflow, host.object_info())
+        size = next(node["inputs"] for node in prompt.values() if "length" in node["inputs"])
+        print(f"running {model.workflow.name} at {size['width']} x {size['height']}, {size['length']} frames")
+        with_lynx = run_prompt(host, prompt, workflow).replace(arguments.out / "lynx.mp4")
+        for part in ("id_strength", "ref_strength"):
+            prompt_edits.set_inputs(prompt, part, 0.0)
+        print("the same seed without Lynx, to compare with")
+        without = run_prompt(host, prompt).replace(arguments.out / "lynx_without.mp4")
+    return with_lynx, without
+
+
+def run_prompt(host: ComfyHost, prompt: Prompt, workflow: dict[str, Any] | None = None) -> Path:
+    started = time.monotonic()
+    files = list_files(host.wait(host.submit(prompt, workflow), timeout_s=TIMEOUT_S), ".mp4")
+    print(f"done in {time.monotonic() - started:.1f} s")
+    if not files:
+        raise PromptError("the workflow has saved no mp4")
+    return host.fetch(files[0], host.base_dir)
 
 
 def has_gpu() -> bool:
@@ -219,14 +232,45 @@ def has_gpu() -> bool:
     return False
 
 
-def draw_contact_sheet(model: DemoModel, face: Face, video: Video, text: str, path: Path) -> FaceSimilarity:
-    """Measure the likeness of every frame, and draw all of it as one picture."""
+def draw_contact_sheet(
+    model: DemoModel, face: Face, videos: Sequence[Video], text: str, path: Path
+) -> FaceSimilarity:
+    """Measure the likeness of every frame, with the person and without, and draw all of it as one picture."""
     person = face.analyzer.recogniser.embed([face.crop.id_crop])[0]
-    likeness = measure_similarity(list(video.frames), person, face.analyzer)
+    likeness = [measure_similarity(list(video.frames), person, face.analyzer) for video in videos]
     note = MINI_WORDS if model.is_mini else "Likeness by the recogniser that also conditions the video."
+    lines = (
+        measure_drawn_people(face.analyzer)
+        if model.is_mini
+        else {"two people mostly below": SAME_PERSON_COSINE}
+    )
+    rows = [
+        SheetRow(name, video.frames, measured.scores)
+        for name, video, measured in zip(("with Lynx", "without Lynx"), videos, likeness, strict=True)
+    ]
     with Image.open(face.photo) as photo:
-        draw_sheet(Sheet(f"“{text}”", photo, video.frames, likeness.scores, note)).save(path)
-    return likeness
+        draw_sheet(Sheet(f"“{text}”", photo, rows, lines, note)).save(path)
+    return likeness[0]
+
+
+def measure_drawn_people(analyzer: FaceAnalyzer) -> dict[str, float]:
+    """Mean likeness of two pictures of one drawn person, and of two people, by this recogniser."""
+    crops = []
+    for person in DRAWN_PEOPLE:
+        identity = draw_identity(person)
+        for shot in DRAWN_SHOTS:
+            picture = draw_shot(identity, shot).draw_frame(0, DRAWN_PX)
+            faces = analyzer.detector.detect(picture)
+            if faces:
+                crops.append((person, crop_face(picture, analyzer.detector, "largest", 0)[0].id_crop))
+    vectors = analyzer.recogniser.embed([crop for _, crop in crops])
+    cosines: dict[bool, list[float]] = {True: [], False: []}
+    for (first, a), (second, b) in combinations(
+        zip([person for person, _ in crops], vectors, strict=True), 2
+    ):
+        cosines[first == second].append(float(a @ b))
+    names = {True: "another picture of one person", False: "a stranger"}
+    return {names[same]: sum(values) / len(values) for same, values in cosines.items() if values}
 
 
 def run_demo(arguments: argparse.Namespace) -> None:
@@ -247,11 +291,12 @@ def run_demo(arguments: argparse.Namespace) -> None:
         shutil.rmtree(host_dir)
     host_dir.mkdir(parents=True)
     face = find_face(model, arguments.photo, host_dir)
-    video_path = make_video(model, face, text, arguments)
+    paths = make_videos(model, face, text, arguments)
     sheet_path = arguments.out / "lynx_contact_sheet.png"
-    likeness = draw_contact_sheet(model, face, read_video(video_path), text, sheet_path)
+    likeness = draw_contact_sheet(model, face, [read_video(path) for path in paths], text, sheet_path)
     print(f"likeness: {likeness.mean_all:.2f} (cosine, mean over all frames)")
-    print(f"\nvideo:         {video_path}\ncontact sheet: {sheet_path}")
+    print(f"\nvideo:         {paths[0]}\nwithout Lynx:  {paths[1]}\ncontact sheet: {sheet_path}")
+    print("Dropped into ComfyUI, the video brings its workflow back.")
 
 
 def main(words: Sequence[str] | None = None) -> int:

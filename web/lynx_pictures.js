@@ -17,9 +17,9 @@ const listChoices = (type) => {
   return Array.isArray(kind) ? kind : options?.options;
 };
 
-async function upload(name) {
+async function upload(name, source) {
   const body = new FormData();
-  body.append("image", await (await fetch(new URL(name, HERE))).blob(), name);
+  body.append("image", await (await fetch(source)).blob(), name);
   return (await (await api.fetchApi("/upload/image", { method: "POST", body })).json()).name;
 }
 
@@ -29,9 +29,11 @@ app.registerExtension({
     for (const node of listNodes(data)) {
       const choices = node.type in WIDGETS ? listChoices(node.type) : undefined;
       const name = node.widgets_values?.[0];
-      if (!choices || !SHIPPED.has(name) || choices.includes(name)) continue;
+      // The demo sends its photo along inside the workflow (scripts/demo_workflow.py).
+      const source = data.extra?.lynx_pictures?.[name] ?? (SHIPPED.has(name) ? new URL(name, HERE) : undefined);
+      if (!choices || !source || choices.includes(name)) continue;
       try {
-        choices.push(await upload(name));
+        choices.push(await upload(name, source));
       } catch (error) {
         console.warn(`Lynx: ${name} could not be put into the input folder; choose a picture of your own`, error);
       }

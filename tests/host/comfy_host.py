@@ -215,15 +215,19 @@ class ComfyHost:
         answer = response.json()
         return "/".join(filter(None, (answer.get("subfolder", ""), answer["name"])))
 
-    def submit(self, prompt: Prompt) -> str:
+    def submit(self, prompt: Prompt, workflow: Mapping[str, Any] | None = None) -> str:
         """Put an API prompt into the queue and return its id at once.
+
+        Args:
+            workflow: what the files that are saved bring back when they are dropped into the editor.
 
         Raises:
             PromptError: when the server refuses it, or runs only some of its outputs; the message lists what
                 each node complains of.
         """
         self._check_alive()
-        response = self._http.post(f"{self.url}/prompt", json={"prompt": prompt}, timeout=120)
+        extra = {} if workflow is None else {"extra_data": {"extra_pnginfo": {"workflow": workflow}}}
+        response = self._http.post(f"{self.url}/prompt", json={"prompt": prompt, **extra}, timeout=120)
         if not response.ok:
             raise _refusal(response)
         answer = response.json()

@@ -6,11 +6,13 @@ file alone for that, because the stand-in detector is then pointed at another ph
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,13 @@ from shipped import expect_shape, upload_short_video
 from standin_faces import face_from_landmarks, write_detector_pack
 from standin_installation import DETECTOR_PACKS, write_photo
 from video import read_video
+
+sys.path.insert(0, str(REPO_DIR / "scripts"))
+
+import build_workflows
+from demo_workflow import PHOTO_NAME, edit_workflow
+from prompt_edits import set_photo
+from workflow import workflow_to_prompt
 
 playwright_api = pytest.importorskip("playwright.sync_api")
 
@@ -270,6 +279,73 @@ def test_template_browser_lists_the_workflows_with_thumbnails(page: Any, host: C
         page.set_viewport_size({"width": 1600, "height": 1100})
         page.wait_for_timeout(1500)
         keep_screenshot(page, "template_browser")
+
+
+def test_template_browser_shows_the_workflows_in_the_order_in_which_an_artist_meets_them(
+    page: Any, host: ComfyHost
+) -> None:
+    page.goto(host.url)
+    page.wait_for_function("() => window.app?.graph && window.app.extensionManager", timeout=90_000)
+    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_text(PACK_NAME, exact=True).first.click()
+    page.get_by_text("lynx_mini", exact=True).first.wait_for(timeout=30_000)
+    page.wait_for_timeout(500)
+    names = [name.partition("/")[2] for name in build_workflows.FILES if name.startswith("workflows/")]
+    places = [page.get_by_text(name, exact=True).first.bounding_box() for name in names[:3]]
+    assert names[:3] == ["lynx_mini", "lynx_full", "lynx_fast"]
+    seen = [(round(place["y"] / 20), place["x"]) for place in places]
+    assert seen == sorted(seen), seen
+
+
+def test_blueprints_are_offered_and_give_the_parts(page: Any, host: ComfyHost) -> None:
+    offered = host.get("/global_subgraphs").json()
+    own = {entry["name"]: key for key, entry in offered.items() if PACK_NAME in entry["info"]["node_pack"]}
+    assert set(own) == {"Lynx identity", "Lynx likeness"}
+    page.goto(host.url)
+    page.wait_for_function("() => window.app?.graph && window.app.extensionManager", timeout=90_000)
+    for name, inner in (("Lynx identity", "LynxApply"), ("Lynx likeness", "LynxFaceSimilarity")):
+        page.wait_for_function(
+            "name => Object.values(LiteGraph.registered_node_types).some(type => type.title === name)",
+            arg=name,
+            timeout=30_000,
+        )
+        blueprint = json.loads(host.get(f"/global_subgraphs/{own[name]}").json()["data"])
+        page.evaluate("data => window.app.loadGraphData(data)", blueprint)
+        held = page.evaluate(
+            "() => window.app.graph._nodes.map(node => node.subgraph._nodes.map(inner => inner.type))"
+        )
+        assert len(held) == 1 and inner in held[0]
+
+
+def test_a_video_that_is_dropped_brings_its_workflow_and_its_photo(
+    page: Any, host: ComfyHost, photo: Path, tmp_path: Path
+) -> None:
+    shipped = json.loads((REPO_DIR / "workflows" / "lynx_mini.json").read_text(encoding="utf-8"))
+    workflow = edit_workflow(
+        shipped, {"prompt": "someone nods", "seed": 5, "steps": 1}, photo, is_aligned=True
+    )
+    host.upload_image(photo)
+    prompt = workflow_to_prompt(workflow, host.object_info())
+    set_photo(prompt, photo.name)
+    (file,) = list_files(host.wait(host.submit(prompt, workflow)), ".mp4")
+    video = host.fetch(file, tmp_path)
+    page.goto(host.url)
+    page.wait_for_function("() => window.app?.graph && window.app.extensionManager", timeout=90_000)
+    content = base64.b64encode(video.read_bytes()).decode()
+    page.evaluate(
+        """async content => {
+          const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+          await window.app.handleFile(new File([bytes], "lynx.mp4", { type: "video/mp4" }));
+        }""",
+        content,
+    )
+    page.wait_for_function(
+        "() => window.app.graph._nodes.some(node => node.type === 'LoadImage')", timeout=20_000
+    )
+    seen = page.evaluate(SUMMARISE)
+    assert sorted(seen["types"]) == sorted(node["type"] for node in workflow["nodes"])
+    assert seen["unknownValues"] == [], "the photo came along"
+    assert host.get("/view", filename=PHOTO_NAME, type="input").content[:2] == b"\xff\xd8"
 
 
 READ_WIDGETS = """() => Object.fromEntries(window.app.graph._nodes.find(node => node.type === "LynxApply")

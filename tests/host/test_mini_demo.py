@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,15 @@ from PIL import Image
 from video import read_video
 from workflow import workflow_to_prompt
 
+from subgraphs import flatten
+
 sys.path.insert(0, str(REPO_DIR / "scripts"))
 
 import demo
 import prompt_edits
 from demo_models import FULL_WORKFLOW, MINI_MODELS, MINI_WORKFLOW, DemoModel, MissingFiles, choose_model
-from demo_sheet import Sheet, draw_sheet
+from demo_sheet import Sheet, SheetRow, draw_sheet
+from demo_workflow import PHOTO_NAME, edit_workflow
 
 
 def write_models(models_dir: Path) -> Path:
@@ -75,7 +79,9 @@ def test_unknown_words_bring_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
 def test_sheet_shows_any_number_of_frames(num_frames: int) -> None:
     frames = np.full((num_frames, 48, 80, 3), 200, np.uint8)
     scores = [None, *[0.5] * (num_frames - 1)]
-    sheet = draw_sheet(Sheet("a prompt " * 30, Image.new("RGB", (50, 70)), frames, scores, "a note"))
+    rows = [SheetRow("with", frames, scores), SheetRow("without", frames, [None] * num_frames)]
+    lines = {"another picture": 0.8, "a stranger": 0.1}
+    sheet = draw_sheet(Sheet("a prompt " * 30, Image.new("RGB", (50, 70)), rows, lines, "a note"))
     assert sheet.width < 2400 and sheet.height < 1200
     assert np.asarray(sheet).std() > 5
 
@@ -215,3 +221,23 @@ def test_demo_makes_a_video_and_a_sheet_from_the_shipped_files(tmp_path: Path) -
     assert Image.open(tmp_path / "lynx_contact_sheet.png").width > 1000
     assert "drawn people" in done.stdout
     assert all(path.read_text() == "mine" for path in mine)
+
+
+def test_the_workflow_that_travels_in_the_video_is_the_one_that_ran(tmp_path: Path) -> None:
+    with Image.open(MINI_MODELS / "example.png") as portrait:
+        portrait.save(tmp_path / "photo.png")
+    shipped = json.loads(MINI_WORKFLOW.read_text(encoding="utf-8"))
+    values = {"prompt": "someone nods", "seed": 7, "width": 96, "steps": None}
+    edited = edit_workflow(shipped, values, tmp_path / "photo.png", is_aligned=True)
+    assert shipped == json.loads(MINI_WORKFLOW.read_text(encoding="utf-8")), "the shipped one is not changed"
+    flat = flatten(edited)
+    held = {value for node in flat["nodes"] for value in node.get("promoted", {}).values()}
+    assert "someone nods" in held
+    (sampler,) = [node for node in flat["nodes"] if node["type"] == "LynxSampler"]
+    assert sampler["widgets_values"][2:5] == [7, "fixed", 20], "the seed is kept, steps are the workflow's"
+    (photo,) = [node for node in flat["nodes"] if node["type"] == "LoadImage"]
+    (crop,) = [node for node in flat["nodes"] if node["type"] == "LynxCropFace"]
+    assert photo["widgets_values"][0] == PHOTO_NAME and crop["widgets_values"] == ["largest", 1, True]
+    link = next(row for row in flat["links"] if row[0] == crop["inputs"][0]["link"])
+    assert link[1] == photo["id"], "the person comes from the photo"
+    assert edited["extra"]["lynx_pictures"][PHOTO_NAME].startswith("data:image/jpeg;base64,")

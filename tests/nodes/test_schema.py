@@ -32,6 +32,10 @@ NODE_IDS = {
     "LynxPerson": ["MODEL", "CONDITIONING", "CONDITIONING", "CONDITIONING"],
     "LynxFaceSimilarity": ["FLOAT", "FLOAT", "FLOAT", "IMAGE", "IMAGE"],
     "LynxLikenessGate": ["IMAGE", "FLOAT", "INT"],
+    "LynxTrackFace": ["IMAGE", "LYNX_FACE_TRACK"],
+    "LynxPasteFace": ["IMAGE"],
+    "LynxSweep": ["FLOAT", "FLOAT", "STRING", "INT"],
+    "LynxSweepGrid": ["IMAGE"],
 }
 """Frozen: workflows that people have saved hold these ids and the order of these sockets."""
 
