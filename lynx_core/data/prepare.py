@@ -14,9 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..engine.daft_runner import RunnerName
 from ..engine.engine import Engine, StageResult
-from ..engine.parts import RecordReader, RowRef
+from ..engine.parts import RecordReader
 from ..engine.stage import EngineError, Rejected
 from ..spec import REFERENCE_PROMPT
 from .cache import CacheCounts
@@ -155,7 +157,7 @@ def _run_stages(
         on_progress=lambda stage, done, total: report(Progress(stage, done, total)) if done else None,
     )
     inputs = engine.put("pairs", (PairRecord.of(entry) for entry in source.items), PairRecord)
-    left = dict(zip(inputs.input_keys, range(len(source.items)), strict=True))
+    left = _Pairs(inputs.input_keys, np.arange(len(source.items)))
     counts = CacheCounts()
 
     def finish_captions() -> None:
@@ -174,50 +176,58 @@ def _run_stages(
         ("latents", workers.count, finish_latents),
     ]
     for name, num_workers, finish in stages:
-        report(Progress(name, 0, len(left)))
+        report(Progress(name, 0, len(left.rows)))
         if workers.runner == "native":
             # A process takes seconds to start.
-            num_workers = max(1, min(num_workers, len(left) // _MIN_PAIRS))
+            num_workers = max(1, min(num_workers, len(left.rows) // _MIN_PAIRS))
         engine.num_workers = num_workers
-        stage = make_stage(name, encoders, cache_dir, num_workers, len(left), workers.gpus)
-        before = engine.folder_of(stage).read_index()
-        known = {key for key, outcome in before.items() if not outcome.retry}
-        result = engine.run(stage, replace(inputs, input_keys=tuple(left)))
+        stage = make_stage(name, encoders, cache_dir, num_workers, len(left.rows), workers.gpus)
+        known = engine.folder_of(stage).read_index().is_done(left.keys)
+        result = engine.run(stage, replace(inputs, input_keys=left.keys))
         left = _take_results(source, result, left, known, counts)
         finish()
     _add(counts, features.cache.take_counts())
-    return len(left), counts
+    return len(left.rows), counts
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Pairs that passed all stages so far."""
+
+    keys: np.ndarray
+    """Of their records, [n]."""
+    rows: np.ndarray
+    """Numbers of the source's items, [n]."""
 
 
 def _take_results(
-    source: PairDataset, result: StageResult, rows: dict[str, int], known: set[str], counts: CacheCounts
-) -> dict[str, int]:
-    """Quarantine what a stage rejected; the rows of the others.
+    source: PairDataset, result: StageResult, pairs: _Pairs, known: np.ndarray, counts: CacheCounts
+) -> _Pairs:
+    """Quarantine what a stage rejected; the other pairs.
 
     Args:
-        rows: of the pairs, by the key of their record.
-        known: keys that were done before.
+        known: whether each pair was done before, [n].
         counts: are added to.
     """
-    passed = {}
     done, rejected = RecordReader(PairDone), RecordReader(Rejected)
-    for key, row in rows.items():
-        outcome = result.index[key]
-        (place,), (own,) = outcome.rows, outcome.keys
+    places = result.index.find_rows(pairs.keys)
+    passed = result.index.has_record(places)
+    for row, ref, was_known, has_passed in zip(
+        pairs.rows.tolist(), result.index.refs(places), known.tolist(), passed.tolist(), strict=True
+    ):
         line = int(source.items.lines[row])
-        if own is None:
-            said = rejected.read_rejected(outcome.part, place)
+        if not has_passed:
+            said = rejected.read_rejected(ref.part, ref.row)
             source.quarantine.add(Rejection(source.items.ids[row], line, said.reason, said.detail))
             continue
-        record: PairDone = done.read(RowRef(own, outcome.part, place))
-        passed[key] = row
-        if key in known:
+        record: PairDone = done.read(ref)
+        if was_known:
             counts.reused += record.made + record.reused
         else:
             _add(counts, record)
         for reason, detail in json.loads(record.warnings):
             source.warnings.add(Rejection(record.id, line, reason, detail))
-    return passed
+    return _Pairs(pairs.keys[passed], pairs.rows[passed])
 
 
 def _add(counts: CacheCounts, more: CacheCounts | PairDone) -> None:
