@@ -304,26 +304,21 @@ def test_blueprints_are_offered_and_give_the_parts(page: Any, host: ComfyHost) -
     page.goto(host.url)
     page.wait_for_function("() => window.app?.graph && window.app.extensionManager", timeout=90_000)
     for name, inner in (("Lynx identity", "LynxApply"), ("Lynx likeness", "LynxFaceSimilarity")):
-        page.wait_for_function(
-            "name => Object.values(LiteGraph.registered_node_types).some(type => type.title === name)",
-            arg=name,
-            timeout=30_000,
-        )
         blueprint = json.loads(host.get(f"/global_subgraphs/{own[name]}").json()["data"])
         page.evaluate("data => window.app.loadGraphData(data)", blueprint)
         held = page.evaluate(
             "() => window.app.graph._nodes.map(node => node.subgraph._nodes.map(inner => inner.type))"
         )
         assert len(held) == 1 and inner in held[0]
+        assert page.evaluate(SUMMARISE)["missing"] == []
 
 
 def test_a_video_that_is_dropped_brings_its_workflow_and_its_photo(
-    page: Any, host: ComfyHost, photo: Path, tmp_path: Path
+    page: Any, host: ComfyHost, tmp_path: Path
 ) -> None:
+    photo = REPO_DIR / "assets" / "mini" / "example.png"
     shipped = json.loads((REPO_DIR / "workflows" / "lynx_mini.json").read_text(encoding="utf-8"))
-    workflow = edit_workflow(
-        shipped, {"prompt": "someone nods", "seed": 5, "steps": 1}, photo, is_aligned=True
-    )
+    workflow = edit_workflow(shipped, {"prompt": "someone nods", "seed": 5, "steps": 1}, photo)
     host.upload_image(photo)
     prompt = workflow_to_prompt(workflow, host.object_info())
     set_photo(prompt, photo.name)
