@@ -182,6 +182,7 @@ def _check_entry(path: Path, name: str, entry: Any, data_bytes: int) -> None:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers_ok = all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)) and begin <= end
+        numbers_ok = numbers_ok and isinstance(dtype, str)
     except (TypeError, KeyError, ValueError):
         numbers_ok = False
     if not numbers_ok:
