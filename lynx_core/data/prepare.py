@@ -14,9 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..engine.daft_runner import RunnerName
 from ..engine.engine import Engine, StageResult
-from ..engine.parts import RecordReader, RowRef
+from ..engine.parts import RecordReader
 from ..engine.stage import EngineError, Rejected
 from ..spec import REFERENCE_PROMPT
 from .cache import CacheCounts
@@ -155,7 +157,7 @@ def _run_stages(
         on_progress=lambda stage, done, total: report(Progress(stage, done, total)) if done else None,
     )
     inputs = engine.put("pairs", (PairRecord.of(entry) for entry in source.items), PairRecord)
-    left = dict(zip(inputs.input_keys, range(len(source.items)), strict=True))
+    left = np.arange(len(source.items))
     counts = CacheCounts()
 
     def finish_captions() -> None:
@@ -180,38 +182,38 @@ def _run_stages(
             num_workers = max(1, min(num_workers, len(left) // _MIN_PAIRS))
         engine.num_workers = num_workers
         stage = make_stage(name, encoders, cache_dir, num_workers, len(left), workers.gpus)
-        before = engine.folder_of(stage).read_index()
-        known = {key for key, outcome in before.items() if not outcome.retry}
-        result = engine.run(stage, replace(inputs, input_keys=tuple(left)))
-        left = _take_results(source, result, left, known, counts)
+        some = replace(inputs, input_keys=inputs.input_keys[left])
+        was_done = engine.folder_of(stage).read_index().is_done(some.input_keys)
+        passed = _take_results(source, engine.run(stage, some), left, was_done, counts)
+        left = left[passed]
         finish()
     _add(counts, features.cache.take_counts())
     return len(left), counts
 
 
 def _take_results(
-    source: PairDataset, result: StageResult, rows: dict[str, int], known: set[str], counts: CacheCounts
-) -> dict[str, int]:
-    """Quarantine what a stage rejected; the rows of the others.
+    source: PairDataset, result: StageResult, rows: np.ndarray, was_done: np.ndarray, counts: CacheCounts
+) -> np.ndarray:
+    """Quarantine what a stage rejected; tells of each pair whether it passed.
 
     Args:
-        rows: of the pairs, by the key of their record.
-        known: keys that were done before.
+        rows: of the pairs, in the order of the stage's inputs.
+        was_done: whether an earlier preparation had done them.
         counts: are added to.
     """
-    passed = {}
+    passed = np.ones(len(rows), dtype=bool)
     done, rejected = RecordReader(PairDone), RecordReader(Rejected)
-    for key, row in rows.items():
-        outcome = result.index[key]
-        (place,), (own,) = outcome.rows, outcome.keys
-        line = int(source.items.lines[row])
-        if own is None:
-            said = rejected.read_rejected(outcome.part, place)
-            source.quarantine.add(Rejection(source.items.ids[row], line, said.reason, said.detail))
+    places = result.index.find_rows(result.input_keys)
+    is_rejected = np.isin(places, result.index.find_rejections(result.input_keys))
+    for number, ref in enumerate(result.index.refs(places)):
+        line = int(source.items.lines[rows[number]])
+        if is_rejected[number]:
+            said = rejected.read_rejected(ref.part, ref.row)
+            source.quarantine.add(Rejection(source.items.ids[rows[number]], line, said.reason, said.detail))
+            passed[number] = False
             continue
-        record: PairDone = done.read(RowRef(own, outcome.part, place))
-        passed[key] = row
-        if key in known:
+        record: PairDone = done.read(ref)
+        if was_done[number]:
             counts.reused += record.made + record.reused
         else:
             _add(counts, record)
