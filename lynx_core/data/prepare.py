@@ -157,7 +157,7 @@ def _run_stages(
         on_progress=lambda stage, done, total: report(Progress(stage, done, total)) if done else None,
     )
     inputs = engine.put("pairs", (PairRecord.of(entry) for entry in source.items), PairRecord)
-    left = _Pairs(inputs.input_keys, np.arange(len(source.items)))
+    left = np.arange(len(source.items))
     counts = CacheCounts()
 
     def finish_captions() -> None:
@@ -176,58 +176,50 @@ def _run_stages(
         ("latents", workers.count, finish_latents),
     ]
     for name, num_workers, finish in stages:
-        report(Progress(name, 0, len(left.rows)))
+        report(Progress(name, 0, len(left)))
         if workers.runner == "native":
             # A process takes seconds to start.
-            num_workers = max(1, min(num_workers, len(left.rows) // _MIN_PAIRS))
+            num_workers = max(1, min(num_workers, len(left) // _MIN_PAIRS))
         engine.num_workers = num_workers
-        stage = make_stage(name, encoders, cache_dir, num_workers, len(left.rows), workers.gpus)
-        known = engine.folder_of(stage).read_index().is_done(left.keys)
-        result = engine.run(stage, replace(inputs, input_keys=left.keys))
-        left = _take_results(source, result, left, known, counts)
+        stage = make_stage(name, encoders, cache_dir, num_workers, len(left), workers.gpus)
+        some = replace(inputs, input_keys=inputs.input_keys[left])
+        was_done = engine.folder_of(stage).read_index().is_done(some.input_keys)
+        passed = _take_results(source, engine.run(stage, some), left, was_done, counts)
+        left = left[passed]
         finish()
     _add(counts, features.cache.take_counts())
-    return len(left.rows), counts
-
-
-@dataclass(frozen=True, eq=False)
-class _Pairs:
-    """Pairs that passed all stages so far."""
-
-    keys: np.ndarray
-    """Of their records, [n]."""
-    rows: np.ndarray
-    """Numbers of the source's items, [n]."""
+    return len(left), counts
 
 
 def _take_results(
-    source: PairDataset, result: StageResult, pairs: _Pairs, known: np.ndarray, counts: CacheCounts
-) -> _Pairs:
-    """Quarantine what a stage rejected; the other pairs.
+    source: PairDataset, result: StageResult, rows: np.ndarray, was_done: np.ndarray, counts: CacheCounts
+) -> np.ndarray:
+    """Quarantine what a stage rejected; tells of each pair whether it passed.
 
     Args:
-        known: whether each pair was done before, [n].
+        rows: of the pairs, in the order of the stage's inputs.
+        was_done: whether an earlier preparation had done them.
         counts: are added to.
     """
+    passed = np.ones(len(rows), dtype=bool)
     done, rejected = RecordReader(PairDone), RecordReader(Rejected)
-    places = result.index.find_rows(pairs.keys)
-    passed = result.index.has_record(places)
-    for row, ref, was_known, has_passed in zip(
-        pairs.rows.tolist(), result.index.refs(places), known.tolist(), passed.tolist(), strict=True
-    ):
-        line = int(source.items.lines[row])
-        if not has_passed:
+    places = result.index.find_rows(result.input_keys)
+    is_rejected = np.isin(places, result.index.find_rejections(result.input_keys))
+    for number, ref in enumerate(result.index.refs(places)):
+        line = int(source.items.lines[rows[number]])
+        if is_rejected[number]:
             said = rejected.read_rejected(ref.part, ref.row)
-            source.quarantine.add(Rejection(source.items.ids[row], line, said.reason, said.detail))
+            source.quarantine.add(Rejection(source.items.ids[rows[number]], line, said.reason, said.detail))
+            passed[number] = False
             continue
         record: PairDone = done.read(ref)
-        if was_known:
+        if was_done[number]:
             counts.reused += record.made + record.reused
         else:
             _add(counts, record)
         for reason, detail in json.loads(record.warnings):
             source.warnings.add(Rejection(record.id, line, reason, detail))
-    return _Pairs(pairs.keys[passed], pairs.rows[passed])
+    return passed
 
 
 def _add(counts: CacheCounts, more: CacheCounts | PairDone) -> None:
