@@ -36,7 +36,8 @@ def add_parser(verbs: Any) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes for faces and latents; by default 1 with a GPU, else one for each core",
+        default=1,
+        help="processes for faces and latents; 1, the default, works in this process with all cores",
     )
     prepare.add_argument(
         "--runner",
@@ -167,10 +168,11 @@ def _prepare(config: TrainingConfig, arguments: argparse.Namespace) -> int:
         raise ConfigurationError("data.cache is missing: the folder that is to be filled")
     paths = [config.data.manifest, config.data.validation_manifest]
     use_gpu = config.run.device == "auto" and torch.cuda.is_available()
-    count = arguments.workers if arguments.workers is not None else 1 if use_gpu else os.cpu_count() or 1
-    if count < 1:
-        raise ConfigurationError(f"--workers is 1 or more, got {count}")
-    workers = Workers(count, arguments.runner, 1.0 if use_gpu and arguments.runner == "ray" else 0.0)
+    if arguments.workers < 1:
+        raise ConfigurationError(f"--workers is 1 or more, got {arguments.workers}")
+    workers = Workers(
+        arguments.workers, arguments.runner, 1.0 if use_gpu and arguments.runner == "ray" else 0.0
+    )
     # All of them first, so that a wrong name does not show after hours of work.
     manifests = [read_manifest(path, config.data.min_face_similarity) for path in paths if path is not None]
     exceeded = False
