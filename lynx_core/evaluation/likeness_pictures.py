@@ -44,8 +44,8 @@ def draw_plot(score: FaceScore, title: str) -> np.ndarray:
         draw.text((place(frame, low)[0], bottom + 12), f"frame {frame + 1}", GREY, small, anchor=anchor)
     if seen:
         mean = place(0, likeness.mean_detected)[1]
-        for x in range(left, right, 12):
-            draw.line((x, mean, x + 6, mean), GREY)
+        for dash in range(left, right, 12):
+            draw.line((dash, mean, dash + 6, mean), GREY)
     for run in _list_runs(likeness.scores):
         points = [place(frame, value) for frame, value in run]
         draw.line(points, BLUE, 3)

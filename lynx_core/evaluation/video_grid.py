@@ -32,7 +32,7 @@ def draw_grid(videos: Sequence[np.ndarray], labels: Sequence[str], num_columns: 
     num_columns = min(num_columns, len(videos))
     num_rows = -(-len(videos) // num_columns)
     size = (num_columns * cell_width + GAP_PX, num_rows * cell_height + GAP_PX)
-    board = Image.new("RGB", tuple(length + length % 2 for length in size), PAPER)  # type: ignore[arg-type]
+    board = Image.new("RGB", tuple(length + length % 2 for length in size), PAPER)
     draw, places = ImageDraw.Draw(board), []
     for number, label in enumerate(labels):
         x = GAP_PX + number % num_columns * cell_width
