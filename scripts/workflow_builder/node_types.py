@@ -150,12 +150,13 @@ NODE_TYPES: dict[str, NodeType] = {
         picture_height=30,
     ),
     "LynxSweepGrid": NodeType("images:IMAGE label:STRING", "columns:INT", "IMAGE:IMAGE", width=260),
-    "LynxGuider": NodeType(GUIDANCE, "cfg:FLOAT identity_cfg:FLOAT", "GUIDER:GUIDER"),
+    "LynxGuider": NodeType(GUIDANCE, "cfg:FLOAT identity_cfg:FLOAT", "GUIDER:GUIDER", newer_widgets=5),
     "LynxSampler": NodeType(
         f"{GUIDANCE} latent_image:LATENT",
         "cfg:FLOAT identity_cfg:FLOAT seed:INT steps:INT sampler_name:COMBO scheduler:COMBO denoise:FLOAT",
         "LATENT:LATENT",
         picture_height=24,
+        newer_widgets=5,
     ),
 }
 
