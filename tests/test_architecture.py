@@ -83,7 +83,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "models": set(),
     "formats": {"models"},
     "faces": set(),
-    "data": {"faces"},
+    "data": {"engine", "faces"},
     "engine": set(),
     "curate": {"data", "engine", "faces"},
     "evaluation": {"data", "faces"},
