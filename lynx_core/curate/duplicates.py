@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -26,27 +28,53 @@ def drop_duplicates(tracks: Sequence[JudgedTrack]) -> tuple[list[JudgedTrack], l
     for track in tracks:
         by_file.setdefault(track.path, []).append(track)
     order = sorted(by_file, key=lambda path: (-by_file[path][0].width_px * by_file[path][0].height_px, path))
-    kept: list[str] = []
-    hashes = np.zeros((0, 64), bool)
+    kept = _HashIndex()
     rejected: list[Rejected] = []
     for path in order:
         first = by_file[path][0]
-        bits = _unpack(first.picture_hash)
-        near: list[int] = np.flatnonzero((hashes != bits).sum(1) <= MAX_HASH_BITS).tolist() if kept else []
-        twin = next((kept[i] for i in near if _is_same(by_file[kept[i]], by_file[path])), None)
+        value = int(first.picture_hash, 16)
+        twin = next((near for near in kept.find(value) if _is_same(by_file[near], by_file[path])), None)
         if twin is None:
-            kept.append(path)
-            hashes = np.vstack([hashes, bits])
+            kept.add(value, path)
             continue
         is_copy = by_file[twin][0].file_hash == first.file_hash
         reason = "a copy of another file" if is_copy else "nearly the same as another file"
         rejected += [Rejected(reason, f"as {twin}", track.subject) for track in by_file[path]]
-    stays = set(kept)
+    stays = set(kept.paths)
     return [track for track in tracks if track.path in stays], rejected
 
 
-def _unpack(picture_hash: str) -> np.ndarray:
-    return np.unpackbits(np.frombuffer(bytes.fromhex(picture_hash), np.uint8)).astype(bool)
+class _HashIndex:
+    """Files by their perceptual hash.
+
+    Two hashes that differ in at most `MAX_HASH_BITS` bits agree in one of `MAX_HASH_BITS + 1` stretches of bits, so
+    only files that share a stretch are compared.
+    """
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self._values: list[int] = []
+        self._by_stretch: dict[tuple[int, int], list[int]] = defaultdict(list)
+
+    def _stretches(self, value: int) -> Iterator[tuple[int, int]]:
+        count = MAX_HASH_BITS + 1
+        ends = [64 * number // count for number in range(count + 1)]
+        return ((low, value >> low & (1 << high - low) - 1) for low, high in pairwise(ends))
+
+    def add(self, value: int, path: str) -> None:
+        """Take a file."""
+        for stretch in self._stretches(value):
+            self._by_stretch[stretch].append(len(self.paths))
+        self._values.append(value)
+        self.paths.append(path)
+
+    def find(self, value: int) -> list[str]:
+        """Files with nearly this hash, in the order in which they were taken."""
+        some = {number for stretch in self._stretches(value) for number in self._by_stretch.get(stretch, ())}
+        near = (
+            number for number in sorted(some) if (self._values[number] ^ value).bit_count() <= MAX_HASH_BITS
+        )
+        return [self.paths[number] for number in near]
 
 
 def _is_same(a: Sequence[JudgedTrack], b: Sequence[JudgedTrack]) -> bool:

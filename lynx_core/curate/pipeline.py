@@ -40,6 +40,7 @@ from .records import (
     Variant,
     VariantRequest,
 )
+from .safety import make_safety_stage
 from .scan import make_scan_stage
 from .sources import list_sources
 from .target_crops import cut_view, make_crop_stage
@@ -102,7 +103,9 @@ def run_stages(config: CurationConfig, on_progress: Progress | None = None) -> C
     }
     judged = _run(engine, state, make_judge_stage(config.quality, threshold.value), scanned)
     state.tracks = {track.id: track for track in judged.records(JudgedTrack)}
-    people = engine.run_table(make_people_stage(config.identity, threshold.value, config.output), judged)
+    unsafe = _find_unsafe(engine, state, scanned)
+    stage = make_people_stage(config.identity, threshold.value, config.output, unsafe)
+    people = engine.run_table(stage, judged)
     _note(state, people)
     state.memberships = {member.track: member for member in people.records(Membership)}
     stage = make_pairing_stage(config, threshold.value, list(state.memberships.values()))
@@ -125,6 +128,15 @@ def _note(state: CurationState, result: StageResult) -> None:
     state.stages.append(result)
     # Nothing to work on is said by the stage before.
     state.rejections += [item for item in result.rejections() if item.reason != "no records"]
+
+
+def _find_unsafe(engine: Engine, state: CurationState, scanned: StageResult) -> frozenset[str]:
+    """Tracks that the classifier leaves out, if there is one."""
+    if state.config.safety.classifier is None:
+        return frozenset()
+    checked = _run(engine, state, make_safety_stage(state.config.safety, state.config.gpus), scanned)
+    safe = {track.id for track in checked.records(TrackId)}
+    return frozenset(track.id for track in scanned.records(TrackId) if track.id not in safe)
 
 
 def target_id(candidate: Candidate) -> str:

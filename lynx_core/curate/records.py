@@ -110,6 +110,15 @@ class TrackId:
     id: str
 
 
+@dataclass(frozen=True)
+class TrackViews:
+    """A few frames of a track's shot."""
+
+    id: str
+    path: str
+    views: tuple[bytes, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class TrackPictures:
     """The pictures alone."""

@@ -7,6 +7,7 @@ never decodes anything again.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from .face_looks import ShotLooks
 from .media import Footage, MediaError, open_footage
 from .networks import FaceNetworks
 from .records import SourceFile, Track
-from .shots import ShotDetector
+from .shots import hash_shot_detector, make_shot_detector
 
 SCAN_VERSION = 2
 _MAX_FPS_ERROR = 0.1
@@ -36,7 +37,7 @@ def make_scan_stage(config: CurationConfig) -> Stage:
     settings = {
         "faces": {name: str(value) for name, value in asdict(config.faces).items()},
         "shots": asdict(config.shots),
-        "networks": networks.fingerprint,
+        "networks": [*networks.fingerprint, hash_shot_detector(config.shots)],
     }
     return Stage(
         "scan",
@@ -98,23 +99,48 @@ class Scanner:
         return list(tracks)
 
     def _look(self, file: SourceFile, footage: Footage) -> list[Track]:
-        tracks: list[Track] = []
         step = max(round(footage.fps / self.faces.looks_per_s), 1) if footage.is_clip else 1
-        shots = ShotDetector(self.shots, footage.fps) if footage.is_clip else None
-        looks = ShotLooks(0, 0, step, footage, self.networks, self.faces)
-        picture_hash = ""
-        last = 0
+        look = FileLooks(file, footage, self.networks, self.faces, step)
+        shots = make_shot_detector(self.shots, footage.fps) if footage.is_clip else None
+        # Frames whose shot is not known yet; only those that are looked at are kept whole.
+        held: deque[tuple[int, np.ndarray | None]] = deque()
         for frame, pixels in footage.read():
-            if shots is not None and shots.begins_shot(frame, pixels):
-                tracks += looks.finish(frame, file, picture_hash)
-                looks = ShotLooks(looks.number + 1, frame, step, footage, self.networks, self.faces)
-            if not picture_hash:
-                picture_hash = hash_picture(pixels)
-            if (frame - looks.start) % step == 0:
-                looks.add(frame, pixels)
-            last = frame
-        tracks += looks.finish(last + 1, file, picture_hash)
-        return [replace(track, fps=footage.fps, num_frames=footage.num_frames) for track in tracks]
+            held.append((frame, pixels if frame % step == 0 else None))
+            for begins in shots.push(pixels) if shots is not None else [False]:
+                look.take(*held.popleft(), begins)
+        for begins in shots.finish() if shots is not None else []:
+            look.take(*held.popleft(), begins)
+        return [replace(track, fps=footage.fps, num_frames=footage.num_frames) for track in look.finish()]
+
+
+class FileLooks:
+    """Takes the frames of a file and gives the tracks of its shots."""
+
+    def __init__(
+        self, file: SourceFile, footage: Footage, networks: FaceNetworks, faces: FacesConfig, step: int
+    ) -> None:
+        self.file, self.footage, self.networks, self.faces, self.step = file, footage, networks, faces, step
+        self._tracks: list[Track] = []
+        self._picture_hash = ""
+        self._last = 0
+        self._looks = self._begin(0, 0)
+
+    def _begin(self, number: int, frame: int) -> ShotLooks:
+        return ShotLooks(number, frame, self.step, self.footage, self.networks, self.faces)
+
+    def take(self, frame: int, pixels: np.ndarray | None, begins_shot: bool) -> None:
+        """Take the next frame; without pixels it is not looked at."""
+        if begins_shot:
+            self._tracks += self._looks.finish(frame, self.file, self._picture_hash)
+            self._looks = self._begin(self._looks.number + 1, frame)
+        if pixels is not None:
+            self._picture_hash = self._picture_hash or hash_picture(pixels)
+            self._looks.add(frame, pixels)
+        self._last = frame
+
+    def finish(self) -> list[Track]:
+        """All tracks."""
+        return self._tracks + self._looks.finish(self._last + 1, self.file, self._picture_hash)
 
 
 def hash_picture(pixels: np.ndarray) -> str:

@@ -116,6 +116,12 @@ class TensorCache:
             ) from error
         self._count(written_bytes=len(raw))
 
+    def take_counts(self) -> CacheCounts:
+        """Give the counts, and begin again from zero."""
+        with self._counting:
+            counts, self.counts = self.counts, CacheCounts()
+        return counts
+
     def _count(self, **more: int) -> None:
         with self._counting:
             for name, number in more.items():

@@ -230,7 +230,7 @@ def _pack_info(info: ImageInfo | VideoInfo) -> dict[str, Tensor]:
 
 
 _INDEX_NAME = "files.jsonl"
-_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 _logger = logging.getLogger(__name__)
 
@@ -291,7 +291,7 @@ class _FileIndex:
             with self.path.open("ab") as file:
                 file.write((b"\n" if self._ends_in_mid_line else b"") + "".join(lines).encode())
         except OSError as error:
-            if error.errno not in _READ_ONLY:
+            if error.errno not in READ_ONLY:
                 raise DataError(
                     f"{self.path} cannot be written ({first_line(error)}); free some space"
                 ) from error

@@ -48,6 +48,8 @@ class Manifest:
     """Columns that nothing reads; a misspelled optional column shows here."""
     warnings: tuple[Rejection, ...] = ()
     """What to know about rows that are used."""
+    min_face_similarity: float | None = None
+    """The threshold that they were read with."""
 
     @property
     def num_rows(self) -> int:
@@ -108,7 +110,14 @@ def read_manifest(path: Path | str, min_face_similarity: float | None = None) ->
         if not rejections:
             raise DataError(f"{path} has no rows; write one row for each pair")
         raise DataError(f"no usable pair is left of {path}:{describe_rejections(rejections)}")
-    return Manifest(path, tuple(pairs.values()), tuple(rejections), tuple(ignored), tuple(warnings))
+    return Manifest(
+        path,
+        tuple(pairs.values()),
+        tuple(rejections),
+        tuple(ignored),
+        tuple(warnings),
+        min_face_similarity,
+    )
 
 
 def _use_row(

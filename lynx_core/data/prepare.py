@@ -1,26 +1,39 @@
-"""Filling the cache before a run: `prepare_dataset` makes every tensor that training will ask for.
+"""Filling the cache before a run: `prepare_dataset` makes every tensor that training will ask for, and the index.
 
 Faces come first, then captions, then latents, and each encoder is freed before the next is opened, so
-that only one of them is in memory at a time. What is in the cache already is not made again: a
-preparation that was stopped resumes where it stopped.
+that only one of them is in memory at a time. The stages run on the engine, in this process, in several, or
+on a Ray cluster; its notes are in `work` in the cache. What is done already is not done again: a
+preparation that was killed resumes where it stood.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from ..engine.daft_runner import RunnerName
+from ..engine.engine import Engine, StageResult
+from ..engine.parts import RecordReader
+from ..engine.stage import EngineError, Rejected
 from ..spec import REFERENCE_PROMPT
+from .cache import CacheCounts
 from .dataset import PairDataset
-from .dataset_index import reject
 from .decoding import DecodingConfig
 from .encoders import Encoders
-from .errors import DataError, MediaError
+from .errors import DataError
 from .manifest import Manifest
-from .pair_table import IndexEntry
-from .quarantine import SkippedRows
+from .prepare_stages import PairDone, PairRecord, StageName, make_stage
+from .prepared_index import name_index, write_index
+from .quarantine import Rejection, SkippedRows
+
+WORK_NAME = "work"
+_MIN_PAIRS = 8
+"""For which one more process is started."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,18 @@ class Progress:
     """"files", "faces", "captions" or "latents"."""
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where the stages of a preparation run."""
+
+    count: int = 1
+    """Of faces and latents; one works in this process."""
+    runner: RunnerName = "native"
+    """native: on this machine; ray: on the cluster of RAY_ADDRESS, or a local one."""
+    gpus: float = 0.0
+    """Of each worker, for a cluster to place it."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +98,9 @@ def prepare_dataset(
     *,
     quarantine_path: Path | None = None,
     warnings_path: Path | None = None,
+    workers: Workers = Workers(),
 ) -> PreparedDataset:
-    """Make and keep all tensors of a dataset.
+    """Make and keep all tensors of a dataset, and an index by which a run opens it without looking at its files.
 
     Args:
         manifest: of `read_manifest`.
@@ -84,6 +110,7 @@ def prepare_dataset(
         decoding: what becomes of the files; must be that of the training run.
         quarantine_path: file for the pairs that are skipped, written anew; None keeps them in memory.
         warnings_path: file for what to know about the others; None keeps it in memory.
+        workers: where the stages run.
 
     Raises:
         DataError: when no usable pair is left, and when the cache cannot be written.
@@ -100,10 +127,14 @@ def prepare_dataset(
         retry=True,
         on_count=lambda done, total: report(Progress("files", done, total)),
     )
-    ready = _fill_cache(source, report)
+    try:
+        ready, counts = _run_stages(source, Path(cache_dir), report, workers)
+    except EngineError as error:
+        raise DataError(str(error)) from error
     if not ready:
         raise DataError(f"no usable pair is left of {manifest.path}:{source.quarantine.summary()}")
-    counts = source.features.cache.counts
+    path = name_index(Path(cache_dir), manifest.path, source.fingerprints, manifest.min_face_similarity)
+    write_index(path, source.index, source.quarantine.rejections, source.warnings.rejections)
     return PreparedDataset(
         num_pairs=ready,
         skipped=source.skipped_rows(),
@@ -115,39 +146,82 @@ def prepare_dataset(
     )
 
 
-def _fill_cache(source: PairDataset, report: Callable[[Progress], None]) -> int:
-    """Run the stages one after another; the number of pairs that passed all of them."""
-    features = source.features
-
-    def make_media(item: IndexEntry) -> None:
-        features.load_latents(item)
-        features.load_reference(item)
+def _run_stages(
+    source: PairDataset, cache_dir: Path, report: Callable[[Progress], None], workers: Workers
+) -> tuple[int, CacheCounts]:
+    """Run the stages one after another; the number of pairs that passed all of them, and what was made."""
+    encoders, features = source.features.encoders, source.features
+    engine = Engine(
+        cache_dir / WORK_NAME,
+        workers.runner,
+        on_progress=lambda stage, done, total: report(Progress(stage, done, total)) if done else None,
+    )
+    inputs = engine.put("pairs", (PairRecord.of(entry) for entry in source.items), PairRecord)
+    left = np.arange(len(source.items))
+    counts = CacheCounts()
 
     def finish_captions() -> None:
         for text in ("", REFERENCE_PROMPT):
             features.load_text(text)
-        features.encoders.text.release()
+        encoders.text.release()
 
     def finish_latents() -> None:
         features.load_nulls()
-        features.encoders.video.release()
+        encoders.video.release()
 
-    stages: list[tuple[str, Callable[[IndexEntry], object], Callable[[], None]]] = [
-        ("faces", features.load_embedding, lambda: None),
-        ("captions", lambda item: features.load_text(item.pair.caption), finish_captions),
-        ("latents", make_media, finish_latents),
+    stages: list[tuple[StageName, int, Callable[[], None]]] = [
+        ("faces", workers.count, lambda: None),
+        # One of these networks takes 11 GB, and all cores.
+        ("captions", 1, finish_captions),
+        ("latents", workers.count, finish_latents),
     ]
-    items = list(source.items)
-    for stage, make, finish in stages:
-        passed = []
-        report(Progress(stage, 0, len(items)))
-        for number, item in enumerate(items, start=1):
-            try:
-                make(item)
-                passed.append(item)
-            except MediaError as error:
-                source.quarantine.add(reject(item.pair, error))
-            report(Progress(stage, number, len(items)))
-        items = passed
+    for name, num_workers, finish in stages:
+        report(Progress(name, 0, len(left)))
+        if workers.runner == "native":
+            # A process takes seconds to start.
+            num_workers = max(1, min(num_workers, len(left) // _MIN_PAIRS))
+        engine.num_workers = num_workers
+        stage = make_stage(name, encoders, cache_dir, num_workers, len(left), workers.gpus)
+        some = replace(inputs, input_keys=inputs.input_keys[left])
+        was_done = engine.folder_of(stage).read_index().is_done(some.input_keys)
+        passed = _take_results(source, engine.run(stage, some), left, was_done, counts)
+        left = left[passed]
         finish()
-    return len(items)
+    _add(counts, features.cache.take_counts())
+    return len(left), counts
+
+
+def _take_results(
+    source: PairDataset, result: StageResult, rows: np.ndarray, was_done: np.ndarray, counts: CacheCounts
+) -> np.ndarray:
+    """Quarantine what a stage rejected; tells of each pair whether it passed.
+
+    Args:
+        rows: of the pairs, in the order of the stage's inputs.
+        was_done: whether an earlier preparation had done them.
+        counts: are added to.
+    """
+    passed = np.ones(len(rows), dtype=bool)
+    done, rejected = RecordReader(PairDone), RecordReader(Rejected)
+    places = result.index.find_rows(result.input_keys)
+    is_rejected = np.isin(places, result.index.find_rejections(result.input_keys))
+    for number, ref in enumerate(result.index.refs(places)):
+        line = int(source.items.lines[rows[number]])
+        if is_rejected[number]:
+            said = rejected.read_rejected(ref.part, ref.row)
+            source.quarantine.add(Rejection(source.items.ids[rows[number]], line, said.reason, said.detail))
+            passed[number] = False
+            continue
+        record: PairDone = done.read(ref)
+        if was_done[number]:
+            counts.reused += record.made + record.reused
+        else:
+            _add(counts, record)
+        for reason, detail in json.loads(record.warnings):
+            source.warnings.add(Rejection(record.id, line, reason, detail))
+    return passed
+
+
+def _add(counts: CacheCounts, more: CacheCounts | PairDone) -> None:
+    for name in vars(counts):
+        setattr(counts, name, getattr(counts, name) + getattr(more, name))

@@ -179,6 +179,12 @@ def check_whole(path: Path) -> None:
         raise MediaError(path, "cannot be read", first_line(error)) from error
     except _BrokenStructureError as error:
         raise MediaError(path, "damaged", f"{error}; copy or download it again") from error
+    except struct.error as error:
+        raise MediaError(
+            path,
+            "truncated",
+            f"it ends after {size} bytes in the middle of a header; copy or download it again",
+        ) from error
     if end > size:
         raise MediaError(
             path,

@@ -8,6 +8,8 @@ no record, the reason.
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +24,8 @@ from .stage import EngineError, Rejected
 
 INPUT, KEY, REASON, DETAIL, SUBJECT, RETRY = "_input", "_key", "_reason", "_detail", "_subject", "_retry"
 _OPEN_TABLES = 4
+_WRITING_S = 600
+"""How long the writing of a part may take; it is a matter of seconds."""
 
 
 def write_part(path: Path, kind: type, outcomes: Iterable[tuple[str, Sequence[Any | Rejected]]]) -> None:
@@ -80,9 +84,17 @@ class PartsFolder:
         )
 
     def remove_leftovers(self) -> None:
-        """Delete what a killed process left half-written."""
-        for path in self.path.glob(".*.part") if self.path.is_dir() else []:
-            path.unlink(missing_ok=True)
+        """Delete what a killed process left half-written, and not what another one writes now."""
+        left = list(self.path.glob(".*.part")) if self.path.is_dir() else []
+        if not left:
+            return
+        # The time of the disk, as the clocks of the machines may differ.
+        with tempfile.NamedTemporaryFile(dir=self.path) as stamp:
+            now_s = Path(stamp.name).stat().st_mtime
+        for path in left:
+            with contextlib.suppress(OSError):
+                if now_s - path.stat().st_mtime > _WRITING_S:
+                    path.unlink()
 
 
 def _index_part(part: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

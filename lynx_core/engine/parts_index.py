@@ -82,17 +82,21 @@ class PartsIndex:
         shifts = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.asarray(np.repeat(starts, counts) + shifts)
 
+    def has_record(self, rows: np.ndarray) -> np.ndarray:
+        """Whether each row holds a record, and no rejection, [n] bool."""
+        return np.asarray(self.keys[rows] != _NO_KEY)
+
     def find_records(self, inputs: np.ndarray) -> np.ndarray:
         """Numbers of the rows that hold a record, in the order of the inputs, each content once."""
         rows = self.find_rows(inputs)
-        rows = rows[self.keys[rows] != _NO_KEY]
+        rows = rows[self.has_record(rows)]
         _, first = np.unique(self.keys[rows], return_index=True)
         return np.asarray(rows[np.sort(first)])
 
     def find_rejections(self, inputs: np.ndarray) -> np.ndarray:
         """Numbers of the rows that hold a rejection, in the order of the inputs."""
         rows = self.find_rows(inputs)
-        return np.asarray(rows[self.keys[rows] == _NO_KEY])
+        return np.asarray(rows[~self.has_record(rows)])
 
     def refs(self, rows: np.ndarray) -> Iterator[RowRef]:
         """Places of rows."""

@@ -236,6 +236,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path} is no TOML: {error}") from error
 
 
+_MOST_LINES = 20
+
+
 def build(kind: type[Any], values: Any, where: str) -> Any:
     """Make a model from plain values.
 
@@ -249,7 +252,8 @@ def build(kind: type[Any], values: Any, where: str) -> Any:
         return kind.model_validate(values)
     except ValidationError as error:
         lines = [f"{where}: {line}" for line in _describe(kind, error)]
-        raise ConfigurationError("\n".join(lines)) from None
+        more = [f"and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
+        raise ConfigurationError("\n".join(lines[:_MOST_LINES] + more)) from None
 
 
 def _describe(kind: type[BaseModel], error: ValidationError) -> Iterator[str]:

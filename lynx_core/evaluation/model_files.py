@@ -94,11 +94,19 @@ class ModelFolders:
         return self._known[key]
 
 
+_LONGEST_HEADER_BYTES = 16_000_000
+
+
 def count_parameters(file: Path) -> int | None:
-    """Elements of all tensors of a safetensors file, read off its header; None for other formats."""
+    """Elements of all tensors of a safetensors file, read off its header; None for other formats and damaged files."""
     if file.suffix not in (".safetensors", ".sft"):
         return None
-    with file.open("rb") as raw:
-        (length,) = struct.unpack("<Q", raw.read(8))
-        header = parse_json(raw.read(length))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    try:
+        with file.open("rb") as raw:
+            (length,) = struct.unpack("<Q", raw.read(8))
+            if length > _LONGEST_HEADER_BYTES:
+                return None
+            header = parse_json(raw.read(length))
+        return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError):
+        return None  # what it holds is the server's business

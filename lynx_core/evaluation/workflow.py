@@ -71,16 +71,16 @@ class WorkflowTemplate:
     def _list_silent(self) -> list[str]:
         """Models that the nodes load without naming them, as far as something is connected to them."""
         links = {
-            tuple(value)
+            (str(value[0]), str(value[1]))
             for node in self.nodes.values()
             for value in node["inputs"].values()
-            if isinstance(value, list)
+            if isinstance(value, list) and len(value) == 2
         }
         return [
             name
             for node_id, node in self.nodes.items()
             for output, names in SILENT_LOADERS.get(node["class_type"], {}).items()
-            if (node_id, output) in links
+            if (node_id, str(output)) in links
             for name in names
         ]
 

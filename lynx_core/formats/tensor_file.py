@@ -11,6 +11,7 @@ import math
 import pickle
 import re
 import struct
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from ..foreign_text import parse_json
 from ..spec import LynxError
+from .gguf_header import check_gguf_header
 
 TENSOR_FILE_SUFFIXES = (".safetensors", ".sft", ".gguf", ".pt", ".pth", ".bin", ".ckpt")
 """What to look at in a folder; a file that is named outright may be called anything."""
@@ -46,7 +48,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_LONGEST_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+_LONGEST_HEADER_BYTES = 16_000_000
+"""Wan 14B has 0.1 MB. The library's own limit of 100 MB would take 2 GB of memory to read."""
 
 _GGUF_DTYPES = {"F32": torch.float32, "F16": torch.float16, "F64": torch.float64, "BF16": torch.bfloat16}
 _GGUF_QUANTISED_TO = torch.float16
@@ -154,7 +157,10 @@ def _read_header(path: Path) -> dict[str, Any]:
                 "is no safetensors, GGUF or PyTorch file. Download it again."
             )
         if length > _LONGEST_HEADER_BYTES:
-            raise AdapterError(f"{path} claims a header of {length} bytes; it is no safetensors file.")
+            raise AdapterError(
+                f"{path} claims a header of {length:,} bytes, at most {_LONGEST_HEADER_BYTES:,} are read; it is no file of "
+                "weights for this pack. Download it again."
+            )
         raw = file.read(length)
     try:
         header = parse_json(raw)
@@ -176,6 +182,7 @@ def _check_entry(path: Path, name: str, entry: Any, data_bytes: int) -> None:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers_ok = all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)) and begin <= end
+        numbers_ok = numbers_ok and isinstance(dtype, str)
     except (TypeError, KeyError, ValueError):
         numbers_ok = False
     if not numbers_ok:
@@ -207,6 +214,7 @@ class _GGUFFile(TensorFile):
                 "Python with: pip install gguf"
             ) from error
         try:
+            check_gguf_header(path)
             reader = gguf.GGUFReader(path)
         except Exception as error:  # the package raises whatever numpy does on a damaged file
             raise AdapterError(
@@ -267,10 +275,32 @@ class _PickleFile(TensorFile):
         return self._loaded[name].detach()
 
 
+def _check_archive(path: Path) -> None:
+    """Refuse an archive with packed entries: mapped, they would be read as if they were the weights themselves.
+
+    Raises:
+        AdapterError, ValueError: when the archive has one, or is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+    except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
+        raise ValueError(str(error)) from error
+    if packed:
+        raise AdapterError(
+            f"{path} is a compressed archive ({packed[0].filename}: {packed[0].file_size:,} bytes packed into "
+            f"{packed[0].compress_size:,}), which PyTorch never writes; unpack it, or download the weights themselves."
+        )
+
+
 def _load_pickle(path: Path, zipped: bool) -> Any:
     try:
+        if zipped:
+            _check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except AdapterError:
+        raise
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         if wanted:
             raise AdapterError(

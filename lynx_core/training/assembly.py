@@ -10,10 +10,13 @@ import numpy as np
 import torch
 
 from ..data.dataset import PairDataset
+from ..data.dataset_index import DatasetIndex
 from ..data.encoders import AnalyzerRecogniser, Encoders, UMT5TextEncoder, WanVideoEncoder
 from ..data.manifest import KINDS, read_manifest
 from ..data.pair_table import PairTable
+from ..data.prepared_index import name_index, open_index
 from ..data.quarantine import QUARANTINE_NAME, WARNINGS_NAME
+from ..data.text_files import find_file
 from ..faces.analyzer import FaceAnalyzer
 from ..formats.adapter import Adapter, open_adapter
 from ..formats.adapter_weights import init_resampler, load_modules
@@ -168,11 +171,11 @@ def open_source(
             encoder is not there.
     """
     data = config.data
-    rows = read_manifest(manifest, data.min_face_similarity)
+    encoders = make_encoders(data, device)
     line = ProgressLine()
     return PairDataset(
-        rows,
-        make_encoders(data, device),
+        find_index(config, manifest, encoders) or read_manifest(manifest, data.min_face_similarity),
+        encoders,
         config.decoding,
         cache_dir=data.cache,
         quarantine_path=name_run_file(config, manifest, QUARANTINE_NAME),
@@ -180,6 +183,20 @@ def open_source(
         max_quarantined=data.max_quarantined,
         on_count=(lambda done, total: line.show(f"files of {manifest}", done, total)) if shows else None,
     )
+
+
+def find_index(config: TrainingConfig, manifest: Path, encoders: Encoders) -> DatasetIndex | None:
+    """The index that `prepare` has left of a manifest as it is now, for these settings and networks.
+
+    Raises:
+        DataError: when there is one that cannot be used, or an encoder is not there.
+    """
+    if config.data.cache is None:
+        return None
+    path = find_file(manifest)
+    fingerprints = {"decoding": config.decoding.fingerprint(), "encoders": encoders.fingerprint()}
+    name = name_index(config.data.cache, path, fingerprints, config.data.min_face_similarity)
+    return open_index(name, path)
 
 
 def name_run_file(config: TrainingConfig, manifest: Path, name: str) -> Path:

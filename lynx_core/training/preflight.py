@@ -24,7 +24,7 @@ from ..data.pair_table import IndexEntry, PairTable
 from ..faces.errors import FaceError
 from ..formats.tensor_file import AdapterError
 from ..spec import TEXT_LENGTH, LynxError
-from .assembly import open_source, tabulate_items
+from .assembly import find_index, make_encoders, open_source, tabulate_items
 from .checkpoint import CheckpointFolder
 from .configuration import TrainingConfig
 from .configuration_file import ConfigurationError, list_problems
@@ -126,6 +126,9 @@ def look_for_more(config: TrainingConfig, known: Sequence[str]) -> NoReturn:
         problems.append(describe_conflict(config.run.output))
 
     def read_training() -> PairTable:
+        prepared = _find_prepared(config, config.data.manifest)
+        if prepared is not None:
+            return prepared
         manifest = read_manifest(config.data.manifest, config.data.min_face_similarity)
         if len(manifest.pairs) > _MANY_PAIRS:
             known_now = "".join(f"\n  {problem}" for problem in problems)
@@ -146,13 +149,31 @@ def _read_held_out(config: TrainingConfig, problems: list[str]) -> PairTable | N
         return None
 
     def read() -> PairTable:
-        manifest = read_manifest(path, config.data.min_face_similarity)
-        items = build_index(manifest, config.decoding, TensorCache(config.data.cache)).items
+        items = _open_pairs(config, path)
         if not items:
             raise DataError(f"no usable pair is left of {path} (data.validation_manifest)")
         return items
 
     return _collect(problems, read)
+
+
+def _open_pairs(config: TrainingConfig, path: Path) -> PairTable:
+    """The pairs of a manifest, for which no encoder is needed."""
+    prepared = _find_prepared(config, path)
+    if prepared is not None:
+        return prepared
+    manifest = read_manifest(path, config.data.min_face_similarity)
+    return build_index(manifest, config.decoding, TensorCache(config.data.cache)).items
+
+
+def _find_prepared(config: TrainingConfig, path: Path) -> PairTable | None:
+    try:
+        encoders = make_encoders(config.data, torch.device("cpu"))
+        encoders.fingerprint()
+    except (DataError, FaceError):  # a problem of its own, which is told elsewhere
+        return None
+    index = find_index(config, path, encoders)
+    return None if index is None else index.items
 
 
 def _check_items(

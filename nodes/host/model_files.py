@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import folder_paths
 
@@ -157,11 +157,20 @@ def find_face_choices(recogniser: str) -> tuple[str, str] | None:
 
 def locate_lynx_file(name: str) -> Path | None:
     """Find a file or folder under models/lynx that is not empty; None when there is none, or it lies elsewhere."""
-    inside = PurePosixPath(name)
-    if inside.is_absolute() or Path(name).is_absolute() or ".." in inside.parts:
-        return None  # a name from an edited prompt must not reach files outside the model folders
+    if leaves_folder(name):
+        return None
     places = (Path(folder) / name for folder in folder_paths.get_folder_paths(LYNX_FOLDER))
     return next((place for place in places if list_weight_files(place)), None)
+
+
+def leaves_folder(name: str) -> bool:
+    """Whether a name would reach files outside of the folder that it is put behind, on any system.
+
+    A name comes from a prompt, which anyone may have edited. Links below a model folder are the owner's own, and are
+    followed.
+    """
+    path = PureWindowsPath(name)  # it knows both separators, and what a drive is
+    return bool(path.drive or path.root) or ".." in path.parts
 
 
 def list_weight_files(path: Path) -> list[Path]:
@@ -193,8 +202,8 @@ def locate_insightface_root(pack: str) -> Path | None:
 
 def list_pack_files(root: Path, pack: str) -> list[Path]:
     """List the files of an insightface model pack; none when one of its networks is an empty file."""
-    if Path(pack).name != pack:
-        return []  # a name from an edited prompt must not reach files outside the model folders
+    if leaves_folder(pack) or len(PureWindowsPath(pack).parts) != 1:
+        return []
     try:
         files = sorted(file for file in find_pack_folder(root, pack).iterdir() if file.is_file())
     except FaceError:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import time
 from collections import defaultdict
 
 import numpy as np
 import pytest
 from made_tracks import DIM, make_sample, make_track, person_vector
 
-from lynx_core.curate import people
+from lynx_core.curate import clustering
 from lynx_core.curate.configuration import IdentityConfig, QualityConfig, SplitsConfig
+from lynx_core.curate.duplicates import _HashIndex
 from lynx_core.curate.people import find_people
 from lynx_core.curate.quality import judge_track
 from lynx_core.curate.records import JudgedTrack, Membership, TrackFacts
@@ -29,9 +32,9 @@ def group(tracks, config=CONFIG, threshold=0.5):
     return sorted(map(sorted, groups.values())), [item for item in found if isinstance(item, Rejected)], found
 
 
-@pytest.mark.parametrize("limit", [4000, 3], ids=["all pairs", "first come"])
+@pytest.mark.parametrize("limit", [4000, 3], ids=["all pairs", "neighbours"])
 def test_tracks_of_a_person_are_joined_across_files(limit, monkeypatch):
-    monkeypatch.setattr(people, "MAX_EXACT", limit)
+    monkeypatch.setattr(clustering, "MAX_EXACT", limit)
     tracks = [
         make_track(f"{person}{n}", person_vector(person, 0.4, 10 * person + n), scene=60 * n)
         for person in range(5)
@@ -179,3 +182,55 @@ def test_splits_keep_people_of_one_file_together_and_stay_when_people_come():
 def test_vectors_are_wide_enough_for_the_rules_above():
     cosines = [abs(float(person_vector(a) @ person_vector(b))) for a in range(8) for b in range(a)]
     assert max(cosines) < 0.5 and DIM == 32
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_neighbours_join_as_all_pairs_do(seed, monkeypatch):
+    """With people of many looks, twins seen together, and faces between two people."""
+    rng = np.random.default_rng(seed)
+    tracks = [
+        make_track(
+            f"{person}-{n}", person_vector(person, rng.uniform(0.3, 0.8), 100 * person + n), scene=60 * n
+        )
+        for person in range(12)
+        for n in range(rng.integers(1, 9))
+    ]
+    tracks += [
+        make_track(f"twin{n}", person_vector(50, 0.1, n), "/media/twins.mp4", frames=range(0, 50, 5))
+        for n in range(2)
+    ]
+    exact, _, _ = group(tracks)
+    monkeypatch.setattr(clustering, "MAX_EXACT", 1)
+    assert group(tracks)[0] == exact and len(exact) > 10
+
+
+def test_a_hash_finds_all_that_differ_in_six_bits():
+    rng = np.random.default_rng(0)
+    index, values = _HashIndex(), [int(value) for value in rng.integers(0, 2**63, 300)]
+    for number, value in enumerate(values):
+        index.add(value, str(number))
+    for number, value in enumerate(values):
+        for count, is_found in ((0, True), (3, True), (6, True), (7, False)):
+            bits = rng.choice(64, count, replace=False)
+            changed = value ^ sum(1 << int(bit) for bit in bits)
+            assert (str(number) in index.find(changed)) == is_found
+
+
+@pytest.mark.skipif(not os.environ.get("LYNX_SCALE"), reason="some minutes; LYNX_SCALE=1 runs it")
+def test_thirty_thousand_people_are_told_apart():
+    count, looks = 30_000, 2
+    rng = np.random.default_rng(0)
+    people = rng.normal(size=(count, 512))
+    vectors = np.repeat(people, looks, 0) + 0.6 * rng.normal(size=(count * looks, 512))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    tracks = [make_track(f"{n}", vector.astype(np.float32)) for n, vector in enumerate(vectors)]
+    started, before = time.process_time(), peak_mb()
+    groups = clustering.cluster_tracks(tracks, 0.5)
+    print(f"{len(tracks)} tracks: {time.process_time() - started:.0f} s, {peak_mb() - before:.0f} MB more")
+    assert len(groups) == count and all(len(members) == looks for members in groups)
+
+
+def peak_mb():
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from lynx_core.data.dataset import PairDataset
 from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.manifest import read_manifest
-from lynx_core.data.prepare import PreparedDataset, Progress, prepare_dataset
+from lynx_core.data.prepare import PreparedDataset, Progress, Workers, prepare_dataset
 from lynx_core.training.progress import ProgressLine
 
 DECODING = DecodingConfig(max_px=64 * 64, max_frames=5)
@@ -278,3 +279,32 @@ def test_another_decoder_decodes_again(
     monkeypatch.setattr(decoding, "version", lambda package: "99.0" if package == name else real(package))
     prepare(folder, rows, encoders)
     assert {kind for kind, number in count().items() if number == 2 * before[kind]} == remade
+
+
+@pytest.mark.skipif("LYNX_RAY" not in os.environ, reason="LYNX_RAY=1: minutes on a busy machine")
+@pytest.mark.parametrize("runner", ["native", "ray"])
+def test_several_workers_make_what_one_makes(
+    folder: Path, rows: list[Row], models_dir: Path, runner: str
+) -> None:
+    many = [{**row, "id": f"{row['id']}{number}"} for number in range(4) for row in rows]
+    manifest = read_manifest(write_rows(folder / "pairs.jsonl", [*many, {**rows[0], "target": "face_a.png"}]))
+    reports = [
+        prepare_dataset(
+            manifest,
+            folder / name,
+            make_small_encoders(models_dir),
+            None,
+            DECODING,
+            workers=Workers(count, kind),
+        )
+        for name, count, kind in (("one", 1, "native"), ("two", 2, runner))
+    ]
+    assert reports[0].num_pairs == reports[1].num_pairs == 17
+    made = [
+        {
+            path.relative_to(folder / name): path.read_bytes()
+            for path in (folder / name).rglob("*.safetensors")
+        }
+        for name in ("one", "two")
+    ]
+    assert len(made[0]) > 10 and made[0] == made[1]

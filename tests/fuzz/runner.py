@@ -63,6 +63,7 @@ class Watch:
         self.events: list[str] = []
         self.is_on = False
         sys.addaudithook(self._hear)
+        signal.signal(signal.SIGPROF, self._stop)
         signal.signal(signal.SIGALRM, self._stop)
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -79,7 +80,9 @@ class Watch:
 
         self.events.clear()
         self.is_on = True
-        signal.alarm(LIMIT_S)
+        # Of the processor's time, for other work on the machine is no hang; and of the clock, for what waits for ever.
+        signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
+        signal.alarm(20 * LIMIT_S)
         try:
             target.open(path)
         except LynxError as error:
@@ -89,6 +92,7 @@ class Watch:
         except Exception as error:  # the point of it all
             return self._ran() or f"{type(error).__module__}.{type(error).__name__}: {str(error)[:200]}"
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
             self.is_on = False
         return self._ran()

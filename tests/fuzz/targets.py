@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
 import json
 import pickle
 import shutil
@@ -14,23 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
+from media_seeds import make_photos, make_videos, open_photo, open_video
 from PIL import Image
+from seeds import Seed, saved
 
 REPO = Path(__file__).resolve().parents[2]
 MEDIA = ("photo", "video")
 """Kinds that are counted apart."""
-
-
-@dataclass(frozen=True)
-class Seed:
-    """A real file, and how it is named."""
-
-    name: str
-    raw: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -63,22 +55,14 @@ def make_targets(folder: Path) -> dict[str, Target]:
         ("augmenter", _make_augmenters, _open_augmenter),
         ("subjects", _make_subjects, _open_subjects),
         ("prompts", lambda f: _list_files(f, "assets/benchmark/*.toml"), _open_prompts),
-        ("photo", _make_photos, _open_photo),
-        ("video", _make_videos, _open_video),
+        ("photo", make_photos, open_photo),
+        ("video", make_videos, open_video),
     )
     return {kind: Target(kind, tuple(make(folder)), opener) for kind, make, opener in makers}
 
 
 def _list_files(_: Path, pattern: str) -> list[Seed]:
     return [Seed(path.name, path.read_bytes()) for path in sorted(REPO.glob(pattern))]
-
-
-def _saved(folder: Path, name: str, write: Callable[[Path], object]) -> Seed:
-    path = folder / name
-    write(path)
-    raw = path.read_bytes()
-    path.unlink()
-    return Seed(name, raw)
 
 
 def _borrow(name: str) -> ModuleType:
@@ -107,9 +91,9 @@ def _make_adapters(folder: Path) -> list[Seed]:
     seeds = []
     for name, state in files.items():
         state = {key: tensor.contiguous() for key, tensor in state.items()}
-        seeds.append(_saved(folder, f"{name}.safetensors", lambda path, s=state: save_file(s, path)))
+        seeds.append(saved(folder, f"{name}.safetensors", lambda path, s=state: save_file(s, path)))
         if name in ("resampler", "module"):
-            seeds.append(_saved(folder, f"{name}.pt", lambda path, s=state: torch.save(s, path)))
+            seeds.append(saved(folder, f"{name}.pt", lambda path, s=state: torch.save(s, path)))
     release = folder / "release"
     release.mkdir(exist_ok=True)
     for name, state in tiny.release_files().items():
@@ -117,9 +101,9 @@ def _make_adapters(folder: Path) -> list[Seed]:
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, path)
         _companions[name] = path
     modules = load_modules(open_adapter(release))
-    seeds.append(_saved(folder, "own.safetensors", lambda path: save_modules(modules, path)))
+    seeds.append(saved(folder, "own.safetensors", lambda path: save_modules(modules, path)))
     seeds.append(Seed("old.bin", pickle.dumps({"image_proj": {"latents": [0.0] * 8}})))
-    seeds.append(_saved(folder, "quantised.gguf", lambda path: _write_gguf(path, tiny.wan2gp_module())))
+    seeds.append(saved(folder, "quantised.gguf", lambda path: _write_gguf(path, tiny.wan2gp_module())))
     return seeds
 
 
@@ -156,7 +140,7 @@ def _make_identities(folder: Path) -> list[Seed]:
 
     make_identity = _borrow("formats/test_identity_file.py").make_identity
     return [
-        _saved(
+        saved(
             folder, f"{name}.safetensors", lambda path, kv=kv: save_identity(path, make_identity(with_kv=kv))
         )
         for name, kv in (("plain", False), ("with_kv", True))
@@ -192,7 +176,7 @@ def _make_bases(folder: Path) -> list[Seed]:
         "text_embedding.0.weight": (16, 24),
     }
     state = {name: torch.zeros(shape) for name, shape in keys.items()}
-    return [_saved(folder, "base.safetensors", lambda path: save_file(state, path))]
+    return [saved(folder, "base.safetensors", lambda path: save_file(state, path))]
 
 
 def _open_base(path: Path) -> None:
@@ -248,7 +232,7 @@ def _make_manifests(folder: Path) -> list[Seed]:
     return [
         Seed("pairs.jsonl", text.encode()),
         Seed("wide.jsonl", text.encode("utf-16")),
-        _saved(folder, "pairs.parquet", lambda path: pq.write_table(table, path)),
+        saved(folder, "pairs.parquet", lambda path: pq.write_table(table, path)),
     ]
 
 
@@ -340,86 +324,3 @@ def _open_prompts(path: Path) -> None:
     from lynx_core.evaluation.prompts import load_prompts
 
     load_prompts(path)
-
-
-# --- media ---------------------------------------------------------------------------------------
-
-
-def _make_photos(_: Path) -> list[Seed]:
-    pixels = np.random.default_rng(0).integers(0, 255, (12, 10, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
-    seeds = []
-    for suffix, mode, options in (
-        ("jpg", "RGB", {}), ("jpg", "CMYK", {}), ("png", "RGBA", {}), ("png", "P", {}), ("webp", "RGB", {}), ("gif", "P", {}),
-        ("tiff", "RGB", {"compression": "tiff_lzw"}), ("bmp", "RGB", {}), ("avif", "RGB", {}), ("ppm", "L", {}),
-    ):  # fmt: skip
-        raw = io.BytesIO()
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        if suffix in ("jpg", "png", "webp"):
-            options = {**options, "exif": exif}
-        Image.fromarray(pixels).convert(mode).save(raw, {"jpg": "jpeg"}.get(suffix, suffix), **options)
-        seeds.append(Seed(f"{mode.lower()}.{suffix}", raw.getvalue()))
-    frames = [Image.fromarray(np.roll(pixels, shift, 0)) for shift in range(4)]
-    for suffix in ("gif", "png", "webp"):
-        raw = io.BytesIO()
-        frames[0].save(raw, suffix, save_all=True, append_images=frames[1:], duration=100)
-        seeds.append(Seed(f"animated.{suffix}", raw.getvalue()))
-    return seeds
-
-
-def _make_videos(folder: Path) -> list[Seed]:
-    import av
-
-    def write(path: Path, codec: str) -> None:
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream(codec, rate=16)
-            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-            for number in range(12):
-                pixels = np.full((48, 64, 3), 20 * number, dtype=np.uint8)
-                for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")):
-                    container.mux(packet)
-            for packet in stream.encode():
-                container.mux(packet)
-
-    kinds = {
-        "mp4": "libx264", "mkv": "libx264", "webm": "libvpx-vp9", "mov": "mpeg4", "avi": "mpeg4", "ts": "mpeg2video",
-        "flv": "libx264", "ogv": "mpeg4",
-    }  # fmt: skip
-    kinds.pop("ogv")
-    return [
-        _saved(folder, f"clip.{suffix}", lambda path, c=codec: write(path, c))
-        for suffix, codec in kinds.items()
-    ]
-
-
-def _open_photo(path: Path) -> None:
-    from lynx_core.data.decoding import probe_media
-    from lynx_core.faces.photo import load_photo
-
-    _try_both(lambda: load_photo(path), lambda: _read_media(path, probe_media(path)))
-
-
-def _open_video(path: Path) -> None:
-    from lynx_core.data.decoding import probe_media
-
-    _read_media(path, probe_media(path))
-
-
-def _try_both(*calls: Callable[[], Any]) -> None:
-    """Make every call, and then raise the first refusal."""
-    from lynx_core.spec import LynxError
-
-    refusals = []
-    for call in calls:
-        try:
-            call()
-        except LynxError as error:
-            refusals.append(error)
-    if refusals:
-        raise refusals[0]
-
-
-def _read_media(path: Path, info: Any) -> None:
-    from lynx_core.data.decoding import DecodingConfig, decode_clip, plan_clip
-
-    decode_clip(path, plan_clip(path, info, DecodingConfig(), None))

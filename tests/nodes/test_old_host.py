@@ -60,3 +60,4 @@ def test_an_old_host_gets_a_sentence(
     sentence = f"ComfyUI-Lynx is made for ComfyUI 0.16.3 and newer, and this is {version}"
     assert (sentence in done.stderr) == is_told
     assert ("update ComfyUI" in done.stderr) == is_told
+    assert "has changed" not in done.stderr, "the oldest and the newest host have all that the pack relies on"

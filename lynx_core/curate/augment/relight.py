@@ -1,14 +1,16 @@
 """Another light on a face: the ratio of two lights in spherical harmonics, over the face's normals.
 
 Nine coefficients carry 98 % of the light that a matt surface gives back (Ramamoorthi and Hanrahan 2001). The
-picture is multiplied by new / old shade of each normal; the old one is fitted to the picture. The normals are
-those of an ellipsoid laid over the head by its landmarks: it has no nose and no eye sockets, so shadows
-of these do not move, and hair and background are left as they are. A weak augmentation, and honest about it.
+picture is multiplied by new / old shade of each normal; the old one is fitted to the picture. With the option `mesh`
+the normals are those of MediaPipe's face mesh. Without, they are those of an ellipsoid laid over the head by its
+landmarks: it has no nose and no eye sockets, so shadows of these do not move. Hair and background are left as they
+are, and no shadow is cast. A weak augmentation, and honest about it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ import numpy as np
 from ...engine.stage import Rejected
 from ...faces.crops import measure_face_px
 from ...faces.errors import import_package
-from ...hashing import hash_values
+from ...hashing import hash_file, hash_values
 from ..head_pose import estimate_pose
+from .face_mesh import FaceMesh, draw_mesh_normals
 from .interface import AugmentKind, FaceImage, check_options
 
 _BANDS = np.array([np.pi, *[2 * np.pi / 3] * 3, *[np.pi / 4] * 5])
@@ -27,27 +30,41 @@ _RATIO = (0.45, 2.2)
 
 
 class Relight:
-    """Moves the main light to another side, and changes its warmth."""
+    """Moves the main light to another side, and changes its warmth.
+
+    Args:
+        mesh: face_landmark.tflite, or None for an ellipsoid.
+    """
 
     kind: AugmentKind = "relight"
     licence = "Apache-2.0"
 
-    def __init__(self, strength: float) -> None:
-        self.strength = strength
-        self.fingerprint = hash_values([1, strength])
+    def __init__(self, strength: float, mesh: Path | None = None) -> None:
+        self.strength, self.mesh = strength, mesh
+        model = hash_file(mesh) if mesh and mesh.is_file() else str(mesh)
+        self.fingerprint = hash_values([2, strength, model])
 
     @classmethod
     def from_options(cls, options: Mapping[str, str]) -> Relight:
-        return cls(float(check_options("relight", options, {"strength": "0.7"})["strength"]))
+        values = check_options("relight", options, {"strength": "0.7", "mesh": ""})
+        mesh = Path(values["mesh"]).expanduser() if values["mesh"] else None
+        return cls(float(values["strength"]), mesh)
 
     def load(self) -> None:
         self._cv2: Any = import_package("cv2", "relighting")
+        self._finder = FaceMesh(self.mesh) if self.mesh else None
 
     def __call__(self, faces: Sequence[FaceImage], rng: np.random.Generator) -> list[FaceImage | Rejected]:
         return [self._relight(face, rng) for face in faces]
 
     def _relight(self, face: FaceImage, rng: np.random.Generator) -> FaceImage | Rejected:
-        normals, weight = draw_normals(face)
+        if self._finder is None:
+            normals, weight = draw_normals(face)
+        else:
+            points = self._finder.find(face)
+            if isinstance(points, Rejected):
+                return points
+            normals, weight = draw_mesh_normals(points, face.pixels.shape)
         inside = weight > 0.5
         if inside.sum() < 64:
             return Rejected("face too small to relight", f"{int(inside.sum())} pixels")
