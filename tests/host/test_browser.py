@@ -116,7 +116,7 @@ def host(comfy_host: ComfyHost, tmp_path_factory: pytest.TempPathFactory) -> Com
     if KEEP_SCREENSHOTS:
         find_portrait_face(comfy_host.base_dir / "models" / "insightface")
     else:
-        upload_short_video(comfy_host, tmp_path_factory.mktemp("video"), NUM_FRAMES, HEIGHT, WIDTH)
+        upload_short_video(comfy_host, tmp_path_factory.mktemp("video"), NUM_FRAMES)
     return comfy_host
 
 

@@ -195,7 +195,7 @@ def test_workflow_gives_a_playable_video(
     each_comfy_host: ComfyHost, name: str, photo: Path, tmp_path: Path
 ) -> None:
     image = each_comfy_host.upload_image(photo)
-    upload_short_video(each_comfy_host, tmp_path, NUM_FRAMES, HEIGHT, WIDTH)
+    upload_short_video(each_comfy_host, tmp_path, NUM_FRAMES)
     outputs = each_comfy_host.queue(make_small_prompt(each_comfy_host, name, image))
     (file,) = list_files(outputs, ".mp4")
     video = read_video(each_comfy_host.fetch(file, tmp_path))
