@@ -8,7 +8,6 @@ Credentials and endpoints are those of the environment (`AWS_PROFILE`, `AWS_ENDP
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from typing import Any
 from ..durable_file import write_aside
 from ..engine.stage import Rejection
 from ..faces.errors import import_package
+from ..foreign_text import parse_json
 from ..hashing import hash_file
 from ..spec import first_line
 from .configuration import CurationConfig, SourceConfig
@@ -186,12 +186,12 @@ def publish(output: Path, url: str, on_progress: Progress) -> int:
 def find_published(output: Path) -> str:
     """The address that a set was copied to; empty when it was to none."""
     path = output / PUBLISHED_NAME
-    return str(json.loads(path.read_text(encoding="utf-8"))["url"]) if path.is_file() else ""
+    return str(parse_json(path.read_text(encoding="utf-8"))["url"]) if path.is_file() else ""
 
 
 def _read_published(output: Path, url: str) -> dict[str, str]:
     path = output / PUBLISHED_NAME
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return dict(known.get("files", {})) if known.get("url") == url else {}
 
 

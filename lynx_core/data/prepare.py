@@ -32,7 +32,7 @@ from .prepared_index import name_index, write_index
 from .quarantine import Rejection, SkippedRows
 
 WORK_NAME = "work"
-_MIN_PAIRS = 8
+_MIN_PAIRS = 64
 """For which one more process is started."""
 
 

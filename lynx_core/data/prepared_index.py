@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from ..durable_file import sync, write_durably
+from ..foreign_text import parse_json
 from ..hashing import hash_every_byte, hash_values
 from .dataset_index import READ_ONLY, DatasetIndex
 from .errors import DataError, first_line
@@ -112,7 +113,7 @@ def open_index(path: Path, manifest: Path) -> DatasetIndex | None:
         DataError: when there is one that cannot be used, with the way out.
     """
     try:
-        stated = json.loads(path.read_text())
+        stated = parse_json(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
