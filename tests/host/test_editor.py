@@ -117,7 +117,9 @@ def test_a_preset_chosen_in_nodes_2_fills_the_widgets(nodes_2: Any, host: ComfyH
     inputs = nodes_2.evaluate(READ_PROMPT)
     assert inputs["preset"] == PRESET and {name: inputs[name] for name in VALUES} == VALUES
     nodes_2.keyboard.press("Escape")
-    find_node(nodes_2, "LynxApply").get_by_label("ref_blocks").fill("0-2")
+    apply = find_node(nodes_2, "LynxApply")
+    apply.get_by_test_id("advanced-inputs-button").click()
+    apply.get_by_label("ref_blocks").fill("0-2")
     nodes_2.keyboard.press("Tab")
     nodes_2.wait_for_timeout(300)
     inputs = nodes_2.evaluate(READ_PROMPT)
