@@ -125,8 +125,12 @@ def open_parts(page: Any, host: ComfyHost, photo: Path) -> None:
     }
     page.goto(host.url)
     page.wait_for_function("() => window.app?.graph && window.app.extensionManager", timeout=90_000)
-    page.evaluate("prompt => window.app.loadApiJson(prompt, 'parts')", prompt)
-    page.wait_for_timeout(500)
+    for _ in range(20):  # the editor's own first graph may come later than it says, and take its place
+        page.evaluate("prompt => window.app.loadApiJson(prompt, 'parts')", prompt)
+        page.wait_for_timeout(1000)
+        if len(prompt) == page.evaluate("() => window.app.graph._nodes.length"):
+            return
+    raise AssertionError("the editor does not keep the graph")
 
 
 @pytest.fixture(scope="module")
