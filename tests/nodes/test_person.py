@@ -115,7 +115,7 @@ def test_models_that_are_gone_are_not_kept(mini: Mini) -> None:
     cache = module.ReferenceCache(max_entries=2)
     other = Mini(mini.bench)
     with torch.inference_mode():
-        cache.encode(other.model, other.adapter, other.clip, other.vae, torch.full((256, 256, 3), 0.4))
+        cache.encode(other.model, other.adapter, other.clip, other.vae, torch.full((1, 256, 256, 3), 0.4))
     (_, loaders, _) = cache.entries[0]
     del other
     gc.collect()
