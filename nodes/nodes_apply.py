@@ -160,9 +160,13 @@ class LynxApply(io.ComfyNode):
         """Take what graphs of earlier versions hold, too: a preset's former name, strengths beyond the sliders."""
         faults = []
         for name, strength in (("id_strength", id_strength), ("ref_strength", ref_strength)):
-            if strength is not None and not -MAX_STRENGTH <= strength <= MAX_STRENGTH:
+            try:  # the host hands on what the API format holds, before it makes a number of it
+                fits = strength is None or -MAX_STRENGTH <= float(strength) <= MAX_STRENGTH
+            except (TypeError, ValueError):
+                fits = False
+            if not fits:
                 faults.append(
-                    f"{name} must be between -{MAX_STRENGTH:g} and {MAX_STRENGTH:g}, got {strength:g}."
+                    f"{name} must be a number from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}, got {strength!r}."
                 )
         try:
             if preset is not None:

@@ -112,7 +112,7 @@ def test_a_former_preset_is_taken_from_an_api_file(wiring_host: ComfyHost) -> No
     assert "Not as in the preset" not in wiring_host.read_log()[log_before:]
     for name, value, message in (
         ("preset", "no such preset", "is none of: custom, as published, softer reference"),
-        ("id_strength", 10.5, "must be between -10 and 10, got 10.5"),
+        ("id_strength", 10.5, "must be a number from -10 to 10, got 10.5"),
     ):
         with pytest.raises(PromptError, match=message):
             wiring_host.queue(make_lynx(**{name: value}))
