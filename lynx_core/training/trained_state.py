@@ -10,6 +10,7 @@ Loading writes into the tensors that are there, each process its own shards, so 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from torch import Tensor
 
 from .checkpoint import CheckpointError
 from .optimizer import EMA, NamedParameters, set_learning_rate
+
+# Of a single process, at every checkpoint, where it is asked to work alone.
+warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
 WEIGHTS, EMA_WEIGHTS, OPTIMIZER = "weights/", "ema/", "optimizer/"
 
