@@ -27,18 +27,36 @@ from .presets import (
 )
 
 
+def define_strength_input(part: str, tooltip: str) -> io.Input:
+    """Define the slider of an adapter part's strength."""
+    return io.Float.Input(
+        f"{part}_strength",
+        default=1.0,
+        min=0.0,
+        max=2.0,
+        step=0.05,
+        display_mode=io.NumberDisplay.slider,
+        tooltip=tooltip,
+    )
+
+
+def define_applied_outputs() -> list[io.Output]:
+    """Define what a node that puts a person on a model gives."""
+    return [
+        io.Model.Output(),
+        io.Conditioning.Output(display_name="positive"),
+        io.Conditioning.Output(display_name="negative"),
+        io.Conditioning.Output(display_name="middle", tooltip="Negative prompt with the identity."),
+    ]
+
+
 def define_part_inputs(part: str, what: str) -> list[io.Input]:
     """Define the four inputs that say how one adapter part acts."""
     return [
-        io.Float.Input(
-            f"{part}_strength",
-            default=1.0,
-            min=0.0,
-            max=2.0,
-            step=0.05,
-            display_mode=io.NumberDisplay.slider,
-            tooltip=f"How strongly {what} acts, 0 to 2; 1 as published, 0 leaves it out. A linked number may be anything "
-            "from -10 to 10.",
+        define_strength_input(
+            part,
+            f"How strongly {what} acts, 0 to 2; 1 as published, 0 leaves it out. A linked number may be anything from -10 "
+            "to 10.",
         ),
         io.Float.Input(
             f"{part}_start",
@@ -144,12 +162,7 @@ class LynxApply(io.ComfyNode):
                     "several Lynx Apply in a row each person stays in the own mask. Left open, everywhere.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(),
-                io.Conditioning.Output(display_name="positive"),
-                io.Conditioning.Output(display_name="negative"),
-                io.Conditioning.Output(display_name="middle", tooltip="Negative prompt with the identity."),
-            ],
+            outputs=define_applied_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 

@@ -101,9 +101,7 @@ class LynxFaceSimilarity(io.ComfyNode):
     ) -> io.NodeOutput:
         frames = np.stack(convert_image(images))
         person, photo, warnings = embed_person(face_analyzer, reference, id)
-        recogniser = Recogniser(
-            face_analyzer.recogniser.name, "", SAME_PERSON_COSINE, CropEmbedder(face_analyzer.recogniser)
-        )
+        recogniser = open_judge(face_analyzer)
         detector: Any = WatchedDetector(face_analyzer.detector, len(frames))
         (score,) = score_frames(frames, [person], detector, [recogniser])
         warnings += explain_faces(score)
@@ -133,6 +131,11 @@ class WatchedDetector:
         faces = self.detector.detect(image)
         self.progress.update(1)
         return faces
+
+
+def open_judge(analyzer: FaceAnalyzer) -> Recogniser:
+    """Make an analyzer's recogniser one that tells the people of a video apart."""
+    return Recogniser(analyzer.recogniser.name, "", SAME_PERSON_COSINE, CropEmbedder(analyzer.recogniser))
 
 
 def embed_person(

@@ -18,7 +18,7 @@ from .host import model_files
 from .host.application import AppliedIdentity, apply_identity
 from .host.messages import raise_plainly, show_note
 from .host.reference_pass import ReferenceCache
-from .nodes_apply import describe_settings
+from .nodes_apply import define_applied_outputs, define_strength_input, describe_settings
 from .nodes_face import encode_id, find_crops
 from .nodes_load import (
     explain_choice,
@@ -75,14 +75,8 @@ class LynxPerson(io.ComfyNode):
                     tooltip="How strongly and when ID and reference act. 'as published' is the release's.",
                 ),
                 *(
-                    io.Float.Input(
-                        f"{part}_strength",
-                        default=1.0,
-                        min=0.0,
-                        max=2.0,
-                        step=0.05,
-                        display_mode=io.NumberDisplay.slider,
-                        tooltip=f"How strongly {what} acts, 0 to 2 times what the preset says; 0 leaves it out.",
+                    define_strength_input(
+                        part, f"How strongly {what} acts, 0 to 2 times what the preset says; 0 leaves it out."
                     )
                     for part, what in (("id", "the ID"), ("ref", "the reference"))
                 ),
@@ -98,12 +92,7 @@ class LynxPerson(io.ComfyNode):
                     "trained on.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(),
-                io.Conditioning.Output(display_name="positive"),
-                io.Conditioning.Output(display_name="negative"),
-                io.Conditioning.Output(display_name="middle", tooltip="Negative prompt with the identity."),
-            ],
+            outputs=define_applied_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
 from ..lynx_core.evaluation.face_tracks import choose_track, find_faces, link_faces
-from ..lynx_core.evaluation.seen_faces import CropEmbedder, Recogniser
 from ..lynx_core.faces.analyzer import FaceAnalyzer
-from ..lynx_core.faces.combination import SAME_PERSON_COSINE
 from ..lynx_core.faces.moving_crop import MovingCrop, follow_face
 from ..lynx_core.faces.photo import convert_image
 from . import sockets
 from .host.messages import raise_plainly, show_note
-from .nodes_likeness import WatchedDetector, embed_person
+from .nodes_likeness import WatchedDetector, embed_person, open_judge
 
 LARGE_FACE_PX = 200
 """A face of this size holds as much as Wan can draw."""
-
-
-@dataclass(frozen=True)
-class FaceTrack:
-    """Where a face is in each frame of a video."""
-
-    crop: MovingCrop
-    num_seen: int
 
 
 class LynxTrackFace(io.ComfyNode):
@@ -99,11 +87,8 @@ class LynxTrackFace(io.ComfyNode):
     ) -> io.NodeOutput:
         frames = np.stack(convert_image(images))
         person, _, warnings = embed_person(face_analyzer, reference, None)
-        recogniser = Recogniser(
-            face_analyzer.recogniser.name, "", SAME_PERSON_COSINE, CropEmbedder(face_analyzer.recogniser)
-        )
         found = find_faces(frames, WatchedDetector(face_analyzer.detector, len(frames)))  # type: ignore[arg-type]
-        track = choose_track(link_faces(found, recogniser), person)
+        track = choose_track(link_faces(found, open_judge(face_analyzer)), person)
         if not track.faces:
             raise ValueError(
                 f"Lynx Track Face finds no face in any of the {len(frames)} frames. A face of fewer than about 20 px is "
@@ -121,7 +106,7 @@ class LynxTrackFace(io.ComfyNode):
             warnings=warnings,
         )
         faces = crop.cut(images[..., :3].cpu(), size)
-        return io.NodeOutput(faces, FaceTrack(crop, len(boxes)), ui=ui.PreviewImage(faces[:1], cls=cls))
+        return io.NodeOutput(faces, crop, ui=ui.PreviewImage(faces[:1], cls=cls))
 
 
 class LynxPasteFace(io.ComfyNode):
@@ -154,14 +139,13 @@ class LynxPasteFace(io.ComfyNode):
     @classmethod
     @raise_plainly
     def execute(
-        cls, images: torch.Tensor, faces: torch.Tensor, track: FaceTrack, feather: float
+        cls, images: torch.Tensor, faces: torch.Tensor, track: MovingCrop, feather: float
     ) -> io.NodeOutput:
-        crop = track.crop
         size = tuple(images.shape[1:3])
-        if len(images) != len(crop) or size != tuple(crop.frame_size):
-            height, width = crop.frame_size
+        if len(images) != len(track) or size != tuple(track.frame_size):
+            height, width = track.frame_size
             raise ValueError(
-                f"The track is of {len(crop)} frames of {width} x {height} px, but images holds {len(images)} of "
+                f"The track is of {len(track)} frames of {width} x {height} px, but images holds {len(images)} of "
                 f"{size[1]} x {size[0]} px. Connect the frames that Lynx Track Face was given."
             )
         if faces.shape[1] != faces.shape[2]:
@@ -176,4 +160,4 @@ class LynxPasteFace(io.ComfyNode):
                 "theirs. Wan makes 4 n + 1 frames."
             )
         show_note(cls, warnings=warnings)
-        return io.NodeOutput(crop.paste(images[..., :3].cpu(), faces[..., :3].cpu(), feather))
+        return io.NodeOutput(track.paste(images[..., :3].cpu(), faces[..., :3].cpu(), feather))

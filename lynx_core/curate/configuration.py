@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ..data.manifest import KINDS
 from .errors import Checks
@@ -18,6 +18,11 @@ CaptionSource = Literal["sidecar", "server", "sidecar_or_server"]
 OnFace = Literal["reject", "strip", "keep"]
 RunnerName = Literal["native", "ray"]
 AugmentKind = Literal["expression", "relight", "background"]
+
+
+def list_values(section: Any) -> dict[str, str]:
+    """The values of a section as texts, for the fingerprint of a stage."""
+    return {name: str(value) for name, value in asdict(section).items()}
 
 
 @dataclass(frozen=True)

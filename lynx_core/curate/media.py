@@ -77,8 +77,7 @@ class Footage:
         return max(round(width_px * self.scale), 1), max(round(height_px * self.scale), 1)
 
     def _take(self, info: VideoInfo) -> None:
-        self.num_frames = info.num_frames
-        self.fps = info.num_frames / info.duration_s if info.duration_s > 0 else 0.0
+        self.num_frames, self.fps = info.num_frames, info.fps
 
 
 def open_footage(path: Path, max_side_px: int) -> Footage:
@@ -115,8 +114,7 @@ def _peek(path: Path) -> ClipHeader | ImageInfo:
         return header
     info = probe_media(path)  # a header that says nothing of use: decode it for its times
     assert isinstance(info, VideoInfo)
-    fps = info.num_frames / info.duration_s if info.duration_s > 0 else 0.0
-    return ClipHeader(info.width_px, info.height_px, fps)
+    return ClipHeader(info.width_px, info.height_px, info.fps)
 
 
 def _probe_picture(path: Path) -> PhotoInfo | None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy as np
 from ..engine.stage import Rejected, TableStage
 from ..hashing import hash_values
 from .clustering import cluster_tracks
-from .configuration import IdentityConfig
+from .configuration import IdentityConfig, list_values
 from .duplicates import drop_duplicates
 from .forgotten import drop_forgotten, read_forgotten
 from .records import JudgedTrack, Membership
@@ -34,7 +33,7 @@ def make_people_stage(
 ) -> TableStage:
     """The stage: from all `JudgedTrack` to `Membership`; tracks of `unsafe` ids are passed over."""
     forgotten = read_forgotten(output)
-    settings = {name: str(value) for name, value in asdict(config).items()}
+    settings = list_values(config)
     settings |= {"threshold": str(threshold), "forgotten": hash_values(forgotten)}
     settings["unsafe"] = hash_values(sorted(unsafe))
 

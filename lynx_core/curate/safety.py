@@ -7,7 +7,7 @@ of its labels count is said by the configuration, for each calls them otherwise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..engine.stage import EngineError, Rejected, Stage, StageFunction
 from ..faces.errors import import_package
 from ..hashing import hash_files
 from ..spec import first_line
-from .configuration import SafetyConfig
+from .configuration import SafetyConfig, list_values
 from .errors import CurationError
 from .media import read_jpeg
 from .records import TrackId, TrackViews
@@ -32,7 +32,7 @@ def make_safety_stage(config: SafetyConfig, gpus: float) -> Stage:
         CurationError: when there is no such network.
     """
     folder = find_classifier(config)
-    settings = {name: str(value) for name, value in asdict(config).items()}
+    settings = list_values(config)
     settings["network"] = hash_files(path for path in folder.iterdir() if path.is_file())
     return Stage(
         "safety",

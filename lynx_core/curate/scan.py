@@ -19,7 +19,7 @@ from ..data.errors import DataError
 from ..engine.stage import EngineError, Rejected, Stage
 from ..faces.errors import FaceError
 from ..spec import first_line
-from .configuration import CurationConfig, FacesConfig, ShotsConfig
+from .configuration import CurationConfig, FacesConfig, ShotsConfig, list_values
 from .face_looks import ShotLooks
 from .media import Footage, MediaError, open_footage
 from .networks import FaceNetworks
@@ -35,7 +35,7 @@ def make_scan_stage(config: CurationConfig) -> Stage:
     """The stage: from `SourceFile` to `Track`."""
     networks = FaceNetworks(config.faces)
     settings = {
-        "faces": {name: str(value) for name, value in asdict(config.faces).items()},
+        "faces": list_values(config.faces),
         "shots": asdict(config.shots),
         "networks": [*networks.fingerprint, hash_shot_detector(config.shots)],
     }

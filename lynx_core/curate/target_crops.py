@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 
 from ..engine.stage import Rejected, Stage, StageFunction
 from ..faces.errors import import_package
-from .configuration import CurationConfig, FacesConfig, TargetsConfig
+from .configuration import CurationConfig, FacesConfig, TargetsConfig, list_values
 from .media import MediaError, open_footage
 from .networks import FaceNetworks
 from .records import CroppedTarget, CropRequest, TrackFacts
@@ -94,7 +94,7 @@ def cut_view(pixels: np.ndarray, crop: Sequence[int], width_px: int) -> np.ndarr
 def make_crop_stage(config: CurationConfig) -> Stage:
     """The stage: from `CropRequest` to `CroppedTarget`."""
     settings = {
-        "faces": {name: str(value) for name, value in asdict(config.faces).items()},
+        "faces": list_values(config.faces),
         "max_people": config.targets.max_people,
         "networks": FaceNetworks(config.faces).fingerprint,
     }

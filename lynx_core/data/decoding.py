@@ -8,6 +8,7 @@ for being small: any size packs with any other, so a small source simply takes f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
@@ -75,6 +76,18 @@ class ClipPlan:
     source_width_px: int
     pts: np.ndarray | None
     """Timestamps of its frames in the file, repeats allowed, [frames] int64; None for an image."""
+
+    @classmethod
+    def restore(cls, sizes_px: Sequence[int], pts: Sequence[int] | None) -> ClipPlan:
+        """A plan from what is stored of it: `sizes_px`, and the timestamps as a list."""
+        height_px, width_px, source_height_px, source_width_px = sizes_px
+        stamps = None if pts is None else np.array(pts, dtype=np.int64)
+        return cls(height_px, width_px, source_height_px, source_width_px, stamps)
+
+    @property
+    def sizes_px(self) -> tuple[int, int, int, int]:
+        """Height and width of the sample, then of the source."""
+        return self.height_px, self.width_px, self.source_height_px, self.source_width_px
 
     @property
     def num_frames(self) -> int:

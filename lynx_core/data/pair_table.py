@@ -137,12 +137,10 @@ class PairTable(Sequence[IndexEntry]):
             fps=row["fps"],
             row_hash=row["row_hash"],
         )
-        height_px, width_px, source_height_px, source_width_px = row["sizes_px"]
-        pts = None if row["pts"] is None else np.array(row["pts"], dtype=np.int64)
         states = zip(row["file_bytes"], row["file_times"], strict=True)
         return IndexEntry(
             pair,
-            ClipPlan(height_px, width_px, source_height_px, source_width_px, pts),
+            ClipPlan.restore(row["sizes_px"], row["pts"]),
             target_hash,
             tuple(reference_hashes),
             tuple(None if state == _GONE else state for state in states),
@@ -200,9 +198,8 @@ class TableWriter:
 
     def add(self, entry: IndexEntry) -> None:
         """Take a pair."""
-        pair, shape = entry.pair, entry.plan.latent_shape
+        pair, plan = entry.pair, entry.plan
         states = entry.file_states or (None,) * (1 + len(pair.references))
-        pts, plan = entry.plan.pts, entry.plan
         values = (
             pair.id,
             pair.line,
@@ -216,10 +213,11 @@ class TableWriter:
             [bytes.fromhex(digest) for digest in (entry.target_hash, *entry.reference_hashes)],
             [(state or _GONE)[0] for state in states],
             [(state or _GONE)[1] for state in states],
-            [plan.height_px, plan.width_px, plan.source_height_px, plan.source_width_px],
-            None if pts is None else pts.tolist(),
+            plan.sizes_px,
+            None if plan.pts is None else plan.pts.tolist(),
         )
         self._rows.append(dict(zip(_COLUMNS, values, strict=True)))
+        shape = plan.latent_shape
         numbers = (pair.line, count_tokens(shape), KINDS.index(pair.kind), *shape)
         for column, number in zip(self._numbers.values(), numbers, strict=True):
             column.append(number)

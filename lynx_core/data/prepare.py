@@ -183,8 +183,7 @@ def _run_stages(
         engine.num_workers = num_workers
         stage = make_stage(name, encoders, cache_dir, num_workers, len(left), workers.gpus)
         some = replace(inputs, input_keys=inputs.input_keys[left])
-        was_done = engine.folder_of(stage).read_index().is_done(some.input_keys)
-        passed = _take_results(source, engine.run(stage, some), left, was_done, counts)
+        passed = _take_results(source, engine.run(stage, some), left, counts)
         left = left[passed]
         finish()
     _add(counts, features.cache.take_counts())
@@ -192,28 +191,25 @@ def _run_stages(
 
 
 def _take_results(
-    source: PairDataset, result: StageResult, rows: np.ndarray, was_done: np.ndarray, counts: CacheCounts
+    source: PairDataset, result: StageResult, rows: np.ndarray, counts: CacheCounts
 ) -> np.ndarray:
     """Quarantine what a stage rejected; tells of each pair whether it passed.
 
     Args:
         rows: of the pairs, in the order of the stage's inputs.
-        was_done: whether an earlier preparation had done them.
         counts: are added to.
     """
-    passed = np.ones(len(rows), dtype=bool)
     done, rejected = RecordReader(PairDone), RecordReader(Rejected)
     places = result.index.find_rows(result.input_keys)
-    is_rejected = np.isin(places, result.index.find_rejections(result.input_keys))
+    passed = result.index.has_record(places)
     for number, ref in enumerate(result.index.refs(places)):
         line = int(source.items.lines[rows[number]])
-        if is_rejected[number]:
+        if not passed[number]:
             said = rejected.read_rejected(ref.part, ref.row)
             source.quarantine.add(Rejection(source.items.ids[rows[number]], line, said.reason, said.detail))
-            passed[number] = False
             continue
         record: PairDone = done.read(ref)
-        if was_done[number]:
+        if result.was_done[number]:
             counts.reused += record.made + record.reused
         else:
             _add(counts, record)

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 from ..engine.stage import EngineError, Rejected, Stage
@@ -58,7 +57,7 @@ class PairRecord:
             tuple(str(path.absolute()) for path in pair.references),
             entry.target_hash,
             entry.reference_hashes,
-            (plan.height_px, plan.width_px, plan.source_height_px, plan.source_width_px),
+            plan.sizes_px,
             None if plan.pts is None else tuple(plan.pts.tolist()),
         )
 
@@ -66,9 +65,7 @@ class PairRecord:
         """The pair, as `Features` takes it."""
         references = tuple(Path(path) for path in self.references)
         pair = Pair(self.id, Path(self.target), references, self.caption, self.kind, 0)
-        height_px, width_px, source_height_px, source_width_px = self.sizes_px
-        pts = None if self.pts is None else np.array(self.pts, dtype=np.int64)
-        plan = ClipPlan(height_px, width_px, source_height_px, source_width_px, pts)
+        plan = ClipPlan.restore(self.sizes_px, self.pts)
         return IndexEntry(pair, plan, self.target_hash, self.reference_hashes)
 
 

@@ -43,6 +43,11 @@ class VideoInfo:
     def num_frames(self) -> int:
         return len(self.pts)
 
+    @property
+    def fps(self) -> float:
+        """Mean over the clip; 0 where nothing tells how long it lasts."""
+        return self.num_frames / self.duration_s if self.duration_s > 0 else 0.0
+
 
 Fit = Callable[[int, int], tuple[int, int]]
 """Gives width and height of scaled frames for those of the file, upright."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +40,8 @@ class StageResult:
     index: PartsIndex
     num_reused: int = 0
     """Inputs that an earlier run had done."""
+    was_done: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    """Which those are, [n]; empty for a table."""
 
     def refs(self) -> Iterator[RowRef]:
         """Places of the records, in the order of the inputs."""
@@ -136,7 +138,7 @@ class Engine:
             for num_records, num_errors in run_tasks(stage, some, self.runner, self.num_workers):
                 done, errors = done + num_records, errors + num_errors
                 self.on_progress(stage.name, done, len(rows))
-        result = StageResult(stage.name, inputs.index.keys[rows], folder.read_index(), num_reused)
+        result = StageResult(stage.name, inputs.index.keys[rows], folder.read_index(), num_reused, is_done)
         _check_errors(result, errors, len(left))
         return result
 

@@ -49,14 +49,15 @@ def import_scores(matrix: Matrix, files: Sequence[Path], note: Callable[[str], N
     rows, lines = [], []
     for path in files:
         entries = list(_read_entries(path))
-        unknown = sorted({entry.video for entry in entries if _find(videos, entry.video) is None})
+        found = {name: _find(videos, name) for name in {entry.video for entry in entries}}
+        unknown = sorted(name for name, digest in found.items() if digest is None)
         if unknown:
             raise ConfigurationError(
-                f"{path}: {len(unknown)} of {len({entry.video for entry in entries})} videos are none of {matrix.output}, as "
+                f"{path}: {len(unknown)} of {len(found)} videos are none of {matrix.output}, as "
                 f"{unknown[0]!r}; run {entries[0].program} on files that keep their names, those of {matrix.output / 'videos'}"
             )
         detail = {"file": path.name, "sha256": hash_every_byte(path)}
-        taken = [_make_row(entry, _find(videos, entry.video) or "", detail) for entry in entries]
+        taken = [_make_row(entry, found[entry.video] or "", detail) for entry in entries]
         rows += taken
         scored = {row.video_sha256 for row in taken}
         failed = sum(row.error is not None for row in taken)

@@ -44,7 +44,7 @@ def read_video(path: Path) -> Video:
         raise VideoError(f"{path} cannot be read: {error.strerror or error}") from error
     except MediaError as error:
         raise VideoError(first_line(error)) from error
-    return Video(frames, len(frames) / info.duration_s if info.duration_s > 0 else 1.0)
+    return Video(frames, info.fps or 1.0)
 
 
 def count_frames(path: Path) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .boxes import Json, row
 from .graph import Graph, Subgraph
 from .identity import make_identity
-from .node_types import ENCODER, NODE_TYPES
+from .node_types import NODE_TYPES
+from .parts import load_face_analyzer
 
 
 def build_identity_blueprint() -> Json:
@@ -27,13 +28,7 @@ def make_likeness() -> Subgraph:
     """Frames and photo in; scores, plot and contact sheet out."""
     inside = Graph(NODE_TYPES)
     frames, photo = inside.take("frames", "IMAGE"), inside.take("photo", "IMAGE")
-    analyzer = inside.add(
-        "LynxLoadFaceAnalyzer",
-        models=[ENCODER],
-        detector_pack="buffalo_l",
-        encoder=ENCODER["name"],
-        provider="CPU",
-    )
+    analyzer = load_face_analyzer(inside)
     measured = inside.add(
         "LynxFaceSimilarity",
         images=frames,

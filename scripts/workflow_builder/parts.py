@@ -152,14 +152,18 @@ def load_lynx(inside: Graph, adapter: str | dict[str, str]) -> list[Node]:
     parts = dict.fromkeys(("adapter", "resampler", "id_layers", "ref_layers"), "none")
     parts |= {part: file["name"] for part, file in files.items()}
     loaded = inside.add("LynxLoadAdapter", models=list(files.values()), **parts)
-    analyzer = inside.add(
+    return [loaded, load_face_analyzer(inside)]
+
+
+def load_face_analyzer(inside: Graph) -> Node:
+    """The models that look at faces."""
+    return inside.add(
         "LynxLoadFaceAnalyzer",
         models=[ENCODER],
         detector_pack="buffalo_l",
         encoder=ENCODER["name"],
         provider="CPU",
     )
-    return [loaded, analyzer]
 
 
 def list_adapter_files(adapter: str | dict[str, str]) -> dict[str, Json]:

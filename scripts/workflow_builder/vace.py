@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from . import notes
-from .boxes import Json
+from .boxes import Json, Node
 from .graph import Graph
 from .identity import make_identity, put_identity
 from .node_types import NODE_TYPES, VACE
@@ -24,51 +26,40 @@ CONTROL_VIDEO = "lynx_motion.mp4"
 
 
 def build_vace() -> Json:
-    g = Graph(NODE_TYPES)
-    loaded = load_prompt_and_models(
-        g, Models("lynx_full", [VACE]), with_lynx=False, heights=LOW_PROMPT_HEIGHTS
-    )
-    photo = load_photo(g)
-    scene = load_photo(g, title="Scene, object or outfit for VACE")
-    identity = put_identity(
-        g,
-        make_identity("VACE and Lynx identity", frames="scene"),
-        loaded,
-        photo=photo["IMAGE"],
-        scene=scene["IMAGE"],
-    )
-    sampled = sample(g, identity, identity["latent"])
-    shown = decode_and_save(
-        g, sampled["LATENT"], loaded["VAE"], 16.0, "lynx_vace", trim=identity["trim_latent"]
-    )
-    help = write_notes(
-        g, ("Your first video", notes.START), ("What VACE adds", notes.VACE), ("Strengths", notes.IDENTITY)
-    )
-    return g.to_json(
-        "lynx_vace", arrange([loaded, photo, scene], [identity], [sampled], shown, help, LOW_LANE)
-    )
+    def bring(g: Graph) -> Node:
+        return load_photo(g, title="Scene, object or outfit for VACE")
+
+    return _build("lynx_vace", "scene", bring, {"scene": "IMAGE"}, ("What VACE adds", notes.VACE))
 
 
 def build_motion() -> Json:
+    def bring(g: Graph) -> Node:
+        return g.add("LoadVideo", title="Control video", file=CONTROL_VIDEO)
+
+    return _build("lynx_motion", "control", bring, {"control_video": "VIDEO"}, ("What drives", notes.MOTION))
+
+
+def _build(
+    name: str, frames: str, bring: Callable[[Graph], Node], links: dict[str, str], note: tuple[str, str]
+) -> Json:
+    """The graph round a node that brings something for VACE.
+
+    Args:
+        links: inputs of the identity's subgraph, to outputs of that node.
+    """
     g = Graph(NODE_TYPES)
     loaded = load_prompt_and_models(
         g, Models("lynx_full", [VACE]), with_lynx=False, heights=LOW_PROMPT_HEIGHTS
     )
-    photo = load_photo(g)
-    control = g.add("LoadVideo", title="Control video", file=CONTROL_VIDEO)
+    photo, brought = load_photo(g), bring(g)
     identity = put_identity(
         g,
-        make_identity("VACE and Lynx identity", frames="control"),
+        make_identity("VACE and Lynx identity", frames=frames),
         loaded,
         photo=photo["IMAGE"],
-        control_video=control["VIDEO"],
+        **{taken: brought[given] for taken, given in links.items()},
     )
     sampled = sample(g, identity, identity["latent"])
-    shown = decode_and_save(
-        g, sampled["LATENT"], loaded["VAE"], 16.0, "lynx_motion", trim=identity["trim_latent"]
-    )
-    help = write_notes(
-        g, ("Your first video", notes.START), ("What drives", notes.MOTION), ("Strengths", notes.IDENTITY)
-    )
-    layout = arrange([loaded, photo, control], [identity], [sampled], shown, help, LOW_LANE)
-    return g.to_json("lynx_motion", layout)
+    shown = decode_and_save(g, sampled["LATENT"], loaded["VAE"], 16.0, name, trim=identity["trim_latent"])
+    help = write_notes(g, ("Your first video", notes.START), note, ("Strengths", notes.IDENTITY))
+    return g.to_json(name, arrange([loaded, photo, brought], [identity], [sampled], shown, help, LOW_LANE))

@@ -109,12 +109,14 @@ def make_person_prompt(photo: str, seed: int = 1) -> Prompt:
     prompt = make_lynx_prompt(photo, seed)
     for name in ("adapter", "analyzer", "face", "id", "reference"):
         del prompt[name]
-    prompt["apply"] = _node(
+    prompt["apply"] = _put_person(image=["photo", 0], model=["shift", 0], clip=["clip", 0], vae=["vae", 0])
+    return prompt
+
+
+def _put_person(**links: Any) -> dict[str, Any]:
+    return _node(
         "LynxPerson",
-        image=["photo", 0],
-        model=["shift", 0],
-        clip=["clip", 0],
-        vae=["vae", 0],
+        **links,
         positive=["prompt", 0],
         negative=["negative", 0],
         adapter="lynx_full",
@@ -122,7 +124,6 @@ def make_person_prompt(photo: str, seed: int = 1) -> Prompt:
         id_strength=1.0,
         ref_strength=1.0,
     )
-    return prompt
 
 
 def make_gated_prompt(threshold: float, seeds: tuple[int, ...], keep: str = "all that pass") -> Prompt:
@@ -131,18 +132,11 @@ def make_gated_prompt(threshold: float, seeds: tuple[int, ...], keep: str = "all
         "mini": _node("LynxLoadMini"),
         "prompt": _node("CLIPTextEncode", clip=["mini", 1], text="a person smiles"),
         "negative": _node("CLIPTextEncode", clip=["mini", 1], text=""),
-        "person": _node(
-            "LynxPerson",
+        "person": _put_person(
             image=["mini", 5],
             model=["mini", 0],
             clip=["mini", 1],
             vae=["mini", 2],
-            positive=["prompt", 0],
-            negative=["negative", 0],
-            adapter="lynx_full",
-            preset="as published",
-            id_strength=1.0,
-            ref_strength=1.0,
             loaded_adapter=["mini", 3],
         ),
         "latent": _node("EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=len(seeds)),
