@@ -15,9 +15,8 @@ from torch.nn import functional as F
 
 from ..spec import RELEASE_RECOGNISER, LynxError
 from .adapter_configs import AdapterConfigs
-from .id_adapter import IDAdapterLayer
+from .id_adapter import IDAdapterLayer, Resampler
 from .ref_adapter import RefAdapterLayer
-from .resampler import Resampler
 
 
 class LowRankLinear(nn.Linear):

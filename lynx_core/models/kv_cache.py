@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..spec import LynxError
-from .id_adapter import IDAdapterLayer
+from .id_adapter import IDAdapterLayer, Resampler
 from .ref_adapter import RefAdapterLayer
-from .resampler import Resampler
 
 
 class BlockKV(nn.Module):

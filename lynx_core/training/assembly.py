@@ -31,9 +31,8 @@ from ..rng import derive_seed
 from .adapter_settings import AdapterSettings, describe_mix, find_misfits, wanted_parts
 from .configuration import BaseConfig, DataConfig, TrainingConfig
 from .configuration_file import ConfigurationError
-from .curriculum import SampleTable
+from .curriculum import Kinds, SampleTable
 from .distributed import DistributedContext, ShardedBlocks
-from .draws import Kinds
 from .packing import PackingConfig, fit_to_budget
 from .progress import ProgressLine
 

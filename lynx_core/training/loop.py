@@ -34,13 +34,12 @@ from .optimizer import (
     make_optimizer,
     trained_parameters,
 )
-from .pack_loader import PackLoader
 from .preflight import OpenedData, check_settings, look_for_more, open_data
 from .progress import Progress, print_note
 from .reference_cache import ReferenceFeatureCache
 from .resuming import RunIdentity, plan_resume
 from .run_lock import RunLock, RunLockError, StopSignal
-from .step import StepOutcome, TrainingStep, make_smallest_inputs
+from .step import PackLoader, StepOutcome, TrainingStep, make_smallest_inputs
 from .trained_state import TrainedState
 from .validation import Validation, load_held_out
 

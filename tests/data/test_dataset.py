@@ -22,7 +22,7 @@ from lynx_core.data.errors import DataError, MediaError
 from lynx_core.data.manifest import read_manifest
 from lynx_core.data.sample import Sample
 from lynx_core.hashing import hash_values
-from lynx_core.training.draws import plan_epoch_items
+from lynx_core.training.curriculum import plan_epoch_items
 from lynx_core.training.packing import PackingConfig, plan_epoch
 
 DECODING = DecodingConfig(max_px=64 * 64, max_frames=5)

@@ -11,9 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lynx_core.models.id_adapter import IDAdapterConfig, IDAdapterLayer
+from lynx_core.models.id_adapter import IDAdapterConfig, IDAdapterLayer, Resampler, ResamplerConfig
 from lynx_core.models.ref_adapter import RefAdapterConfig, RefAdapterLayer
-from lynx_core.models.resampler import Resampler, ResamplerConfig
 
 DIM, LITE_TOKEN_DIM, NUM_BLOCKS = 32, 24, 4
 State = dict[str, Tensor]

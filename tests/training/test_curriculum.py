@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lynx_core.data.errors import DataError
-from lynx_core.training import curriculum, draws
+from lynx_core.training import curriculum
 from lynx_core.training.configuration import StageConfig
 from lynx_core.training.configuration_file import ConfigurationError
 from lynx_core.training.curriculum import (
@@ -17,12 +17,13 @@ from lynx_core.training.curriculum import (
     PackIndices,
     PackStream,
     SampleTable,
+    count_repeats,
     count_steps_left,
     find_stage,
+    plan_epoch_items,
 )
-from lynx_core.training.draws import count_repeats, plan_epoch_items
-from lynx_core.training.pack_loader import deal_packs
 from lynx_core.training.packing import PackingConfig
+from lynx_core.training.step import deal_packs
 
 STAGES = (StageConfig("images", "images", 3), StageConfig("videos", "videos", 2))
 FRAMES = np.array([1, 1, 1, 1, 3, 3, 5])
@@ -110,7 +111,6 @@ def test_an_epoch_in_parts_draws_what_a_whole_one_draws(
     mixed = (StageConfig("all", "mixed", 1),)
 
     def draw_epoch(part_samples: int) -> list[PackIndices]:
-        monkeypatch.setattr(draws, "PART_SAMPLES", part_samples)
         monkeypatch.setattr(curriculum, "PART_SAMPLES", part_samples)
         stream = make_stream(table=table, stages=mixed, packs_per_step=3, kind_weights=weights)
         packs, cursors = [], []

@@ -20,9 +20,8 @@ from lynx_core.training.flow_matching import (
     velocity_target,
 )
 from lynx_core.training.loop import Trainer
-from lynx_core.training.pack_loader import LoadedPack, LoadedStep
 from lynx_core.training.progress import timestep_quantile
-from lynx_core.training.step import make_batch
+from lynx_core.training.step import LoadedPack, LoadedStep, make_batch
 
 KEY = RNGKey(0, "images", 0, "a")
 SHAPE = torch.Size((16, 2, 4, 4))
