@@ -7,11 +7,13 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from comfy_host import ComfyHost, HostError, copy_into, standin_packs
 from in_process import InProcessComfy, load_in_process
 from standin_installation import write_standin_installation
+from xdist.scheduler import LoadScopeScheduling
 
 REPO_DIR = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPO_DIR))  # last, so that `import nodes` still means ComfyUI's
@@ -28,16 +30,37 @@ GROUPS = {
         "test_workflows.py",
     ),
 }
+LONG = ("miniature/test_making.py", "servers", "training", "test_gpu_benchmark.py")
+"""Groups that are started first, or else one process works at the end while the other waits."""
 MAIN_VERSION, OLD_VERSION = "0.30.0", "0.16.3"
 
 
-@pytest.hookimpl(tryfirst=True)
+def find_group(nodeid: str) -> str:
+    """The group of a test, which one process runs: that of its file, or the file itself."""
+    path = nodeid.partition("::")[0]
+    name = path.rpartition("/")[2]
+    return next((group for group, names in GROUPS.items() if name in names), path)
+
+
+class GroupScheduling(LoadScopeScheduling):
+    """Keeps the tests of a group in one process, and the fixtures of modules and session with them.
+
+    pytest-xdist's own `--dist=loadgroup` writes groups into node ids, where pytest 9.2 does not look any more.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return find_group(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
+    config.option.loadscopereorder = False  # in the order of the collection
+    return GroupScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, keep the tests of a file together, and its module's fixtures with them."""
-    groups = {name: group for group, names in GROUPS.items() for name in names}
-    for item in items:
-        group = groups.get(item.path.name, str(item.path.relative_to(REPO_DIR)))
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Put groups that take long first."""
+    places = {group: place for place, group in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(find_group(item.nodeid), len(LONG)))
 
 
 def _find_host(version: str) -> Path:
