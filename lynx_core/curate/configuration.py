@@ -127,6 +127,8 @@ class QualityConfig:
     """Darkest and lightest mean of the grey crop, 0 to 255."""
     max_clipped: float = 0.35
     """Share of the crop that is black or white through and through."""
+    max_occluded: float = 0.6
+    """Share of the face below the eyes that has another colour than the skin around them."""
     min_face_share: float = 0.9
     """Of the looks inside a target window, those that see the face."""
     min_face_change: float = 1.0
@@ -142,7 +144,7 @@ class QualityConfig:
             check.value(
                 len(ends) == 2 and 0 <= ends[0] < ends[1] <= 255, "brightness", ends, "[darkest, lightest]"
             )
-            for name in ("max_clipped", "min_face_share"):
+            for name in ("max_clipped", "max_occluded", "min_face_share"):
                 check.value(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a share from 0 to 1")
 
 

@@ -16,6 +16,7 @@ from .head_pose import estimate_pose
 from .keeping import Look, LookKeeper
 from .media import Footage, scale_down, write_jpeg
 from .networks import FaceNetworks, embed_crops
+from .occlusion import measure_occlusion
 from .records import FaceSample, SourceFile, Track
 from .tracking import FaceTracker
 
@@ -42,6 +43,7 @@ class _Glance:
     sharpness: float
     brightness: float
     clipped: float
+    occluded: float
     pose: tuple[float, float, float]
     landmarks: np.ndarray
     crop: np.ndarray
@@ -112,7 +114,7 @@ class ShotLooks:
         picture, landmarks = cut_picture(pixels, face)
         glance = _Glance(
             frame, face.score, face_px, sharpness, float(grey.mean()), float(((grey < 8) | (grey > 247)).mean()),
-            pose, landmarks, crop, picture,
+            measure_occlusion(crop), pose, landmarks, crop, picture,
         )  # fmt: skip
         keeper.add(Look(time_s, pose[0], pose[1], goodness, glance))
 
@@ -198,7 +200,7 @@ def name_track(footage: Footage, shot_start: int, number: int) -> str:
 def _make_sample(glance: _Glance, embedding: np.ndarray) -> FaceSample:
     return FaceSample(
         glance.frame, glance.score, glance.face_px, glance.sharpness, glance.brightness, glance.clipped,
-        *glance.pose, glance.landmarks.ravel(), embedding, shade_crop(glance.crop),
+        glance.occluded, *glance.pose, glance.landmarks.ravel(), embedding, shade_crop(glance.crop),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from ..engine.stage import Rejected, Stage, StageFunction
 from .configuration import QualityConfig
 from .records import FaceSample, JudgedTrack, TrackFacts
 
-JUDGE_VERSION = 1
+JUDGE_VERSION = 2
 
 
 def make_judge_stage(config: QualityConfig, threshold: float) -> Stage:
@@ -99,6 +99,7 @@ def find_fault(sample: FaceSample, config: QualityConfig) -> tuple[str, str] | N
         (sample.brightness >= darkest, "face too dark", f"mean {sample.brightness:.0f} of 255, the bound is {darkest:.0f}"),
         (sample.brightness <= lightest, "face too bright", f"mean {sample.brightness:.0f} of 255, the bound is {lightest:.0f}"),
         (sample.clipped <= config.max_clipped, "face badly exposed", f"{sample.clipped:.0%} of it is black or white, the bound is {config.max_clipped:.0%}"),
+        (sample.occluded <= config.max_occluded, "face covered", f"{sample.occluded:.0%} of it has another colour than the skin around the eyes, the bound is {config.max_occluded:.0%}"),
     )  # fmt: skip
     return next(((reason, detail) for holds, reason, detail in checks if not holds), None)
 

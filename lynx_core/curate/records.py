@@ -35,6 +35,8 @@ class FaceSample:
     brightness: float
     clipped: float
     """Share of the crop that is black or white."""
+    occluded: float
+    """Share of the face that something of another colour covers."""
     yaw_deg: float
     """Positive: the nose points to the right of the picture."""
     pitch_deg: float

@@ -26,7 +26,7 @@ from .networks import FaceNetworks
 from .records import SourceFile, Track
 from .shots import hash_shot_detector, make_shot_detector
 
-SCAN_VERSION = 2
+SCAN_VERSION = 3
 _MAX_FPS_ERROR = 0.1
 """Of the rate in a file's header, by which its frames go; beyond it the file is looked at again."""
 

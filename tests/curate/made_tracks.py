@@ -21,7 +21,7 @@ def person_vector(person: int, noise: float = 0.0, seed: int = 0) -> np.ndarray:
 
 def make_sample(vector: np.ndarray, frame: int = 0, **changes) -> FaceSample:
     values = {
-        "frame": frame, "score": 0.99, "face_px": 150.0, "sharpness": 300.0, "brightness": 120.0, "clipped": 0.0,
+        "frame": frame, "score": 0.99, "face_px": 150.0, "sharpness": 300.0, "brightness": 120.0, "clipped": 0.0, "occluded": 0.0,
         "yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "landmarks": np.zeros(10, np.float32), "embedding": vector,
         "shade": np.tile([1.0, -1.0], 128).astype(np.float32),
     }  # fmt: skip

@@ -154,6 +154,7 @@ def test_a_track_that_slips_to_another_person_is_cut_or_dropped():
         ({"brightness": 8.0}, "face too dark"),
         ({"brightness": 250.0}, "face too bright"),
         ({"clipped": 0.6}, "face badly exposed"),
+        ({"occluded": 0.71}, "face covered"),
     ],
 )
 def test_a_poor_look_is_rejected_with_its_figure(changes, reason):
