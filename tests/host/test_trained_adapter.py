@@ -1,10 +1,12 @@
 """What the trainer makes opens in the real host as it is, and changes the video.
 
-The base is the very file that the host loads. Training is killed and resumed in between.
+The base is the very file that the host loads. The way is that of a user: media in folders, `comfy-lynx prepare`,
+then training of two stages, by one process, by two, by one again, each killed as it comes.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,10 +19,14 @@ from in_process import InProcessComfy
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "nodes"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 
-from small_run import Run, plain_configuration, save_small_world
+from small_run import DATA_PATHS, MINI_CONFIG, Run, plain_configuration, save_small_world
 from wan_bench import RECOGNISER, T2V, WanBench
 
+from lynx_core.cli.main import main as run_command
+
 TEXT_DIM = 4096
+PREPARE_OPTIONS = ["--workers", "2", "--runner", "ray"] if "LYNX_RAY" in os.environ else []
+"""Without, in this process; Ray takes a minute to start."""
 
 
 def save_text_encoder(folder: Path) -> None:
@@ -34,18 +40,21 @@ def save_text_encoder(folder: Path) -> None:
 
 
 def train_adapter(comfy: InProcessComfy, root: Path) -> Path:
-    """Train on the host's own base file: two stages, killed after the first step."""
+    """Prepare with the command, and train on the host's own base file; killed twice, on another number of processes."""
     save_small_world(root)
     save_text_encoder(root / "models" / "text_encoder")
     values: dict[str, Any] = plain_configuration(root, root / "run")
     values["base"]["transformer"] = str(comfy.base_dir / "models" / "diffusion_models" / T2V)
     values["packing"] |= {"max_tokens": 40}
-    values["optimizer"] |= {"learning_rate": 1e-2, "ema_decay": 0.0}
+    values["optimizer"] |= {"learning_rate": 1e-2, "ema_decay": 0.0, "global_batch_size": 2}
     for stage in values["stages"]:
         stage["steps"] = 2
-    run = Run(values, 1, "slow_down", 0.3)
-    run.wait_for_step(root / "run", 1)
-    run.kill()
+    paths = [f"data.{key}={values['data'][key]}" for key in DATA_PATHS]
+    assert run_command(["prepare", str(MINI_CONFIG), *paths, *PREPARE_OPTIONS]) == 0
+    for num_processes, step in ((1, 1), (2, 3)):
+        run = Run(values, num_processes, "slow_down", 0.3)
+        run.wait_for_step(root / "run", step)
+        run.kill()
     assert Run(values).join() == [0]
     return root / "run" / "adapter.safetensors"
 

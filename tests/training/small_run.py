@@ -50,7 +50,7 @@ PRELOADED = [
 """What a run imports, 10 s of it."""
 
 MINI_CONFIG = REPO_DIR / "configs" / "mini_cpu.toml"
-_DATA_PATHS = (
+DATA_PATHS = (
     "manifest",
     "validation_manifest",
     "cache",
@@ -119,7 +119,7 @@ def save_small_world(root: Path) -> None:
 def plain_configuration(root: Path, output: Path) -> dict[str, Any]:
     """configs/mini_cpu.toml on other folders: four steps on images, and four on videos."""
     values = as_plain(read_configuration(MINI_CONFIG))
-    for section, keys in (("base", ["transformer"]), ("data", _DATA_PATHS)):
+    for section, keys in (("base", ["transformer"]), ("data", DATA_PATHS)):
         for key in keys:
             values[section][key] = str(root / Path(values[section][key]).relative_to("mini"))
     values["run"]["output"] = str(output)
