@@ -7,6 +7,7 @@ that comes with this repository; with the published 14B files at hand (--models)
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import requests
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 REPO_DIR = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO_DIR / "tests" / "host"), str(REPO_DIR)]
@@ -185,7 +187,9 @@ def make_workflow(model: DemoModel, face: Face, text: str, arguments: argparse.N
     return edit_workflow(model.read_workflow(), values, None if is_own else face.photo, face.is_aligned)
 
 
-def make_videos(model: DemoModel, face: Face, text: str, arguments: argparse.Namespace) -> tuple[Path, Path]:
+def make_videos(
+    model: DemoModel, face: Face, workflow: dict[str, Any], arguments: argparse.Namespace
+) -> tuple[Path, Path]:
     """Run the workflow in ComfyUI, with the person and without.
 
     Raises:
@@ -198,7 +202,6 @@ def make_videos(model: DemoModel, face: Face, text: str, arguments: argparse.Nam
     if model.is_mini or not has_gpu():
         extra_args.append("--cpu")
     print(f"starting ComfyUI from {comfyui_dir}")
-    workflow = make_workflow(model, face, text, arguments)
     with ComfyHost(
         comfyui_dir, base_dir, extra_args=extra_args, num_threads=1 if model.is_mini else 8
     ) as host:
@@ -233,9 +236,12 @@ def has_gpu() -> bool:
 
 
 def draw_contact_sheet(
-    model: DemoModel, face: Face, videos: Sequence[Video], text: str, path: Path
+    model: DemoModel, face: Face, videos: Sequence[Video], text: str, workflow: dict[str, Any], path: Path
 ) -> FaceSimilarity:
-    """Measure the likeness of every frame, with the person and without, and draw all of it as one picture."""
+    """Measure the likeness of every frame, with the person and without, and draw all of it as one picture.
+
+    The workflow lies in the picture where ComfyUI looks for it.
+    """
     person = face.analyzer.recogniser.embed([face.crop.id_crop])[0]
     likeness = [measure_similarity(list(video.frames), person, face.analyzer) for video in videos]
     note = MINI_WORDS if model.is_mini else "Likeness by the recogniser that also conditions the video."
@@ -248,8 +254,10 @@ def draw_contact_sheet(
         SheetRow(name, video.frames, measured.scores)
         for name, video, measured in zip(("with Lynx", "without Lynx"), videos, likeness, strict=True)
     ]
+    carried = PngInfo()
+    carried.add_text("workflow", json.dumps(workflow))
     with Image.open(face.photo) as photo:
-        draw_sheet(Sheet(f"“{text}”", photo, rows, lines, note)).save(path)
+        draw_sheet(Sheet(f"“{text}”", photo, rows, lines, note)).save(path, pnginfo=carried)
     return likeness[0]
 
 
@@ -291,12 +299,15 @@ def run_demo(arguments: argparse.Namespace) -> None:
         shutil.rmtree(host_dir)
     host_dir.mkdir(parents=True)
     face = find_face(model, arguments.photo, host_dir)
-    paths = make_videos(model, face, text, arguments)
+    workflow = make_workflow(model, face, text, arguments)
+    paths = make_videos(model, face, workflow, arguments)
     sheet_path = arguments.out / "lynx_contact_sheet.png"
-    likeness = draw_contact_sheet(model, face, [read_video(path) for path in paths], text, sheet_path)
+    likeness = draw_contact_sheet(
+        model, face, [read_video(path) for path in paths], text, workflow, sheet_path
+    )
     print(f"likeness: {likeness.mean_all:.2f} (cosine, mean over all frames)")
     print(f"\nvideo:         {paths[0]}\nwithout Lynx:  {paths[1]}\ncontact sheet: {sheet_path}")
-    print("Dropped into ComfyUI, the video brings its workflow back.")
+    print("Dropped into ComfyUI, the video and the sheet bring their workflow back.")
 
 
 def main(words: Sequence[str] | None = None) -> int:

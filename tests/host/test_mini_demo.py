@@ -218,7 +218,11 @@ def test_demo_makes_a_video_and_a_sheet_from_the_shipped_files(tmp_path: Path) -
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert read_video(tmp_path / "lynx.mp4").frames.shape == (9, 64, 64, 3)
-    assert Image.open(tmp_path / "lynx_contact_sheet.png").width > 1000
+    with Image.open(tmp_path / "lynx_contact_sheet.png") as sheet:
+        assert sheet.width > 1000
+        nodes = flatten(json.loads(sheet.text["workflow"]))["nodes"]
+        (sampler,) = [node for node in nodes if node["type"] == "LynxSampler"]
+        assert sampler["widgets_values"][4] == 4, "steps are those of the run"
     assert "drawn people" in done.stdout
     assert all(path.read_text() == "mine" for path in mine)
 
