@@ -24,7 +24,7 @@ from editor_scripts import DRAWN, FIT, SHRINK, SUMMARISE
 from layout import TITLE_HEIGHT, find_hidden
 from PIL import Image
 from prompts import make_lynx_prompt
-from shipped import expect_shape, upload_short_video
+from shipped import FPS, expect_shape, upload_short_video
 from standin_faces import face_from_landmarks, write_detector_pack
 from standin_installation import DETECTOR_PACKS, write_photo
 from video import read_video
@@ -216,7 +216,7 @@ def test_workflow_opens_legibly_and_runs(
     (file,) = list_files(host.wait(press_run(page)), ".mp4")
     video = read_video(host.fetch(file, tmp_path))
     assert video.frames.shape == expect_shape(name, NUM_FRAMES, HEIGHT, WIDTH)
-
+    assert video.fps == FPS.get(name, 16) and video.frames.std() > 5
     assert page.locator("[role=dialog]").count() == 0, page.locator("[role=dialog]").all_inner_texts()
     assert find_complaints_of_pack(page) == []
     if either_canvas == "classic canvas":
