@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -77,3 +77,30 @@ def sync(path: Path) -> None:
                 os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextlib.contextmanager
+def hold_alone(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Let one process at a time write to a file; makes its folder.
+
+    Args:
+        on_wait: called when another process has it.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name.removeprefix('.')}.lock"))
+    # Some network drives have no locks. There the sum tells when two have written to one file.
+    with contextlib.suppress(OSError, NotImplementedError):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire()
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            with contextlib.suppress(OSError):  # Windows removes it by itself
+                Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()

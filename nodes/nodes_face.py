@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..lynx_core.faces.analyzer import FaceAnalyzer, average_embeddings, min_pairwise_cosine
+from ..lynx_core.faces.combination import SAME_PERSON_COSINE
 from ..lynx_core.faces.crops import FaceCrop, crop_aligned, crop_face
 from ..lynx_core.faces.detection import FACE_ORDERS
 from ..lynx_core.faces.photo import convert_image, convert_photos
@@ -21,9 +22,6 @@ from .host.reference_pass import encode_reference
 ONE_PHOTO, SIDE_BY_SIDE = "photo_number alone", "all side by side"
 MAX_SIDE_BY_SIDE = 8
 """Of photos in one reference: 8 times 118 MB for Wan 14B."""
-
-SAME_PERSON_COSINE = 0.3
-"""Below this, ArcFace embeddings mostly belong to different persons."""
 
 
 class LynxCropFace(io.ComfyNode):

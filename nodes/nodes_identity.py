@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from comfy_api.latest import io, ui
@@ -22,6 +22,7 @@ from . import sockets
 from .host import identity_files
 from .host.identity import FaceID, Reference
 from .host.messages import raise_plainly, show_note
+from .host.model_files import stamp_files
 
 NO_IDENTITY = "none saved yet"
 BLEND, AXIS = "blend", "axis"
@@ -128,9 +129,11 @@ class LynxLoadIdentity(io.ComfyNode):
         return explain_identity(identity) or True
 
     @classmethod
-    def fingerprint_inputs(cls, identity: str | None = None) -> Any:
-        """Open the file again once it is replaced."""
-        return identity_files.stamp(identity_files.locate_identity(identity) if identity else None)
+    def fingerprint_inputs(cls, identity: str | None = None) -> str:
+        """Open the file again once it is replaced; of a name that is linked (None), any may be meant."""
+        names = identity_files.list_identities() if identity is None else [identity]
+        places = map(identity_files.locate_identity, names)
+        return stamp_files(place for place in places if place)
 
     @classmethod
     @raise_plainly

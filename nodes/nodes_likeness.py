@@ -12,11 +12,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..lynx_core.evaluation.face_scores import FaceScore, score_frames
+from ..lynx_core.evaluation.face_scores import FaceScore, make_judge, score_frames
 from ..lynx_core.evaluation.likeness_pictures import draw_plot, draw_sheet
-from ..lynx_core.evaluation.seen_faces import CropEmbedder, Recogniser
 from ..lynx_core.faces.analyzer import FaceAnalyzer
-from ..lynx_core.faces.combination import SAME_PERSON_COSINE, find_outliers
+from ..lynx_core.faces.combination import find_outliers
 from ..lynx_core.faces.detection import FACE_ORDERS, Face, FaceDetector
 from ..lynx_core.faces.photo import convert_image, convert_photos
 from . import sockets
@@ -101,7 +100,7 @@ class LynxFaceSimilarity(io.ComfyNode):
     ) -> io.NodeOutput:
         frames = np.stack(convert_image(images))
         person, photo, warnings = embed_person(face_analyzer, reference, id)
-        recogniser = open_judge(face_analyzer)
+        recogniser = make_judge(face_analyzer)
         detector: Any = WatchedDetector(face_analyzer.detector, len(frames))
         (score,) = score_frames(frames, [person], detector, [recogniser])
         warnings += explain_faces(score)
@@ -131,11 +130,6 @@ class WatchedDetector:
         faces = self.detector.detect(image)
         self.progress.update(1)
         return faces
-
-
-def open_judge(analyzer: FaceAnalyzer) -> Recogniser:
-    """Make an analyzer's recogniser one that tells the people of a video apart."""
-    return Recogniser(analyzer.recogniser.name, "", SAME_PERSON_COSINE, CropEmbedder(analyzer.recogniser))
 
 
 def embed_person(

@@ -286,11 +286,7 @@ def open_matching_face_models(adapter: Adapter) -> FaceAnalyzer:
 
 def stamp_face_models(detector_pack: str | None, encoder: str | None) -> str:
     """Give another value once a file of the face models is replaced; of what is linked (None), any may be meant."""
-    packs = (
-        model_files.list_detector_packs()
-        if detector_pack is None
-        else [model_files.strip_mark(detector_pack)]
-    )
+    packs = model_files.list_detectors() if detector_pack is None else [model_files.strip_mark(detector_pack)]
     encoders = model_files.list_recognisers() if encoder is None else [model_files.strip_mark(encoder)]
     files: list[Path] = []
     for pack in packs:

@@ -14,7 +14,7 @@ from ..lynx_core.faces.photo import convert_photos
 from ..lynx_core.formats.adapter import Adapter
 from ..lynx_core.spec import RELEASE_RECOGNISER
 from . import sockets
-from .host import model_files
+from .host import mini_lynx, model_files
 from .host.application import AppliedIdentity, apply_identity
 from .host.messages import raise_plainly, show_note
 from .host.reference_pass import ReferenceCache
@@ -116,7 +116,7 @@ class LynxPerson(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, adapter: str | None = None) -> str:
         """Open the files again once one of them is replaced."""
-        return stamp_choices([adapter]) + stamp_face_models(None, None)
+        return stamp_choices([adapter]) + stamp_face_models(None, None) + mini_lynx.stamp_mini()
 
     @classmethod
     @raise_plainly

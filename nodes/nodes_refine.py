@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
+from ..lynx_core.evaluation.face_scores import make_judge
 from ..lynx_core.evaluation.face_tracks import choose_track, find_faces, link_faces
 from ..lynx_core.faces.analyzer import FaceAnalyzer
 from ..lynx_core.faces.moving_crop import MovingCrop, follow_face
 from ..lynx_core.faces.photo import convert_image
 from . import sockets
 from .host.messages import raise_plainly, show_note
-from .nodes_likeness import WatchedDetector, embed_person, open_judge
+from .nodes_likeness import WatchedDetector, embed_person
 
 LARGE_FACE_PX = 200
 """A face of this size holds as much as Wan can draw."""
@@ -88,7 +89,7 @@ class LynxTrackFace(io.ComfyNode):
         frames = np.stack(convert_image(images))
         person, _, warnings = embed_person(face_analyzer, reference, None)
         found = find_faces(frames, WatchedDetector(face_analyzer.detector, len(frames)))  # type: ignore[arg-type]
-        track = choose_track(link_faces(found, open_judge(face_analyzer)), person)
+        track = choose_track(link_faces(found, make_judge(face_analyzer)), person)
         if not track.faces:
             raise ValueError(
                 f"Lynx Track Face finds no face in any of the {len(frames)} frames. A face of fewer than about 20 px is "

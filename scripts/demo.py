@@ -36,7 +36,7 @@ from video import Video, read_video  # noqa: E402
 from workflow import workflow_to_prompt  # noqa: E402
 
 from lynx_core.cli.models_folder import ModelsFolderError  # noqa: E402
-from lynx_core.evaluation.face_similarity import FaceSimilarity, measure_similarity  # noqa: E402
+from lynx_core.evaluation.face_scores import FaceSimilarity, measure_similarity  # noqa: E402
 from lynx_core.faces.analyzer import FaceAnalyzer  # noqa: E402
 from lynx_core.faces.combination import SAME_PERSON_COSINE  # noqa: E402
 from lynx_core.faces.crops import FaceCrop, crop_aligned, crop_face  # noqa: E402
@@ -243,7 +243,7 @@ def draw_contact_sheet(
     The workflow lies in the picture where ComfyUI looks for it.
     """
     person = face.analyzer.recogniser.embed([face.crop.id_crop])[0]
-    likeness = [measure_similarity(list(video.frames), person, face.analyzer) for video in videos]
+    likeness = [measure_similarity(video.frames, person, face.analyzer) for video in videos]
     note = MINI_WORDS if model.is_mini else "Likeness by the recogniser that also conditions the video."
     lines = (
         measure_drawn_people(face.analyzer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import resource
+import shutil
 import struct
 import sys
 import time
@@ -67,16 +68,35 @@ def test_names_to_save_under_stay_in_the_folder(comfy: InProcessComfy, hostile: 
         choose_path(hostile)
 
 
-def test_names_of_the_own_folder_are_found(comfy: InProcessComfy) -> None:
-    """Or else the refusals say nothing; a link below the folder is the owner's own."""
+def test_links_that_the_owner_placed_are_followed(comfy: InProcessComfy, tmp_path: Path) -> None:
+    """Or else the refusals say nothing. A broken link, and one to its own folder, stop no list."""
     files = comfy.pack_module("nodes.host.model_files")
+    lynx, packs = (comfy.base_dir / "models" / name for name in ("lynx", "insightface/models"))
     assert files.locate_lynx_file("lynx_full/ip_layers.safetensors") is not None
-    folder = comfy.base_dir / "models" / "lynx"
-    (folder / "linked").symlink_to(folder / "lynx_full")
+    disk = tmp_path / "disk"
+    shutil.copytree(lynx / "lynx_full", disk / "adapter")
+    shutil.copytree(packs / "buffalo_l", disk / "pack")
+    links = {
+        lynx / "linked": disk / "adapter",
+        lynx / "linked.safetensors": disk / "adapter" / "ip_layers.safetensors",
+        packs / "linked": disk / "pack",
+        lynx / "broken.safetensors": disk / "gone",
+        packs / "loop": packs,
+    }
+    for link, target in links.items():
+        link.symlink_to(target)
     try:
+        assert {"linked", "linked.safetensors"} <= set(files.list_adapters())
+        assert {"linked", "buffalo_l"} <= set(files.list_detectors())
         assert files.locate_lynx_file("linked/ip_layers.safetensors") is not None
+        assert files.locate_lynx_file("linked.safetensors") is not None and files.list_detector_files(
+            "linked"
+        )
+        assert files.locate_lynx_file("broken.safetensors") is None
+        assert files.locate_lynx_file("linked/../../disk/adapter/ip_layers.safetensors") is None
     finally:
-        (folder / "linked").unlink()
+        for link in links:
+            link.unlink()
 
 
 # --- files that claim or hold too much -----------------------------------------------------------

@@ -9,6 +9,8 @@ All that can stop a download is looked for before its first byte: other files in
 that cannot be written, disks too small. A file is staged in the folder it belongs in, because any
 folder of models may be a link to another disk. `hf_hub_download` does neither: since huggingface_hub 2 it
 restarts an interrupted file from its first byte, and it compares sizes only.
+
+Several downloads into one folder wait for each other, file by file.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..durable_file import replace_durably, write_durably
+from ..durable_file import hold_alone, replace_durably, write_durably
 from ..foreign_text import parse_json
 from ..formats.published_files import BUNDLES, UNPINNED, Source
 from ..hashing import hash_every_byte
@@ -111,9 +113,12 @@ class DownloadLock:
 
     def __init__(self, models_dir: Path) -> None:
         self.path = models_dir / LOCK_FILE
+        self._pins = self._read()
+
+    def _read(self) -> dict[str, Pin]:
         try:
             saved = parse_json(self.path.read_text()) if self.path.exists() else {}
-            self._pins = {target: Pin(**pin) for target, pin in saved.items()}
+            return {target: Pin(**pin) for target, pin in saved.items()}
         except (ValueError, TypeError, AttributeError) as error:
             raise DownloadError(
                 f"{self.path} is damaged ({error}); delete it, and the next download pins the files again."
@@ -125,10 +130,11 @@ class DownloadLock:
         return pin if pin and (pin.repo, pin.file) == (source.repo, source.file) else None
 
     def record(self, source: Source, pin: Pin) -> None:
-        """Add a pin and write the file."""
-        self._pins[source.target] = pin
-        pins = json.dumps({t: asdict(p) for t, p in sorted(self._pins.items())}, indent=1) + "\n"
-        write_durably(self.path, pins.encode())
+        """Add a pin to those in the file, another download's among them, and write it."""
+        with hold_alone(self.path):
+            self._pins = {**self._read(), source.target: pin}
+            pins = json.dumps({t: asdict(p) for t, p in sorted(self._pins.items())}, indent=1) + "\n"
+            write_durably(self.path, pins.encode())
 
 
 @dataclass(frozen=True)
@@ -195,7 +201,7 @@ def fetch_files(
             f"{fetch.source.target}: from {pin.repo} at {pin.revision[:12]}, {_shown_bytes(pin.num_bytes)}, "
             f"to {fetch.target}"
         )
-        _fetch(fetch)
+        _fetch(fetch, report)
         lock.record(fetch.source, pin)
 
 
@@ -297,20 +303,23 @@ def _ask_hub(source: Source, pin: Pin | None, latest: bool) -> Pin:
     return Pin(source.repo, source.file, metadata.commit_hash, sha256, metadata.size)
 
 
-def _fetch(fetch: Fetch) -> None:
+def _fetch(fetch: Fetch, report: Callable[[str], None]) -> None:
     pin, partial = fetch.pin, fetch.partial
+    waiting = f"{fetch.source.target}: another download of it runs, waiting for that one"
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with _hub_errors(pin, pin.revision):
-            _transfer(pin, partial)
-        seen = hash_every_byte(partial)
-        if seen != pin.sha256:
-            partial.unlink()
-            raise DownloadError(
-                f"{pin.repo}/{pin.file} arrived with sha256 {seen} instead of {pin.sha256}; it was thrown away. "
-                "Try again."
-            )
-        replace_durably(partial, fetch.target)
+        with hold_alone(partial, lambda: report(waiting)):
+            if fetch.target.is_file() and hash_every_byte(fetch.target) == pin.sha256:
+                return  # the other one has brought it
+            with _hub_errors(pin, pin.revision):
+                _transfer(pin, partial)
+            seen = hash_every_byte(partial)
+            if seen != pin.sha256:
+                partial.unlink()
+                raise DownloadError(
+                    f"{pin.repo}/{pin.file} arrived with sha256 {seen} instead of {pin.sha256}; it was thrown away. "
+                    "Try again."
+                )
+            replace_durably(partial, fetch.target)
     except OSError as error:
         raise DownloadError(
             f"{fetch.target} could not be written: {error.strerror or error}. The part is kept; make room or "

@@ -17,17 +17,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..faces.analyzer import FaceAnalyzer
+from ..faces.combination import SAME_PERSON_COSINE
 from ..faces.detection import FaceDetector, sort_faces
 from ..faces.errors import NoFaceError
 from ..faces.photo import load_photo
+from ..spec import LynxError
 from .errors import ConfigurationError
-from .face_similarity import FaceSimilarity
 from .face_tracks import choose_track, find_faces, link_faces
-from .seen_faces import Recogniser, SeenFace
+from .seen_faces import CropEmbedder, Recogniser, SeenFace
 
 if TYPE_CHECKING:  # the nodes score faces, too, and have no package that reads tables or videos
     from .subjects import Subject
     from .video import Video
+
+
+@dataclass(frozen=True)
+class FaceSimilarity:
+    """Likeness of some frames to one person."""
+
+    scores: tuple[float | None, ...]
+    """Cosine of each frame, -1 to 1; None where the person's face was not found."""
+
+    @property
+    def detection_rate(self) -> float:
+        """Share of the frames in which the face was found."""
+        return sum(score is not None for score in self.scores) / len(self.scores)
+
+    @property
+    def mean_detected(self) -> float:
+        """Mean over the frames in which the face was found, 0 when there is none."""
+        found = [score for score in self.scores if score is not None]
+        return sum(found) / len(found) if found else 0.0
+
+    @property
+    def mean_all(self) -> float:
+        """Mean over all frames, those without the face as 0."""
+        return sum(score or 0.0 for score in self.scores) / len(self.scores)
 
 
 @dataclass(frozen=True)
@@ -79,8 +105,11 @@ def score_frames(
             gives the mean of their scores.
 
     Raises:
+        LynxError: when there is no frame.
         FaceError: when a face model fails.
     """
+    if not len(frames):
+        raise LynxError("likeness needs at least one frame, got none")
     found = find_faces(frames, detector)
     tracks = link_faces(found, recognisers[0])
     track = choose_track(tracks, person[0])
@@ -97,6 +126,21 @@ def score_frames(
                 scores[place] = float(cosine)
         results.append(FaceScore(FaceSimilarity(tuple(scores)), len(tracks), track.faces))
     return results
+
+
+def make_judge(analyzer: FaceAnalyzer) -> Recogniser:
+    """Make an analyzer's recogniser one that tells the people of a video apart.
+
+    Raises:
+        FaceError: when it does not open.
+    """
+    return Recogniser(analyzer.recogniser.name, "", SAME_PERSON_COSINE, CropEmbedder(analyzer.recogniser))
+
+
+def measure_similarity(frames: np.ndarray, embedding: Tensor, analyzer: FaceAnalyzer) -> FaceSimilarity:
+    """Score frames [T, H, W, 3] uint8 RGB against a person [dim]; as `score_frames`, by an analyzer alone."""
+    (score,) = score_frames(frames, [embedding.float()], analyzer.detector, [make_judge(analyzer)])
+    return score.similarity
 
 
 class Gallery:

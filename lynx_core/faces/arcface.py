@@ -192,7 +192,7 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
             f"{path} is refused: it holds Python objects beside tensors, or is no PyTorch file, and opening it "
             f"could run code. Use facexlib's recognition_arcface_ir_se50.pth: python -m lynx_core.cli.main download faces"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle calls PyTorch's own functions with anything
         raise FaceError(
             f"{path} does not open ({first_line(error)}); a download may have broken off, "
             f"fetch it again with: python -m lynx_core.cli.main download faces"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..data.dataset import PairDataset
 from ..data.sample import Nulls, Sample
-from ..evaluation.face_similarity import measure_similarity
+from ..evaluation.face_scores import measure_similarity
 from ..models.adapter_configs import AdapterConfigs
 from ..rng import RNGKey, torch_generator
 from ..spec import null_embedding
@@ -152,7 +152,8 @@ class Validation:
         write_video(frames, folder / f"step-{step:08d}-{_safe_name(sample.id)}.mp4", self._fps())
         if self.config.data.face_models is None:
             return None
-        return measure_similarity(frames, sample.embedding, make_analyzer(self.config.data)).mean_all
+        analyzer = make_analyzer(self.config.data)
+        return measure_similarity(np.stack(frames), sample.embedding, analyzer).mean_all
 
     def _fps(self) -> float:
         return self.config.decoding.fps or 16.0

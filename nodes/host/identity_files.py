@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import folder_paths
 import torch
@@ -135,8 +134,3 @@ def describe_identity(saved: SavedIdentity, num_bytes: int) -> list[str]:
         f"{label}: {text}" for label, text in (("licence", saved.licence), ("consent", saved.consent)) if text
     ]
     return [*lines, *(["; ".join(rights)] if rights else [])]
-
-
-def stamp(path: Path | None) -> Any:
-    """Tell one state of a file from another."""
-    return None if path is None else (path.stat().st_size, path.stat().st_mtime_ns)

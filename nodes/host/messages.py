@@ -54,26 +54,33 @@ def warn_at_running_node(text: str) -> None:
 
 
 def _send_lines(lines: tuple[str, ...], node_id: str) -> None:
-    from server import PromptServer
-
     context = get_executing_context()
     _shown.clear()
     if context is not None:
         _shown[context.prompt_id, node_id] = lines
-    server = getattr(PromptServer, "instance", None)
+    server = _find_server()
     if server is not None:
         # Nodes 2.0 reads Markdown, where two spaces keep a line break; the classic canvas shows the text as it is.
-        server.send_progress_text("  \n".join(lines), node_id)
+        server.send_progress_text("  \n".join(lines), node_id, server.client_id)
 
 
 def _send_warnings(name: str, warnings: Sequence[str], node_id: str) -> None:
     """Let the editor show warnings of a node that lies in a subgraph: a closed one hides what its nodes say."""
-    from server import PromptServer
-
-    server = getattr(PromptServer, "instance", None)
+    server = _find_server()
     # The id of such a node is "<subgraph's node>:<node>".
     if server is not None and warnings and ":" in node_id:
         server.send_sync(WARNING_EVENT, {"node": name, "text": "\n".join(warnings)}, server.client_id)
+
+
+def _find_server() -> Any:
+    """Give the host's server while it runs a browser's prompt, or None.
+
+    Without a `client_id` it sends to every browser, where nodes of other graphs have the same ids.
+    """
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    return server if server is not None and server.client_id is not None else None
 
 
 def raise_plainly(execute: Callable[..., Any]) -> Callable[..., Any]:

@@ -107,7 +107,11 @@ Here one picture is both. A sharper photo of the same person goes to `photo` of 
 
 - *The first frame freezes*: `ref_strength` 0.4 of both experts"""
 
-VACE = """VACE brings a scene, an object or an outfit; Lynx brings the person. Choose a picture on a plain background, **without** the person's face.
+VACE = """VACE brings a scene, an object or an outfit; Lynx brings the person. **The portrait is here only so that the graph opens: load a picture of your own.**
+
+- *Object or outfit*: on a plain background, nobody in it
+- *Scene*: an empty place
+- A face in it is drawn, too, and works against the person
 
 *VACE and Lynx identity* also holds the size and length. Inside, `trim_latent` goes to Lynx Apply: those frames are VACE's own and must stay out of the reference."""
 

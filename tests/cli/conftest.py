@@ -6,6 +6,7 @@ import hashlib
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,6 +52,18 @@ class SmallHub:
     """Go down after so many bytes of a file."""
     down: bool = False
     """Drop every connection."""
+    endpoint: str = ""
+    hold_until: int = 0
+    """Send no content before so many requests for headers have come."""
+
+    def await_headers(self) -> None:
+        """Wait until `hold_until` is reached, at most a minute."""
+        end = time.monotonic() + 60
+        while (
+            sum(each.startswith("HEAD /") for each in list(self.requests)) < self.hold_until
+            and time.monotonic() < end
+        ):
+            time.sleep(0.02)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -71,6 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {self.path} {asked_range}".strip())
         cdn = re.fullmatch(r"/cdn/(.+)", self.path)
         if cdn:
+            self.hub.await_headers()
             self._send(self.hub.files[cdn[1]], asked_range, with_body=with_body)
             return
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
@@ -125,7 +139,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallHub]:
     handler = type("Handler", (_Handler,), {"hub": small_hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
+    endpoint = small_hub.endpoint = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
@@ -134,3 +148,19 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallHub]:
     yield small_hub
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def published(hub: SmallHub, lite_release: Path) -> SmallHub:
+    """The hub with a lynx_lite on it."""
+    for name in ("resampler", "ip_layers"):
+        content = (lite_release / f"{name}.safetensors").read_bytes()
+        hub.files[f"ByteDance/lynx/lynx_lite/{name}.safetensors"] = content
+    return hub

@@ -23,22 +23,6 @@ from lynx_core.formats.published_files import BUNDLES, Source
 FULL_SHA256 = 64
 
 
-@pytest.fixture
-def models(tmp_path):
-    folder = tmp_path / "models"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def published(hub, lite_release):
-    """The hub with a lynx_lite on it."""
-    for name in ("resampler", "ip_layers"):
-        content = (lite_release / f"{name}.safetensors").read_bytes()
-        hub.files[f"ByteDance/lynx/lynx_lite/{name}.safetensors"] = content
-    return hub
-
-
 def run(models, *arguments):
     return main(["download", *arguments, "--models", str(models)])
 

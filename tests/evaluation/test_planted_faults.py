@@ -23,8 +23,7 @@ from small_benchmark import (
 
 from lynx_core.evaluation.configuration import Faces, RecogniserSettings
 from lynx_core.evaluation.errors import ConfigurationError
-from lynx_core.evaluation.face_scores import FaceScore, score_faces
-from lynx_core.evaluation.face_similarity import FaceSimilarity
+from lynx_core.evaluation.face_scores import FaceScore, FaceSimilarity, score_faces
 from lynx_core.evaluation.finished_videos import read_list
 from lynx_core.evaluation.generation import plan_jobs
 from lynx_core.evaluation.ledger import ScoreRow, open_scores, open_videos

@@ -30,7 +30,7 @@ from small_benchmark import (
 from lynx_core.cli.main import main
 from lynx_core.evaluation.configuration import Faces, RecogniserSettings
 from lynx_core.evaluation.errors import ConfigurationError, EvaluationError
-from lynx_core.evaluation.face_similarity import measure_similarity
+from lynx_core.evaluation.face_scores import measure_similarity
 from lynx_core.evaluation.generation import generate
 from lynx_core.evaluation.ledger import ScoreRow, open_scores, open_videos
 from lynx_core.evaluation.motion import measure_motion
@@ -139,7 +139,7 @@ def test_one_video_gives_what_the_nodes_give(tmp_path: Path) -> None:
     from lynx_core.evaluation.face_scores import find_largest_face
 
     person = recogniser.embed([find_largest_face(photo, detector)])[0]
-    nodes = measure_similarity(list(read.frames), person, analyzer)
+    nodes = measure_similarity(read.frames, person, analyzer)
     assert found.similarity.scores == pytest.approx(nodes.scores, abs=1e-4)
 
 

@@ -79,7 +79,7 @@ def _fix_header_length(raw: bytes, changed: bytes) -> bytes:
     if len(raw) < 9 or raw[8:9] != b"{":
         return changed
     length = struct.unpack("<Q", raw[:8])[0] + len(changed) - len(raw)
-    return struct.pack("<Q", max(length, 0)) + changed[8:]
+    return struct.pack("<Q", min(max(length, 0), 2**64 - 1)) + changed[8:]
 
 
 _WAYS = (

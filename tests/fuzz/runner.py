@@ -164,15 +164,15 @@ def work(kind: str, first: int, last: int, folder: Path) -> None:
     print(json.dumps({"memory_mb": read_memory_mb() - before}), flush=True)
 
 
-def supervise(kind: str, count: int, keep: Path | None) -> tuple[list[Fault], float]:
-    """Open `count` files of a kind in child processes; after a crash with the next file."""
+def supervise(kind: str, count: int, keep: Path | None, first: int = 0) -> tuple[list[Fault], float]:
+    """Open `count` files of a kind in child processes, from number `first` on; after a crash with the next file."""
     faults: list[Fault] = []
-    growth, first = 0.0, 0
+    growth, last_number = 0.0, first + count
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        while first < count:
+        while first < last_number:
             (folder / "number").write_text(str(first))
-            command = [sys.executable, __file__, "--work", kind, str(first), str(count), str(folder)]
+            command = [sys.executable, __file__, "--work", kind, str(first), str(last_number), str(folder)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             for line in done.stdout.splitlines():
                 if line.startswith('{"memory_mb"'):
@@ -201,6 +201,9 @@ def main() -> int:
         "--count", type=int, default=10_000, help="files of weights and text (default: 10000)"
     )
     parser.add_argument("--media", type=int, default=2_000, help="files of media (default: 2000)")
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first; another one gives other files"
+    )
     parser.add_argument("--kind", action="append", help="only these kinds")
     parser.add_argument("--keep", type=Path, help="folder for the files that are at fault")
     parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
@@ -216,7 +219,7 @@ def main() -> int:
     for kind in arguments.kind or kinds:
         count = -(-arguments.media // len(MEDIA)) if kind in MEDIA else -(-arguments.count // len(others))
         begun = time.monotonic()
-        faults, growth = supervise(kind, count, arguments.keep)
+        faults, growth = supervise(kind, count, arguments.keep, arguments.first)
         found += len(faults)
         print(
             f"{kind}: {count} files, {len(faults)} faults, {growth:+.0f} MB, {time.monotonic() - begun:.0f} s",

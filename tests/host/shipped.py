@@ -10,6 +10,8 @@ from video import write_video
 
 from lynx_core.evaluation.video_grid import draw_grid
 
+FPS = {"lynx_lite": 24, "lynx_mini": 8}
+"""Frames per second where they are not 16."""
 PICTURES = {"lynx_portrait.jpg", "lynx_motion.mp4", "lynx_distant.mp4"}
 DISTANT = "lynx_distant.mp4"
 """What lynx_face_refine begins with; it gives a video of that size and length."""

@@ -24,7 +24,7 @@ from editor_scripts import DRAWN, FIT, SHRINK, SUMMARISE
 from layout import TITLE_HEIGHT, find_hidden
 from PIL import Image
 from prompts import make_lynx_prompt
-from shipped import expect_shape, upload_short_video
+from shipped import FPS, expect_shape, upload_short_video
 from standin_faces import face_from_landmarks, write_detector_pack
 from standin_installation import DETECTOR_PACKS, write_photo
 from video import read_video
@@ -33,7 +33,7 @@ sys.path.insert(0, str(REPO_DIR / "scripts"))
 
 import build_workflows
 from demo_workflow import PHOTO_NAME, edit_workflow
-from prompt_edits import set_photo
+from prompt_edits import set_photo, set_size, set_steps
 from workflow import workflow_to_prompt
 
 playwright_api = pytest.importorskip("playwright.sync_api")
@@ -168,14 +168,14 @@ def keep_screenshot(page: Any, name: str, clip: dict[str, float] | None = None) 
     )
 
 
-def wait_for_queued_prompt(page: Any, host: ComfyHost) -> dict[str, dict[str, Any]]:
-    """Press Run, and wait until the server has done what was queued."""
+def press_run(page: Any) -> str:
+    """Press Run, and give the id of what is queued."""
     with page.expect_response(lambda response: response.url.endswith("/prompt")
                               and response.request.method == "POST") as queued:  # fmt: skip
         page.get_by_test_id("queue-button").click()
     answer = queued.value.json()
     assert queued.value.ok, answer
-    return host.wait(answer["prompt_id"])
+    return answer["prompt_id"]
 
 
 def set_nodes_2(host: ComfyHost, is_on: bool) -> None:
@@ -213,10 +213,10 @@ def test_workflow_opens_legibly_and_runs(
     assert find_hidden(boxes, drawn["links"]) == []
 
     page.evaluate(SHRINK, [WIDTH, HEIGHT, NUM_FRAMES, NUM_STEPS])
-    (file,) = list_files(wait_for_queued_prompt(page, host), ".mp4")
+    (file,) = list_files(host.wait(press_run(page)), ".mp4")
     video = read_video(host.fetch(file, tmp_path))
     assert video.frames.shape == expect_shape(name, NUM_FRAMES, HEIGHT, WIDTH)
-
+    assert video.fps == FPS.get(name, 16) and video.frames.std() > 5
     assert page.locator("[role=dialog]").count() == 0, page.locator("[role=dialog]").all_inner_texts()
     assert find_complaints_of_pack(page) == []
     if either_canvas == "classic canvas":
@@ -300,6 +300,38 @@ def test_a_video_that_is_dropped_brings_its_workflow_and_its_photo(
     assert sorted(seen["types"]) == sorted(node["type"] for node in workflow["nodes"])
     assert seen["unknownValues"] == [], "the photo came along"
     assert host.get("/view", filename=PHOTO_NAME, type="input").content[:2] == b"\xff\xd8"
+
+
+READ_SAMPLER = """() => ({
+  note: window.app.graph._nodes.find(node => node.type === "LynxSampler").widgets
+    .filter(widget => widget.name.includes("text-preview")).map(widget => widget.value).join(),
+  files: JSON.stringify(window.app.nodeOutputs),
+})"""
+
+
+def test_two_browsers_and_a_script_each_get_their_own_results(browser: Any, host: ComfyHost) -> None:
+    """The graphs' nodes have the same ids; a script that queues over HTTP is shown to nobody."""
+    pages = {width: browser.new_context().new_page() for width in (112, 80)}
+    for width, page in pages.items():
+        page.set_viewport_size({"width": 1920, "height": 1080})
+        open_workflow(page, host, "lynx_mini")
+        page.evaluate(SHRINK, [width, HEIGHT, NUM_FRAMES, NUM_STEPS])
+    queued = {width: press_run(page) for width, page in pages.items()}
+    scripted = workflow_to_prompt(
+        json.loads((REPO_DIR / "workflows/lynx_mini.json").read_text()), host.object_info()
+    )
+    set_size(scripted, 64, HEIGHT, NUM_FRAMES)
+    set_steps(scripted, NUM_STEPS)
+    host.queue(scripted)
+    for width, page in pages.items():
+        (file,) = list_files(host.wait(queued[width]), ".mp4")
+        page.wait_for_function(
+            "name => JSON.stringify(window.app.nodeOutputs).includes(name)", arg=file.filename
+        )
+        seen = page.evaluate(READ_SAMPLER)
+        assert f"{width} x {HEIGHT} px" in seen["note"]
+        assert len(set(re.findall(r"lynx_mini_\d+_?\.mp4", seen["files"]))) == 1
+        page.context.close()
 
 
 READ_WIDGETS = """() => Object.fromEntries(window.app.graph._nodes.find(node => node.type === "LynxApply")
