@@ -27,7 +27,7 @@ from .adapter_configs import describe_base_misfit
 from .adapter_modules import AdapterModules
 from .frozen_base import BlockOffload, WanTransformer, freeze
 from .packed_block import AdapterInputs, PackContext, modulate, modulated_input, run_block
-from .segment_attention import Segments
+from .segment_attention import SequenceGroup, Segments
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,8 @@ class PackedWan(nn.Module):
         gradient_checkpointing: keep only each block's input, compute the rest again.
         offload: fetches blocks from the CPU; without it they lie where the transformer is.
             Wants gradient checkpointing, and PackedWan not to be moved afterwards.
+        group: processes that share each sequence. They give the same inputs and get the same outputs; the gradients
+            of the adapter are then the group's together, those of one process are of its tokens.
 
     Raises:
         LynxError: when the base is of another kind, or its position tables were rounded.
@@ -149,6 +151,7 @@ class PackedWan(nn.Module):
         backend: AttentionBackend = "loop",
         gradient_checkpointing: bool = False,
         offload: BlockOffload | None = None,
+        group: SequenceGroup | None = None,
     ) -> None:
         super().__init__()
         _check_base(transformer)
@@ -157,6 +160,7 @@ class PackedWan(nn.Module):
         self.backend: AttentionBackend = backend
         self.gradient_checkpointing = gradient_checkpointing
         self.offload = offload
+        self.group = group
 
     @property
     def dim(self) -> int:
@@ -198,8 +202,9 @@ class PackedWan(nn.Module):
             [C, T, H, W] for each sample, in the base's dtype.
         """
         time, context = self._prepare(inputs.latents, inputs.timesteps, inputs.texts)
+        context = context.share(self.group)
         adapter_inputs, reference_walk = self._prepare_adapter(inputs, adapter, id_scale, ref_scale, recorded)
-        hidden = self._embed(inputs.latents)
+        hidden = self._embed(inputs.latents, self.group)
         for index in range(self.config.num_layers):
             features = next(reference_walk, None)
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -211,7 +216,7 @@ class PackedWan(nn.Module):
                 )
             else:
                 hidden = self._run_block(index, hidden, context, adapter_inputs, features)
-        return self._predict(hidden, time, context.tokens, inputs.latents)
+        return self._predict(hidden, time, context, inputs.latents)
 
     def record_features(self, latents: Sequence[Tensor | None], text: Tensor) -> RecordedReferences:
         """Run the reference pass: timestep 0, no adapter, no gradient.
@@ -266,6 +271,7 @@ class PackedWan(nn.Module):
             text_keys=Segments((TEXT_LENGTH,) * len(texts)),
             num_heads=self.config.num_attention_heads,
             backend=self.backend,
+            sequence=tokens,
         )
         return time, context
 
@@ -296,10 +302,11 @@ class PackedWan(nn.Module):
             walk = self._walk_reference(inputs.reference_latents, inputs.reference_text, ref.blocks[-1] + 1)
         return AdapterInputs(adapter, id_tokens, reference, id_scale, ref_scale), walk
 
-    def _embed(self, latents: Sequence[Tensor]) -> Tensor:
+    def _embed(self, latents: Sequence[Tensor], group: SequenceGroup | None = None) -> Tensor:
         # The patches do not overlap, so their convolution is one matrix product for the whole sequence.
         embedding = self.transformer.patch_embedding
         patches = patchify(latents).to(self.dtype)
+        patches = group.take_own(patches) if group else patches
         return F.linear(patches, embedding.weight.flatten(1), embedding.bias)
 
     def compute_rope_freqs(self, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -325,11 +332,14 @@ class PackedWan(nn.Module):
         return run_block(index, block, hidden, attn_input, context, adapter_inputs, features)
 
     def _predict(
-        self, hidden: Tensor, time: Tensor, tokens: Segments, latents: Sequence[Tensor]
+        self, hidden: Tensor, time: Tensor, context: PackContext, latents: Sequence[Tensor]
     ) -> list[Tensor]:
         shift, scale = (self.transformer.scale_shift_table + time[:, None].float()).unbind(1)
-        out = self.transformer.proj_out(modulate(self.transformer.norm_out, hidden, shift, scale, tokens))
-        return unpatchify(out, tokens, latents)
+        normed = modulate(self.transformer.norm_out, hidden, shift, scale, context.tokens)
+        out = self.transformer.proj_out(normed)
+        if context.group is not None:
+            out = context.group.gather_sequence(out, context.sequence.total)
+        return unpatchify(out, context.sequence, latents)
 
 
 def _check_base(transformer: WanTransformer) -> None:
