@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..spec import AttentionBackend
 from .adapter_modules import AdapterModules
-from .segment_attention import SequenceGroup, Segments, attend_segments, attend_shared, find_runs
+from .segment_attention import Segments, SequenceGroup, attend_segments, attend_shared, find_runs
 
 
 class PackContext(NamedTuple):

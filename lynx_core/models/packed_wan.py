@@ -11,7 +11,7 @@ latent channels, T H W latent frames, height and width, L tokens of a text (at m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from .adapter_configs import describe_base_misfit
 from .adapter_modules import AdapterModules
 from .frozen_base import BlockOffload, WanTransformer, freeze
 from .packed_block import AdapterInputs, PackContext, modulate, modulated_input, run_block
-from .segment_attention import SequenceGroup, Segments
+from .segment_attention import Segments, SequenceGroup
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,20 @@ class PackedInputs:
             raise LynxError(f"a packed sequence needs one entry for each sample in every field, got {counts}")
         if self.reference_latents is not None and self.reference_text is None:
             raise LynxError("reference_latents need reference_text, the encoded prompt of the reference pass")
+
+    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> PackedInputs:
+        """Give the same with each tensor changed, as moved to a device."""
+        references, embeddings, text = self.reference_latents, self.embeddings, self.reference_text
+        return PackedInputs(
+            latents=[change(latent) for latent in self.latents],
+            timesteps=change(self.timesteps),
+            texts=[change(text) for text in self.texts],
+            embeddings=None if embeddings is None else change(embeddings),
+            reference_latents=None
+            if references is None
+            else [None if latent is None else change(latent) for latent in references],
+            reference_text=None if text is None else change(text),
+        )
 
 
 def count_latent_tokens(latents: Sequence[Tensor | None]) -> Segments:

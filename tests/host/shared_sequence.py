@@ -25,11 +25,11 @@ def draw_samples(which: str) -> list[TinySample]:
     return [TinySample(sample.latent[:, :, :2, :2], 500.0, sample.text, sample.embedding, sample.reference)]
 
 
-def run_shared(samples: list[TinySample], group: SequenceGroup | None, checkpointing: bool) -> dict[str, Tensor]:
+def run_shared(
+    samples: list[TinySample], group: SequenceGroup | None, checkpointing: bool
+) -> dict[str, Tensor]:
     """Outputs, and the adapter's gradients of one loss."""
-    wan = PackedWan(
-        make_transformer(num_heads=NUM_HEADS), gradient_checkpointing=checkpointing, group=group
-    )
+    wan = PackedWan(make_transformer(num_heads=NUM_HEADS), gradient_checkpointing=checkpointing, group=group)
     adapter = make_adapter("full")
     outputs = wan(pack(samples), adapter)
     torch.stack([output.square().mean() for output in outputs]).sum().backward()
@@ -60,5 +60,7 @@ def run_processes(size: int, which: str, checkpointing: bool, folder: Path) -> l
 def _run_process(rank: int, size: int, port: int, which: str, checkpointing: bool, path: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
-    torch.save(run_shared(draw_samples(which), SequenceGroup(dist.group.WORLD, rank, size), checkpointing), path)
+    torch.save(
+        run_shared(draw_samples(which), SequenceGroup(dist.group.WORLD, rank, size), checkpointing), path
+    )
     dist.destroy_process_group()
