@@ -124,14 +124,15 @@ def index_text(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         LynxError: when a text is longer.
     """
     num_tokens = sum(len(text) for text in texts)
-    rows = torch.full((len(texts), TEXT_LENGTH), num_tokens)
+    device = texts[0].device
+    rows = torch.full((len(texts), TEXT_LENGTH), num_tokens, device=device)
     first = 0
     for row, text in zip(rows, texts, strict=True):
         if len(text) > TEXT_LENGTH:
             raise LynxError(f"a text has {len(text)} tokens, more than {TEXT_LENGTH}; shorten the caption")
-        row[: len(text)] = torch.arange(first, first + len(text))
+        row[: len(text)] = torch.arange(first, first + len(text), device=device)
         first += len(text)
-    return F.pad(torch.cat(list(texts)), (0, 0, 0, 1)), rows.flatten().to(texts[0].device)
+    return F.pad(torch.cat(list(texts)), (0, 0, 0, 1)), rows.flatten()
 
 
 class RecordedReferences(NamedTuple):

@@ -117,8 +117,8 @@ def find_runs(*sequences: Segments) -> tuple[int, ...]:
 
 @lru_cache(maxsize=32)
 def _offsets_on(offsets: tuple[int, ...], device: torch.device) -> Tensor:
-    # Kept, since each block of each step asks, and a copy to the GPU would wait for it.
-    return torch.tensor(offsets, dtype=torch.int32, device=device)
+    # Kept, since each block of each step asks.
+    return torch.tensor(offsets, dtype=torch.int32).to(device, non_blocking=True)
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype, requested: str = "auto") -> AttentionBackend:

@@ -2,7 +2,8 @@
 
 Model FLOPs utilisation (MFU, PaLM, arXiv 2204.02311 appendix B) takes the FLOPs that the step needs, whatever
 checkpointing computes again. The base is frozen, so a matrix product of its weights costs 4 a weight and token
-(forward, and the gradient of its input) instead of 6; attention costs 12 S^2 D a block as always.
+(forward, and the gradient of its input) instead of 6. Self-attention costs 12 S^2 D a block as always, attention to
+the text, whose keys want no gradient, 8 S L D. Nothing before the first adapter layer wants one either.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ class StepFlops:
 
     def _count_sample(self, tokens: int) -> float:
         """Of the blocks; embedding and head are a thousandth of it."""
-        per_block = 4 * tokens * self._token_weights + 12 * tokens * (tokens + TEXT_LENGTH) * self.dim
-        flops = self.num_blocks * float(per_block)
+        attention = 12 * tokens**2 * self.dim + 8 * tokens * TEXT_LENGTH * self.dim
+        flops = self.num_blocks * float(4 * tokens * self._token_weights + attention)
+        flops -= 8.0 * tokens**2 * self.dim + 6.0 * tokens * self.dim**2  # self-attention of the first block
         if self.parts.id:
             keys = self.parts.id.num_registers + self._id_queries
             layers = len(self.parts.id.blocks)
