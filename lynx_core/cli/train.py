@@ -106,13 +106,13 @@ def _show_plan(config: TrainingConfig, resume_from: int | None = None) -> int:
     from ..training.checkpoint import CheckpointFolder, read_state
     from ..training.curriculum import PackStream
     from ..training.estimate import estimate_memory, read_base_shape
-    from ..training.preflight import check_settings, look_for_more, open_data
+    from ..training.preflight import check_settings, count_processes, look_for_more, open_data
     from ..training.run_lock import is_held
 
     known = check_settings(config, resume_from)
     if known or is_held(config.run.output):
         look_for_more(config, known)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = count_processes()
     shape = read_base_shape(config.base.transformer)
     print(f"base {config.base.transformer}: {shape.num_blocks} blocks of width {shape.dim}")
     print(f"adapter {config.adapter.variant}, {world_size} processes, {config.distributed.sharding}")

@@ -4,7 +4,7 @@ The block is diffusers' WanTransformerBlock, taken by its sub-modules. Modulatio
 sequence, neighbours of equal length together, since six float32 vectors spread over 33,600 tokens
 would take 4.1 GB.
 
-Shapes: N samples, S tokens of the packed sequence, R reference tokens of all samples, L distinct text
+Shapes: N samples, S tokens of the packed sequence (where processes share one, of this process), R reference tokens of all samples, L distinct text
 tokens of all samples, D model dim, C head dim.
 """
 
@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from ..spec import AttentionBackend
 from .adapter_modules import AdapterModules
-from .segment_attention import Segments, attend_segments, find_runs
+from .segment_attention import Segments, SequenceGroup, attend_segments, attend_shared, find_runs
 
 
 class PackContext(NamedTuple):
     """What every block needs to know of a packed sequence."""
 
     tokens: Segments
+    """Of each sample; where processes share the sequence, those of this process."""
     freqs_cis: tuple[Tensor, Tensor]
     """Cosine and sine of each token's position, [S, 1, C / 2]."""
     modulation: Tensor
@@ -38,6 +39,19 @@ class PackContext(NamedTuple):
     text_keys: Segments
     num_heads: int
     backend: AttentionBackend
+    sequence: Segments
+    """Tokens of the whole sequence."""
+    group: SequenceGroup | None = None
+    """The processes that share the sequence; None where one has all of it."""
+
+    def share(self, group: SequenceGroup | None) -> PackContext:
+        """Give the context of this process's part of the sequence."""
+        if group is None:
+            return self
+        own = group.count_own(self.sequence)
+        cosine, sine = self.freqs_cis
+        freqs_cis = group.take_own(cosine), group.take_own(sine)
+        return self._replace(tokens=own, text_queries=own, freqs_cis=freqs_cis, group=group)
 
 
 class AdapterInputs(NamedTuple):
@@ -121,8 +135,9 @@ def _attend_self(
     features: Tensor | None,
 ) -> Tensor:
     query, key = attention.norm_q(attention.to_q(attn_input)), attention.norm_k(attention.to_k(attn_input))
-    rotated = apply_rope(query, context), apply_rope(key, context)
-    out = _attend(*rotated, attention.to_v(attn_input), context.tokens, context.tokens, context)
+    out = _attend_sequence(
+        apply_rope(query, context), apply_rope(key, context), attention.to_v(attn_input), context
+    )
     layer = adapter_inputs.adapter.find_ref_layer(index) if adapter_inputs else None
     if adapter_inputs and adapter_inputs.reference and layer and features is not None:
         with _autocast(attn_input):
@@ -156,10 +171,18 @@ def _attend_cross(
     return attention.to_out[0](out)
 
 
+def _attend_sequence(query: Tensor, key: Tensor, value: Tensor, context: PackContext) -> Tensor:
+    """Attend inside each sample of the whole sequence; [S, D] in and out."""
+    if context.group is None:
+        return _attend(query, key, value, context.sequence, context.sequence, context)
+    query, key, value = (t.unflatten(-1, (context.num_heads, -1)) for t in (query, key, value))
+    return attend_shared(query, key, value, context.sequence, context.group, context.backend).flatten(1)
+
+
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, queries: Segments, keys: Segments, context: PackContext
 ) -> Tensor:
-    """Attend inside each sample; [S, D] in and out."""
+    """Let the queries of each sample attend to its keys, which every process has; [S, D] in and out."""
     query, key, value = (t.unflatten(-1, (context.num_heads, -1)) for t in (query, key, value))
     return attend_segments(query, key, value, queries, keys, context.backend).flatten(1)
 

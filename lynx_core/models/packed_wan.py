@@ -11,7 +11,7 @@ latent channels, T H W latent frames, height and width, L tokens of a text (at m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from .adapter_configs import describe_base_misfit
 from .adapter_modules import AdapterModules
 from .frozen_base import BlockOffload, WanTransformer, freeze
 from .packed_block import AdapterInputs, PackContext, modulate, modulated_input, run_block
-from .segment_attention import Segments
+from .segment_attention import Segments, SequenceGroup
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,20 @@ class PackedInputs:
             raise LynxError(f"a packed sequence needs one entry for each sample in every field, got {counts}")
         if self.reference_latents is not None and self.reference_text is None:
             raise LynxError("reference_latents need reference_text, the encoded prompt of the reference pass")
+
+    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> PackedInputs:
+        """Give the same with each tensor changed, as moved to a device."""
+        references, embeddings, text = self.reference_latents, self.embeddings, self.reference_text
+        return PackedInputs(
+            latents=[change(latent) for latent in self.latents],
+            timesteps=change(self.timesteps),
+            texts=[change(text) for text in self.texts],
+            embeddings=None if embeddings is None else change(embeddings),
+            reference_latents=None
+            if references is None
+            else [None if latent is None else change(latent) for latent in references],
+            reference_text=None if text is None else change(text),
+        )
 
 
 def count_latent_tokens(latents: Sequence[Tensor | None]) -> Segments:
@@ -110,14 +124,15 @@ def index_text(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         LynxError: when a text is longer.
     """
     num_tokens = sum(len(text) for text in texts)
-    rows = torch.full((len(texts), TEXT_LENGTH), num_tokens)
+    device = texts[0].device
+    rows = torch.full((len(texts), TEXT_LENGTH), num_tokens, device=device)
     first = 0
     for row, text in zip(rows, texts, strict=True):
         if len(text) > TEXT_LENGTH:
             raise LynxError(f"a text has {len(text)} tokens, more than {TEXT_LENGTH}; shorten the caption")
-        row[: len(text)] = torch.arange(first, first + len(text))
+        row[: len(text)] = torch.arange(first, first + len(text), device=device)
         first += len(text)
-    return F.pad(torch.cat(list(texts)), (0, 0, 0, 1)), rows.flatten().to(texts[0].device)
+    return F.pad(torch.cat(list(texts)), (0, 0, 0, 1)), rows.flatten()
 
 
 class RecordedReferences(NamedTuple):
@@ -138,6 +153,8 @@ class PackedWan(nn.Module):
         gradient_checkpointing: keep only each block's input, compute the rest again.
         offload: fetches blocks from the CPU; without it they lie where the transformer is.
             Wants gradient checkpointing, and PackedWan not to be moved afterwards.
+        group: processes that share each sequence. They give the same inputs and get the same outputs; the gradients
+            of the adapter are then the group's together, those of one process are of its tokens.
 
     Raises:
         LynxError: when the base is of another kind, or its position tables were rounded.
@@ -149,6 +166,7 @@ class PackedWan(nn.Module):
         backend: AttentionBackend = "loop",
         gradient_checkpointing: bool = False,
         offload: BlockOffload | None = None,
+        group: SequenceGroup | None = None,
     ) -> None:
         super().__init__()
         _check_base(transformer)
@@ -157,6 +175,7 @@ class PackedWan(nn.Module):
         self.backend: AttentionBackend = backend
         self.gradient_checkpointing = gradient_checkpointing
         self.offload = offload
+        self.group = group
 
     @property
     def dim(self) -> int:
@@ -198,8 +217,9 @@ class PackedWan(nn.Module):
             [C, T, H, W] for each sample, in the base's dtype.
         """
         time, context = self._prepare(inputs.latents, inputs.timesteps, inputs.texts)
+        context = context.share(self.group)
         adapter_inputs, reference_walk = self._prepare_adapter(inputs, adapter, id_scale, ref_scale, recorded)
-        hidden = self._embed(inputs.latents)
+        hidden = self._embed(inputs.latents, self.group)
         for index in range(self.config.num_layers):
             features = next(reference_walk, None)
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -211,7 +231,7 @@ class PackedWan(nn.Module):
                 )
             else:
                 hidden = self._run_block(index, hidden, context, adapter_inputs, features)
-        return self._predict(hidden, time, context.tokens, inputs.latents)
+        return self._predict(hidden, time, context, inputs.latents)
 
     def record_features(self, latents: Sequence[Tensor | None], text: Tensor) -> RecordedReferences:
         """Run the reference pass: timestep 0, no adapter, no gradient.
@@ -266,6 +286,7 @@ class PackedWan(nn.Module):
             text_keys=Segments((TEXT_LENGTH,) * len(texts)),
             num_heads=self.config.num_attention_heads,
             backend=self.backend,
+            sequence=tokens,
         )
         return time, context
 
@@ -296,10 +317,11 @@ class PackedWan(nn.Module):
             walk = self._walk_reference(inputs.reference_latents, inputs.reference_text, ref.blocks[-1] + 1)
         return AdapterInputs(adapter, id_tokens, reference, id_scale, ref_scale), walk
 
-    def _embed(self, latents: Sequence[Tensor]) -> Tensor:
+    def _embed(self, latents: Sequence[Tensor], group: SequenceGroup | None = None) -> Tensor:
         # The patches do not overlap, so their convolution is one matrix product for the whole sequence.
         embedding = self.transformer.patch_embedding
         patches = patchify(latents).to(self.dtype)
+        patches = group.take_own(patches) if group else patches
         return F.linear(patches, embedding.weight.flatten(1), embedding.bias)
 
     def compute_rope_freqs(self, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -325,11 +347,14 @@ class PackedWan(nn.Module):
         return run_block(index, block, hidden, attn_input, context, adapter_inputs, features)
 
     def _predict(
-        self, hidden: Tensor, time: Tensor, tokens: Segments, latents: Sequence[Tensor]
+        self, hidden: Tensor, time: Tensor, context: PackContext, latents: Sequence[Tensor]
     ) -> list[Tensor]:
         shift, scale = (self.transformer.scale_shift_table + time[:, None].float()).unbind(1)
-        out = self.transformer.proj_out(modulate(self.transformer.norm_out, hidden, shift, scale, tokens))
-        return unpatchify(out, tokens, latents)
+        normed = modulate(self.transformer.norm_out, hidden, shift, scale, context.tokens)
+        out = self.transformer.proj_out(normed)
+        if context.group is not None:
+            out = context.group.gather_sequence(out, context.sequence.total)
+        return unpatchify(out, context.sequence, latents)
 
 
 def _check_base(transformer: WanTransformer) -> None:

@@ -4,7 +4,10 @@ The loop calls SDPA once for each run of equal samples: exact on every device an
 the others. A sequence packs some 2 to 14 samples, so it costs few launches. The variable-length kernels
 take the sequence in one launch. Which one runs is chosen once and logged.
 
-Shapes: S tokens of the packed sequence, H heads, C head dim.
+A sequence that is too long for one process is shared by several (Ulysses, arXiv 2309.14509): each has a part of
+the tokens, and for self-attention all of the tokens with a part of the heads.
+
+Shapes: S tokens of the packed sequence, s of them one process's own, P processes, H heads, C head dim.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, pairwise
 from typing import Any, get_args
 
 import torch
@@ -85,6 +88,11 @@ class Segments:
             raise LynxError(f"segments of {self.total} tokens do not fit a sequence of {len(packed)}")
         return packed.split(self.lengths)
 
+    def part(self, start: int, stop: int) -> Segments:
+        """Count each sample's tokens among those from `start` to `stop` of the sequence; 0 for one that has none."""
+        inside = (min(last, stop) - max(first, start) for first, last in pairwise(self.offsets))
+        return Segments(tuple(max(0, count) for count in inside))
+
     def split_runs(self, packed: Tensor, runs: tuple[int, ...]) -> list[Tensor]:
         """Split [total, ...] into views [samples, length, ...], one for each run of `find_runs`.
 
@@ -109,8 +117,8 @@ def find_runs(*sequences: Segments) -> tuple[int, ...]:
 
 @lru_cache(maxsize=32)
 def _offsets_on(offsets: tuple[int, ...], device: torch.device) -> Tensor:
-    # Kept, since each block of each step asks, and a copy to the GPU would wait for it.
-    return torch.tensor(offsets, dtype=torch.int32, device=device)
+    # Kept, since each block of each step asks.
+    return torch.tensor(offsets, dtype=torch.int32).to(device, non_blocking=True)
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype, requested: str = "auto") -> AttentionBackend:
@@ -208,6 +216,89 @@ def attend_segments(
     attended = attend(torch.cat([pieces[i] for i in kept]), key, value, kept_queries, kept_keys)
     found = dict(zip(kept, kept_queries.split(attended), strict=True))
     return torch.cat([found.get(i, torch.zeros_like(piece)) for i, piece in enumerate(pieces)])
+
+
+@dataclass(frozen=True)
+class SequenceGroup:
+    """The processes that share each packed sequence, with a part of its tokens each.
+
+    Parts are counted to the token and differ by one at most, so nothing is padded. All of a group must call these
+    in the same order.
+    """
+
+    group: Any
+    """The process group of torch.distributed."""
+    rank: int
+    """Of this process in the group."""
+    size: int
+
+    def bounds(self, num_tokens: int) -> tuple[int, ...]:
+        """First token of each part, and the number of all."""
+        return tuple(num_tokens * rank // self.size for rank in range(self.size + 1))
+
+    def take_own(self, sequence: Tensor) -> Tensor:
+        """Give this process's part of [S, ...]."""
+        bounds = self.bounds(len(sequence))
+        return sequence[bounds[self.rank] : bounds[self.rank + 1]]
+
+    def count_own(self, tokens: Segments) -> Segments:
+        """Count the tokens of each sample in this process's part."""
+        bounds = self.bounds(tokens.total)
+        return tokens.part(bounds[self.rank], bounds[self.rank + 1])
+
+    def gather_tokens(self, own: Tensor, num_tokens: int) -> Tensor:
+        """Exchange own tokens with all heads, [s, H, C], for all tokens with own heads, [S, H / P, C]."""
+        by_process = own.unflatten(1, (self.size, -1)).transpose(0, 1)
+        return self._exchange(by_process, num_tokens)
+
+    def gather_heads(self, whole: Tensor) -> Tensor:
+        """The reverse: exchange [S, H / P, C] for [s, H, C]."""
+        from torch.distributed.nn.functional import all_to_all_single
+
+        counts = self._counts(len(whole))
+        own = whole.new_empty((self.size * counts[self.rank], *whole.shape[1:]))
+        received = all_to_all_single(
+            own, whole.contiguous(), [counts[self.rank]] * self.size, counts, group=self.group
+        )
+        return received.unflatten(0, (self.size, -1)).transpose(0, 1).flatten(1, 2)
+
+    def gather_sequence(self, own: Tensor, num_tokens: int) -> Tensor:
+        """Give every process the whole of [s, ...], [S, ...]; its gradient is the sum of theirs."""
+        return self._exchange(own.expand(self.size, *own.shape), num_tokens)
+
+    def _exchange(self, by_process: Tensor, num_tokens: int) -> Tensor:
+        """Send [P, s, ...] to each process its entry, and lay what comes in the order of tokens, [S, ...]."""
+        from torch.distributed.nn.functional import all_to_all_single
+
+        counts = self._counts(num_tokens)
+        whole = by_process.new_empty((num_tokens, *by_process.shape[2:]))
+        sent = by_process.flatten(0, 1).contiguous()
+        return all_to_all_single(whole, sent, counts, [counts[self.rank]] * self.size, group=self.group)
+
+    def _counts(self, num_tokens: int) -> list[int]:
+        return [stop - start for start, stop in pairwise(self.bounds(num_tokens))]
+
+
+def attend_shared(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    tokens: Segments,
+    group: SequenceGroup,
+    backend: AttentionBackend = "loop",
+) -> Tensor:
+    """Self-attention inside each sample of a sequence that a group of processes shares.
+
+    Args:
+        query, key, value: [s, H, C] of this process's tokens; P divides H.
+        tokens: of the whole sequence.
+
+    Returns:
+        [s, H, C].
+    """
+    together = torch.cat((query, key, value), dim=-1)  # one exchange instead of three
+    query, key, value = group.gather_tokens(together, tokens.total).chunk(3, dim=-1)
+    return group.gather_heads(attend_segments(query, key, value, tokens, tokens, backend))
 
 
 def _attend_loop(query: Tensor, key: Tensor, value: Tensor, queries: Segments, keys: Segments) -> Tensor:

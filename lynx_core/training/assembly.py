@@ -63,7 +63,7 @@ def open_base(config: BaseConfig, context: DistributedContext, shard: bool) -> P
         transformer.to(context.device)
     if context.device.type == "cpu":
         _align(transformer)
-    return PackedWan(transformer, backend, config.gradient_checkpointing, blocks)
+    return PackedWan(transformer, backend, config.gradient_checkpointing, blocks, context.sequence_group)
 
 
 _ALIGNMENT_BYTES = 64

@@ -120,7 +120,7 @@ class OptimizerConfig:
     """Packs of all processes together in one optimizer step, dealt out to however many there are. 0: those of
     the checkpoint that is resumed; without one, gradient_accumulation_steps for each process."""
     gradient_accumulation_steps: int = 1
-    """Packs of each process in one optimizer step of a new run, where global_batch_size is 0."""
+    """Packs of each process (of each group with distributed.sequence_parallel_size) in one optimizer step of a new run, where global_batch_size is 0."""
     ema_decay: float = 0.0
     """Decay of the EMA of the weights, which is validated and exported; it warms up: min(decay, (1 + n) / (10 + n))
     at update n. 0 keeps none."""
@@ -208,10 +208,13 @@ class DistributedConfig:
     """ddp: each process holds all trained weights; fsdp2: weights, gradients and optimiser are sharded."""
     shard_base: bool = False
     """Shard the blocks of the frozen base as well; each block is gathered when it runs."""
+    sequence_parallel_size: int = 1
+    """Processes that share each pack, a part of its tokens each (Ulysses), for videos that are too long for one: 8 for
+    1280x720x81, 75,600 tokens. It divides the processes and the base's attention heads."""
 
     def __post_init__(self) -> None:
-        with SettingChecks("distributed", self):
-            pass
+        with SettingChecks("distributed", self) as check:
+            check.at_least(1, "sequence_parallel_size")
 
 
 @dataclass(frozen=True)
@@ -332,8 +335,8 @@ class TrainingConfig:
 
     def packs_per_step(self, world_size: int) -> int:
         """Packs of all processes in one optimizer step of a new run."""
-        optimizer = self.optimizer
-        return optimizer.global_batch_size or world_size * optimizer.gradient_accumulation_steps
+        optimizer, groups = self.optimizer, world_size // self.distributed.sequence_parallel_size
+        return optimizer.global_batch_size or groups * optimizer.gradient_accumulation_steps
 
     @property
     def total_steps(self) -> int:

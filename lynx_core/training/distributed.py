@@ -12,7 +12,7 @@ import copy
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from ..models.adapter_modules import AdapterModules
 from ..models.frozen_base import BlockOffload
 from ..models.packed_wan import PackedInputs, PackedWan
+from ..models.segment_attention import SequenceGroup
 from .configuration import DistributedConfig, RunConfig
 from .configuration_file import ConfigurationError
 from .reference_cache import ReferenceFeatureCache
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+_Shared = TypeVar("_Shared")
 
 LOG_FOLDER = "logs"
 CHECKPOINT_TIMEOUT = timedelta(hours=2)
@@ -64,14 +67,43 @@ class DistributedContext:
         self.rank: int = self.accelerator.process_index
         self.world_size: int = self.accelerator.num_processes
         self.device: torch.device = self.accelerator.device
+        self.data_size = self.world_size // config.sequence_parallel_size
+        """Groups of processes that run packs of their own; each is one process without sequence parallelism."""
+        self.data_rank = self.rank // config.sequence_parallel_size
+        self.sequence_group = self._make_sequence_group(config.sequence_parallel_size)
         self.checkpoint_group: Any = None
         """Of the processes while they write a checkpoint, beside the steps; None for a single one."""
         if self.world_size > 1:
             self.checkpoint_group = dist.new_group(backend="gloo", timeout=CHECKPOINT_TIMEOUT)
 
+    def _make_sequence_group(self, size: int) -> SequenceGroup | None:
+        """The neighbours in rank that share each pack with this process."""
+        if size == 1:
+            return None
+        from torch.distributed.device_mesh import init_device_mesh
+
+        names = ("data", "sequence")
+        mesh = init_device_mesh(self.device.type, (self.data_size, size), mesh_dim_names=names)
+        return SequenceGroup(mesh["sequence"].get_group(), self.rank % size, size)
+
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    @property
+    def leads_group(self) -> bool:
+        """Whether this process loads the packs of its group, and counts them; without groups each does."""
+        return self.sequence_group is None or self.sequence_group.rank == 0
+
+    def share_step(self, value: _Shared | None) -> _Shared:
+        """Give what the first process of this group has to all of it. A collective."""
+        values = [value]
+        if self.sequence_group is not None:
+            leader = self.rank - self.sequence_group.rank
+            group = self.sequence_group.group
+            dist.broadcast_object_list(values, src=leader, group=group, device=self.device)
+        assert values[0] is not None
+        return values[0]
 
     def wrap(self, model: AdapterForward) -> nn.Module:
         """Wrap the model in DDP or FSDP2, so that its gradients are the mean over all processes."""
@@ -111,6 +143,13 @@ class DistributedContext:
         if self.world_size > 1:
             values = values.clone()
             dist.all_reduce(values)
+        return values
+
+    def all_reduce_max(self, values: Tensor) -> Tensor:
+        """All-reduce by maximum; a single process gets its own values back."""
+        if self.world_size > 1:
+            values = values.clone()
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values
 
     def share(self, value: str | None) -> str | None:

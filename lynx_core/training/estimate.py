@@ -28,6 +28,8 @@ from .configuration_file import ConfigurationError
 from .distributed import LOG_FOLDER
 
 _GB = 1e9
+_HEAD_DIM = 128
+"""Of every Wan; its single file does not tell."""
 _WORKING_HIDDEN, _WORKING_FF = 6, 3
 _BASE_BYTES = {"fp32": 4, "bf16": 2}
 _OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit_bitsandbytes": 2, "adamw8bit_torchao": 2, "muon": 4}
@@ -41,6 +43,7 @@ class BaseShape:
     ff_dim: int
     num_blocks: int
     text_dim: int
+    num_heads: int
 
     @property
     def block_weights(self) -> int:
@@ -107,7 +110,7 @@ def _estimate_base(config: TrainingConfig, shape: BaseShape, world_size: int) ->
 
 
 def _estimate_activations(config: TrainingConfig, shape: BaseShape) -> float:
-    tokens = config.packing.max_tokens
+    tokens = config.packing.max_tokens / config.distributed.sequence_parallel_size
     working = tokens * (_WORKING_HIDDEN * shape.dim + _WORKING_FF * shape.ff_dim) * 4
     if config.base.gradient_checkpointing:
         return float(working + shape.num_blocks * tokens * shape.dim * _BASE_BYTES[config.base.dtype])
@@ -154,8 +157,9 @@ def read_base_shape(path: Path) -> BaseShape:
     if (folder / "config.json").is_file():
         try:
             values = read_base_config(folder)
-            dim = values["num_attention_heads"] * values["attention_head_dim"]
-            return BaseShape(dim, values["ffn_dim"], values["num_layers"], values["text_dim"])
+            heads = values["num_attention_heads"]
+            dim = heads * values["attention_head_dim"]
+            return BaseShape(dim, values["ffn_dim"], values["num_layers"], values["text_dim"], heads)
         except (BaseModelError, KeyError, TypeError) as error:
             raise ConfigurationError(
                 f"{folder / 'config.json'} does not describe a Wan base ({error}); download it again"
@@ -175,7 +179,7 @@ def read_base_shape(path: Path) -> BaseShape:
             f"{path} holds no Wan transformer; name its file in base.transformer"
         ) from error
     blocks = {name.split("blocks.")[1].split(".")[0] for name in shapes if "blocks." in name}
-    return BaseShape(patch[0], ff[0], len(blocks), math.prod(text[1:]))
+    return BaseShape(patch[0], ff[0], len(blocks), math.prod(text[1:]), patch[0] // _HEAD_DIM)
 
 
 VALIDATION_FOLDER = "validation"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from .configuration_file import as_plain
 from .curriculum import Cursors, PackStream, count_steps_left, describe_stages
 from .distributed import AdapterForward, DistributedContext
 from .export import export_together
+from .flow_matching import make_smallest_inputs
 from .model_checks import collect_versions
 from .optimizer import (
     EMA,
@@ -39,7 +41,8 @@ from .progress import Progress, print_note
 from .reference_cache import ReferenceFeatureCache
 from .resuming import RunIdentity, plan_resume
 from .run_lock import RunLock, RunLockError, StopSignal
-from .step import PackLoader, StepOutcome, TrainingStep, make_smallest_inputs
+from .step import PackLoader, StepOutcome, TrainingStep
+from .throughput import StepFlops
 from .trained_state import TrainedState
 from .validation import Validation, load_held_out
 
@@ -146,13 +149,12 @@ class Trainer:
             config.packs_per_step(context.world_size),
             config.data.kind_weights,
         )
-        self.loader = PackLoader(self.stream, self.source, config.stages, context.rank, context.world_size)
         self.adapter = self._build_model()
+        parts = self.adapter.configs
+        self.loader = PackLoader(self.stream, self.source, config, nulls, parts, context)
         self.trained = TrainedState(self.parameters, self.optimizer, self.ema)
         self.writer = CheckpointWriter(self.checkpoints, context)
-        self.validation = Validation(
-            config, context, self.model, self.adapter.configs, nulls, self.ema, held_out
-        )
+        self.validation = Validation(config, context, self.model, parts, nulls, self.ema, held_out)
         self.stepper = TrainingStep(
             config,
             context,
@@ -161,9 +163,12 @@ class Trainer:
             self.optimizer,
             self.ema,
             nulls,
-            self.adapter.configs,
+            parts,
+            self.flops,
         )
-        context.settle_buckets(self.model, make_smallest_inputs(nulls, self.adapter.configs, context.device))
+        num_tokens = config.distributed.sequence_parallel_size  # one for each process
+        smallest = make_smallest_inputs(nulls, parts, context.device, num_tokens)
+        context.settle_buckets(self.model, smallest)
 
     def _build_model(self) -> AdapterModules:
         config, context = self.config, self.context
@@ -174,6 +179,7 @@ class Trainer:
             config.adapter, base, config.run.seed, faces.recogniser_name, self.progress.note
         )
         memory_gb = config.base.reference_cache_gb
+        self.flops = StepFlops(base.dim, base.config.ffn_dim, base.config.num_layers, adapter.configs)
         references = ReferenceFeatureCache(base, 1e9 * memory_gb) if memory_gb else None
         self.model = context.wrap(AdapterForward(adapter, base, references))
         self.parameters = trained_parameters(adapter)
@@ -242,12 +248,13 @@ class Trainer:
         return next((problem for problem in self.context.gather(found) if problem), None)
 
     def _note_spares(self) -> None:
-        num_packs, world_size = self.stream.packs_per_step, self.context.world_size
-        idle = -num_packs % world_size
+        num_packs, size = self.stream.packs_per_step, self.context.data_size
+        idle = -num_packs % size
         if idle:
+            what = "processes" if self.context.sequence_group is None else "groups of processes"
             self.progress.note(
-                f"a step has {num_packs} packs for {world_size} processes: {idle} of them are idle in its last round; "
-                "a multiple of the processes as optimizer.global_batch_size uses all (a new epoch begins then)"
+                f"a step has {num_packs} packs for {size} {what}: {idle} of them are idle in its last round; "
+                f"a multiple of the {what} as optimizer.global_batch_size uses all (a new epoch begins then)"
             )
 
     def _restore_ema(self, is_stored: bool, num_updates: int) -> None:
@@ -271,7 +278,9 @@ class Trainer:
             self.progress.note("validating before the first step")
             self._validate()  # a figure to compare with, and what fails here need not fail at step 5,000
         while self.completed_steps < self.total_steps:
+            start = time.perf_counter()
             loaded = self.loader.next_step()
+            data_wait_s = time.perf_counter() - start
             rate = learning_rate_at(self.completed_steps, self.config.optimizer, self.total_steps)
             outcome = self.stepper.run(loaded, rate, signal.is_wanted, self.writer.has_failed)
             if outcome.has_write_failed:
@@ -279,7 +288,7 @@ class Trainer:
             self.completed_steps += 1
             self.cursors = loaded.cursors
             self._count_skipped(outcome)
-            self.progress.add(self.completed_steps, loaded.stage.name, outcome, rate)
+            self.progress.add(self.completed_steps, loaded.stage.name, outcome, rate, data_wait_s)
             is_last = self.completed_steps == self.total_steps
             if is_last or outcome.is_stop_wanted or self._is_due(self.config.run.checkpoint_every):
                 self.save_checkpoint()

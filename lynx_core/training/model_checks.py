@@ -22,15 +22,15 @@ from .adapter_settings import find_misfits
 from .assembly import DTYPES, make_analyzer
 from .configuration import DataConfig, TrainingConfig
 from .configuration_file import ConfigurationError
-from .estimate import read_base_shape
+from .estimate import BaseShape, read_base_shape
 from .optimizer import has_muon
 
 _COMPUTING_PACKAGES = ("comfyui-lynx", "torch", "diffusers", "accelerate", "torchao", "bitsandbytes")
 _OPTIMIZER_PACKAGES = {"adamw8bit_bitsandbytes": "bitsandbytes", "adamw8bit_torchao": "torchao"}
 
 
-def find_model_problems(config: TrainingConfig) -> list[str]:
-    """A sentence for each package or model that is missing, incomplete or does not fit."""
+def find_model_problems(config: TrainingConfig, world_size: int = 1) -> list[str]:
+    """A sentence for each package or model that is missing, incomplete or does not fit so many processes."""
     problems = [
         *_find_package_problems(config),
         *_ask(check_base_files, config.base.transformer),
@@ -40,7 +40,33 @@ def find_model_problems(config: TrainingConfig) -> list[str]:
     use_gpu = config.run.device == "auto" and torch.cuda.is_available()
     device = torch.device("cuda" if use_gpu else "cpu")
     problems += _ask(choose_backend, device, DTYPES[config.base.dtype], config.base.attention)
+    problems += _find_process_problems(config, world_size)
     return [*problems, *_find_adapter_problems(config)]
+
+
+def _find_process_problems(config: TrainingConfig, world_size: int) -> Iterator[str]:
+    """Numbers of processes that do not divide as they must."""
+    size = config.distributed.sequence_parallel_size
+    if world_size % size:
+        yield (
+            f"distributed.sequence_parallel_size is {size}, and the number of processes is {world_size}, no multiple of it; "
+            f"start a multiple (torchrun --nproc-per-node {size} -m lynx_core.cli.main train CONFIG), or set another"
+        )
+    shape = _try_base_shape(config)
+    if shape is not None and shape.num_heads % size:
+        fitting = [str(number) for number in range(1, shape.num_heads + 1) if shape.num_heads % number == 0]
+        yield (
+            f"distributed.sequence_parallel_size is {size}, which does not divide the {shape.num_heads} attention heads "
+            f"of {config.base.transformer}; choose one of {', '.join(fitting)}"
+        )
+
+
+def _try_base_shape(config: TrainingConfig) -> BaseShape | None:
+    """The base's shape; None for a base that is a problem of its own, told elsewhere."""
+    try:
+        return read_base_shape(config.base.transformer)
+    except (ConfigurationError, AdapterError, OSError, ValueError, KeyError):
+        return None
 
 
 def _find_package_problems(config: TrainingConfig) -> Iterator[str]:
@@ -127,10 +153,9 @@ def _find_adapter_problems(config: TrainingConfig) -> Iterator[str]:
     except AdapterError as error:
         yield f"adapter.init: {error}"
         return
-    try:
-        shape = read_base_shape(config.base.transformer)
-    except (ConfigurationError, AdapterError, OSError, ValueError, KeyError):
-        return  # the base is a problem of its own, told elsewhere
+    shape = _try_base_shape(config)
+    if shape is None:
+        return
     try:
         recogniser = make_analyzer(config.data).recogniser.name if settings.has_id else None
     except FaceError as error:

@@ -83,10 +83,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
             group["lr"] = learning_rate
 
 
-def clip_gradients(parameters: NamedParameters, max_norm: float) -> float:
-    """Clip the gradients by their global norm (0: never); give the norm before clipping."""
+def clip_gradients(parameters: NamedParameters, max_norm: float) -> Tensor:
+    """Clip the gradients by their global norm (0: never); give the norm before clipping, a number on the device."""
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), max_norm or float("inf"))
-    return float(full_tensor(norm))
+    return full_tensor(norm)
 
 
 def warm_up_decay(decay: float, num_updates: int) -> float:

@@ -59,10 +59,21 @@ class OpenedData:
     """None where no validation is configured."""
 
 
-def check_settings(config: TrainingConfig, resume_from: int | None = None) -> list[str]:
-    """A sentence for each problem that needs no data to be seen."""
+def count_processes() -> int:
+    """Processes of this run, as torchrun tells each of them; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_settings(
+    config: TrainingConfig, resume_from: int | None = None, world_size: int | None = None
+) -> list[str]:
+    """A sentence for each problem that needs no data to be seen.
+
+    Args:
+        world_size: processes that the run is to have; by default those that there are.
+    """
     output = config.run.output
-    problems = [*find_model_problems(config), *find_write_problems(output)]
+    problems = [*find_model_problems(config, world_size or count_processes()), *find_write_problems(output)]
     checkpoints = CheckpointFolder(output, config.run.keep_last, config.run.keep_every)
     steps = checkpoints.steps()
     if resume_from is not None and resume_from not in steps:

@@ -23,6 +23,7 @@ from .configuration_file import as_plain
 from .distributed import DistributedContext
 from .flow_matching import shift_timestep
 from .step import StepOutcome
+from .throughput import find_peak_flops, straggler_gap
 
 _NUM_QUANTILES = 4
 _GB = 1e9
@@ -52,6 +53,10 @@ class _Window:
     num_tokens: int = 0
     num_samples: int = 0
     fill: float = 0.0
+    flops: float = 0.0
+    forward_seconds: list[float] = field(default_factory=list)
+    """Of this process, of each step."""
+    data_wait_seconds: list[float] = field(default_factory=list)
     quantile_loss: list[float] = field(default_factory=lambda: [0.0] * _NUM_QUANTILES)
     quantile_weight: list[float] = field(default_factory=lambda: [0.0] * _NUM_QUANTILES)
 
@@ -79,6 +84,9 @@ class Progress:
         self._window = _Window(time.monotonic())
         self._total_steps = config.total_steps
         self._is_first = True
+        device = context.device
+        self._device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        self._peak_flops = find_peak_flops(self._device_name)
 
     def start(self, step: int, total_steps: int) -> None:
         """Open the trackers and, at a terminal, the bar.
@@ -97,15 +105,26 @@ class Progress:
             from tqdm import tqdm  # type: ignore[import-untyped]
 
             self._bar = tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True)
+        if self._peak_flops is None:
+            self.note(f"MFU is not shown: the most FLOP/s of {self._device_name} are not known")
         self._window = _Window(time.monotonic())
 
-    def add(self, step: int, stage: str, outcome: StepOutcome, learning_rate: float) -> None:
-        """Take the outcome of a step (counted from 1 here) and show figures when they are due, and at the first."""
+    def add(
+        self, step: int, stage: str, outcome: StepOutcome, learning_rate: float, data_wait_s: float
+    ) -> None:
+        """Take the outcome of a step (counted from 1 here) and show figures when they are due, and at the first.
+
+        Args:
+            data_wait_s: how long this process waited for its packs.
+        """
         window = self._window
         window.steps += 1
         window.num_tokens += outcome.num_tokens
         window.num_samples += outcome.num_samples
         window.fill += outcome.fill
+        window.flops += outcome.flops
+        window.forward_seconds.append(outcome.forward_seconds)
+        window.data_wait_seconds.append(data_wait_s)
         if not outcome.is_skipped:
             window.losses.append(outcome.loss)
             for sample in outcome.samples:
@@ -148,6 +167,7 @@ class Progress:
             "samples_per_step": window.num_samples / window.steps,
             "fill": window.fill / window.steps,
             "memory_gb": _measure_memory(self.context.device) / _GB,
+            **self._measure_use(seconds),
         }
         quantiles = self._quantile_losses()
         named = {f"loss_by_timestep/q{number + 1}": loss for number, loss in enumerate(quantiles)}
@@ -156,10 +176,27 @@ class Progress:
         shown = "/".join("-" if math.isnan(loss) else f"{loss:.3f}" for loss in quantiles)
         self.note(
             f"step {step}/{self._total_steps} {stage}: loss {figures['loss']:.4f} (by timestep {shown}), "
-            f"grad {outcome.grad_norm:.3g}, {figures['tokens_per_second']:.0f} tokens/s, fill {figures['fill']:.0%}, "
+            f"grad {outcome.grad_norm:.3g}, {figures['tokens_per_second']:.0f} tokens/s, {_describe_use(figures)}fill {figures['fill']:.0%}, "
             f"{figures['memory_gb']:.1f} GB, {_format_duration(left)} left{self._describe_skipped()}"
         )
         self._window = _Window(time.monotonic())
+
+    def _measure_use(self, seconds: float) -> dict[str, float]:
+        """How well the devices are used: MFU, and the shares of time that they wait for data and each other."""
+        window, context = self._window, self.context
+        own = torch.tensor(
+            [window.forward_seconds, window.data_wait_seconds], dtype=torch.float64, device=context.device
+        )
+        (slowest, longest_wait), (total, _) = (
+            context.all_reduce_max(own).tolist(),
+            context.all_reduce_sum(own).tolist(),
+        )
+        found = {"data_wait": sum(longest_wait) / seconds}
+        if context.world_size > 1:
+            found["straggler_gap"] = straggler_gap(slowest, [t / context.world_size for t in total])
+        if self._peak_flops is not None:
+            found["mfu"] = window.flops / (seconds * self._peak_flops * context.world_size)
+        return found
 
     def show_skipped(self) -> None:
         """Say what of the data the run did without, at its end."""
@@ -193,6 +230,12 @@ class Progress:
         )
         losses, weights = self.context.all_reduce_sum(own).tolist()
         return [loss / weight if weight else math.nan for loss, weight in zip(losses, weights, strict=True)]
+
+
+def _describe_use(figures: Mapping[str, float]) -> str:
+    mfu = f"MFU {figures['mfu']:.0%}, " if "mfu" in figures else ""
+    gap = f"slowest process +{figures['straggler_gap']:.0%}, " if "straggler_gap" in figures else ""
+    return f"{mfu}data wait {figures['data_wait']:.0%}, {gap}"
 
 
 def _measure_memory(device: torch.device) -> int:

@@ -1,10 +1,7 @@
-"""One step: packs dealt out and read ahead, noise and nulls drawn, forward and backward, weights updated.
+"""One step: packs dealt out, read and drawn ahead, forward and backward, weights updated.
 
-The nulls are those of inference: the empty prompt's encoding for the text, an embedding of zeros for
-the ID (the resampler makes tokens of it as of any other), and the latent of the mid-grey image for
-the reference, which goes through the reference pass as any other.
-
-A loss or gradient that is not finite, on any process, makes all of them skip the update.
+A loss or gradient that is not finite, on any process, makes all of them skip the update. Whether one is, is the
+only thing that the CPU waits for the GPU to tell, once a step: all figures come with it.
 """
 
 from __future__ import annotations
@@ -20,35 +17,32 @@ from torch import Tensor, nn
 from ..data.dataset import PairDataset
 from ..data.sample import Nulls, Sample
 from ..models.adapter_configs import AdapterConfigs
-from ..models.packed_wan import PackedInputs
+from ..models.packed_wan import count_latent_tokens
 from ..rng import RNGKey
-from ..spec import null_embedding
-from .configuration import ObjectiveConfig, StageConfig, TrainingConfig
+from .configuration import StageConfig, TrainingConfig
 from .curriculum import Cursors, PackIndices, PackStream, find_stage
 from .distributed import DistributedContext
-from .flow_matching import (
-    TIMESTEP_SCALE,
-    add_noise,
-    compute_loss_weight,
-    draw_sample,
-    loss_weight_share,
-    sample_losses,
-    velocity_target,
-)
+from .flow_matching import PackBatch, loss_weight_share, make_batch, sample_losses
 from .optimizer import (
     EMA,
     NamedParameters,
     clip_gradients,
     set_learning_rate,
 )
+from .throughput import StepFlops, Stopwatch
 
 
 @dataclass(frozen=True)
 class LoadedPack:
-    """The samples of a pack, and the RNG key of each."""
+    """A pack that is ready to run."""
 
-    samples: tuple[Sample, ...]
-    keys: tuple[RNGKey, ...]
+    batch: PackBatch
+    """On the CPU."""
+    sample_ids: tuple[str, ...]
+    lengths: tuple[int, ...]
+    """Tokens of each sample."""
+    weights: tuple[float, ...]
+    """In the loss."""
     is_spare: bool = False
     """Another process runs it, too, and it counts there: this one has no pack of its own left in the step, and
     must take part in the gathering of gradients all the same."""
@@ -75,23 +69,33 @@ def deal_packs(packs: Sequence[PackIndices], rank: int, world_size: int) -> list
 
 
 class PackLoader:
-    """Gives the steps of one process in order, one ahead."""
+    """Gives the steps of one process in order, one ahead, its noise, timesteps and dropout drawn.
+
+    The processes that share each pack get it from the first of them.
+
+    Args:
+        parts: of the adapter; what it has no part for is left out.
+    """
 
     def __init__(
         self,
         stream: PackStream,
         dataset: PairDataset,
-        stages: Sequence[StageConfig],
-        rank: int = 0,
-        world_size: int = 1,
+        config: TrainingConfig,
+        nulls: Nulls,
+        parts: AdapterConfigs,
+        context: DistributedContext,
     ) -> None:
-        self.stream, self.dataset, self.stages = stream, dataset, stages
-        self.rank, self.world_size = rank, world_size
+        self.stream, self.dataset, self.stages = stream, dataset, config.stages
+        self.objective, self.nulls, self.parts, self.context = config.objective, nulls, parts, context
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pack loader")
         self._ahead: Future[LoadedStep] | None = None
 
     def next_step(self) -> LoadedStep:
-        """Give the packs of the next step, and start to load those of the step after it."""
+        """Give the packs of the next step, and start to load those of the step after it. A collective."""
+        return self.context.share_step(self._take() if self.context.leads_group else None)
+
+    def _take(self) -> LoadedStep:
         future = self._ahead or self._thread.submit(self._load)
         loaded = future.result()
         is_over = find_stage(self.stream.cursors, self.stages) is None
@@ -104,15 +108,31 @@ class PackLoader:
     def _load(self) -> LoadedStep:
         number = find_stage(self.stream.cursors, self.stages)
         assert number is not None  # the loop ends with the last stage
-        dealt = deal_packs(self.stream.next_step(number), self.rank, self.world_size)
-        packs = tuple(self._load_pack(number, pack, is_spare) for pack, is_spare in dealt)
-        return LoadedStep(self.stages[number], packs, dict(self.stream.cursors))
+        packs = self.stream.next_step(number)
+        dealt = deal_packs(packs, self.context.data_rank, self.context.data_size)
+        loaded = tuple(self._load_pack(number, pack, is_spare) for pack, is_spare in dealt)
+        return LoadedStep(self.stages[number], loaded, dict(self.stream.cursors))
 
     def _load_pack(self, number: int, pack: PackIndices, is_spare: bool) -> LoadedPack:
         samples = self.dataset.load_pack(pack.samples, counts=not is_spare)
         if self.stages[number].kind == "first_frames":
             samples = [sample.keep_frames(1) for sample in samples]
-        return LoadedPack(tuple(samples), _match_keys(samples, pack), is_spare)
+        return self.draw_pack(samples, _match_keys(samples, pack), is_spare)
+
+    def draw_pack(
+        self, samples: Sequence[Sample], keys: Sequence[RNGKey], is_spare: bool = False
+    ) -> LoadedPack:
+        """Draw noise, timestep and dropout of samples, and put their pack together."""
+        batch = make_batch(samples, keys, self.nulls, self.objective, self.parts, torch.device("cpu"))
+        if self.context.device.type == "cuda":
+            batch = batch.map_tensors(Tensor.pin_memory)  # so that the copy waits for nothing
+        return LoadedPack(
+            batch,
+            tuple(sample.id for sample in samples),
+            count_latent_tokens(batch.inputs.latents).lengths,
+            tuple(batch.weights.tolist()),
+            is_spare,
+        )
 
 
 def _match_keys(samples: Sequence[Sample], order: PackIndices) -> tuple[RNGKey, ...]:
@@ -131,100 +151,6 @@ def _match_keys(samples: Sequence[Sample], order: PackIndices) -> tuple[RNGKey, 
 
 
 @dataclass(frozen=True)
-class PackBatch:
-    """One pack on the device."""
-
-    inputs: PackedInputs
-    targets: list[Tensor]
-    """Velocity of each sample, [16, frames, height, width], float32."""
-    weights: Tensor
-    """[N], each sample's weight in the loss."""
-    times: tuple[float, ...]
-    """t of each sample, 0 to 1."""
-
-
-def make_batch(
-    samples: Sequence[Sample],
-    keys: Sequence[RNGKey],
-    nulls: Nulls,
-    objective: ObjectiveConfig,
-    parts: AdapterConfigs,
-    device: torch.device,
-) -> PackBatch:
-    """Draw noise, timestep and dropout of each sample, and put the pack together.
-
-    Args:
-        parts: of the adapter; what it has no part for is left out.
-    """
-    draws = [
-        draw_sample(sample.latents.shape, objective, key) for sample, key in zip(samples, keys, strict=True)
-    ]
-    pairs = list(zip(samples, draws, strict=True))
-    return PackBatch(
-        inputs=assemble_inputs(
-            [add_noise(sample.latents.float(), draw.noise, draw.t).to(device) for sample, draw in pairs],
-            [draw.t for draw in draws],
-            [nulls.empty_text if draw.null_text else sample.text for sample, draw in pairs],
-            [null_embedding() if draw.null_id else sample.embedding for sample, draw in pairs],
-            [
-                nulls.grey_reference if draw.null_reference else sample.reference_latents
-                for sample, draw in pairs
-            ],
-            nulls,
-            parts,
-            device,
-        ),
-        targets=[velocity_target(sample.latents.float(), draw.noise).to(device) for sample, draw in pairs],
-        weights=torch.tensor(
-            [compute_loss_weight(sample.num_tokens, objective.loss_reduction) for sample in samples],
-            device=device,
-        ),
-        times=tuple(draw.t for draw in draws),
-    )
-
-
-def assemble_inputs(
-    latents: list[Tensor],
-    times: list[float],
-    texts: list[Tensor],
-    embeddings: list[Tensor],
-    references: list[Tensor],
-    nulls: Nulls,
-    parts: AdapterConfigs,
-    device: torch.device,
-) -> PackedInputs:
-    """Put a pack on the device, a list entry for each sample.
-
-    Args:
-        times: t of each sample, 0 to 1.
-        parts: of the adapter; what it has no part for is left out.
-    """
-    timesteps = torch.tensor(times, dtype=torch.float64) * TIMESTEP_SCALE
-    return PackedInputs(
-        latents=latents,
-        timesteps=timesteps.float().to(device),
-        texts=[text.to(device) for text in texts],
-        embeddings=torch.stack(embeddings).float().to(device) if parts.id else None,
-        reference_latents=[latent.to(device) for latent in references] if parts.ref else None,
-        reference_text=nulls.reference_text.to(device) if parts.ref else None,
-    )
-
-
-def make_smallest_inputs(nulls: Nulls, parts: AdapterConfigs, device: torch.device) -> PackedInputs:
-    """A pack of one token."""
-    return assemble_inputs(
-        [torch.zeros(nulls.grey_reference.shape[0], 1, 2, 2, device=device)],
-        [0.5],
-        [nulls.empty_text],
-        [null_embedding()],
-        [nulls.grey_reference],
-        nulls,
-        parts,
-        device,
-    )
-
-
-@dataclass(frozen=True)
 class SampleLoss:
     """What one sample of this process gave."""
 
@@ -236,7 +162,7 @@ class SampleLoss:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step did; all but `samples` is the same on every process."""
+    """What a step did; all but the last two are the same on every process."""
 
     loss: float
     grad_norm: float
@@ -247,7 +173,12 @@ class StepOutcome:
     """Tokens over budget of all its packs, 0 to 1."""
     is_stop_wanted: bool
     has_write_failed: bool
+    flops: float
+    """Of forward and backward on all processes, without what checkpointing computes again."""
     samples: tuple[SampleLoss, ...]
+    """Of the packs of this process."""
+    forward_seconds: float
+    """From where all processes began together to the end of this one's last forward."""
 
 
 @dataclass(frozen=True)
@@ -263,6 +194,7 @@ class TrainingStep:
     ema: EMA | None
     nulls: Nulls
     parts: AdapterConfigs
+    flops: StepFlops
 
     def run(
         self,
@@ -277,20 +209,17 @@ class TrainingStep:
             stop_wanted: whether this process was asked to stop; any makes all of them know.
             has_write_failed: whether it knows that a checkpoint could not be written; likewise.
         """
-        own = [pack for pack in loaded.packs if not pack.is_spare]
-        totals = self._reduce_totals(own, stop_wanted, has_write_failed)
-        total_weight, num_tokens, num_samples, num_packs, stops, failures = totals
+        totals = self._reduce_totals(loaded.packs, stop_wanted, has_write_failed)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.context.device)
-        seen: list[SampleLoss] = []
-        for number, pack in enumerate(loaded.packs, start=1):
-            with self.context.accumulate(self.model, is_last=number == len(loaded.packs)):
-                share, losses = self._run_pack(pack, total_weight)
-            loss += share
-            seen += losses
-        loss_value = float(self.context.all_reduce_sum(loss))
+        watch = Stopwatch(self.context.device)
+        share, losses = self._run_packs(loaded.packs, totals[0].float(), watch)
+        loss = self.context.all_reduce_sum(share)
         grad_norm = clip_gradients(self.parameters, self.config.optimizer.max_grad_norm)
-        is_finite = math.isfinite(loss_value) and math.isfinite(grad_norm)
+        # The one place where the CPU waits for the device.
+        figures = torch.cat([totals, torch.stack([loss, grad_norm, *losses]).double()]).tolist()
+        total_values, (loss_value, norm_value), loss_values = figures[:7], figures[7:9], figures[9:]
+        _, num_tokens, num_samples, num_packs, flops, stops, failures = total_values
+        is_finite = math.isfinite(loss_value) and math.isfinite(norm_value)
         if is_finite:
             set_learning_rate(self.optimizer, learning_rate)
             self.optimizer.step()
@@ -298,43 +227,65 @@ class TrainingStep:
                 self.ema.update()
         return StepOutcome(
             loss=loss_value,
-            grad_norm=grad_norm,
+            grad_norm=norm_value,
             is_skipped=not is_finite,
             num_tokens=int(num_tokens),
             num_samples=int(num_samples),
             fill=num_tokens / (self.config.packing.max_tokens * num_packs),
             is_stop_wanted=stops > 0,
             has_write_failed=failures > 0,
-            samples=tuple(seen),
+            flops=flops,
+            samples=_name_losses(self._counted(loaded.packs), loss_values),
+            forward_seconds=watch.seconds(),
         )
 
-    def _reduce_totals(self, packs: Sequence[LoadedPack], *flags: bool) -> list[float]:
-        samples = [sample for pack in packs for sample in pack.samples]
-        reduction = self.config.objective.loss_reduction
+    def _counted(self, packs: Sequence[LoadedPack]) -> list[LoadedPack]:
+        """The packs that this process counts: those that no other does."""
+        return [pack for pack in packs if not pack.is_spare and self.context.leads_group]
+
+    def _reduce_totals(self, packs: Sequence[LoadedPack], *flags: bool) -> Tensor:
+        """Over all processes: loss weight, tokens, samples, packs and FLOPs, then the flags; [7], float64."""
+        counted = self._counted(packs)
         own = [
-            sum(compute_loss_weight(sample.num_tokens, reduction) for sample in samples),
-            sum(sample.num_tokens for sample in samples),
-            len(samples),
-            len(packs),
+            sum(weight for pack in counted for weight in pack.weights),
+            sum(length for pack in counted for length in pack.lengths),
+            sum(len(pack.lengths) for pack in counted),
+            len(counted),
+            sum(self.flops.count(pack.lengths) for pack in counted),
             *flags,
         ]
         # On the device, since NCCL adds nothing up on the CPU.
-        return self.context.all_reduce_sum(
-            torch.tensor(own, dtype=torch.float64, device=self.context.device)
-        ).tolist()
+        return self.context.all_reduce_sum(self._put(torch.tensor(own, dtype=torch.float64)))
 
-    def _run_pack(self, pack: LoadedPack, total_weight: float) -> tuple[torch.Tensor, list[SampleLoss]]:
-        """Forward and backward of one pack; its share of the loss, detached."""
-        batch = make_batch(
-            pack.samples, pack.keys, self.nulls, self.config.objective, self.parts, self.context.device
-        )
-        losses = sample_losses(self.model(batch.inputs), batch.targets)
-        weights = batch.weights * (not pack.is_spare)
-        share = loss_weight_share(losses, weights, total_weight)
-        # DDP and FSDP give the mean over processes, the loss is a sum over them.
-        (share * self.context.world_size).backward()
-        if pack.is_spare:
-            return share.detach(), []
-        values = zip(pack.samples, batch.times, losses.detach().tolist(), batch.weights.tolist(), strict=True)
-        seen = [SampleLoss(sample.id, t, loss, weight) for sample, t, loss, weight in values]
-        return share.detach(), seen
+    def _run_packs(
+        self, packs: Sequence[LoadedPack], total_weight: Tensor, watch: Stopwatch
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Forward and backward of all packs: this process's share of the loss, and the losses of what it counts."""
+        share = torch.zeros((), device=self.context.device)
+        seen: list[Tensor] = []
+        for number, pack in enumerate(packs, start=1):
+            is_last = number == len(packs)
+            with self.context.accumulate(self.model, is_last):
+                batch = pack.batch.map_tensors(self._put)
+                losses = sample_losses(self.model(batch.inputs), batch.targets)
+                part = loss_weight_share(losses, batch.weights * (not pack.is_spare), total_weight)
+                if is_last:
+                    watch.stop()
+                # DDP and FSDP give the mean over processes, and each of a group its share of every gradient; the
+                # loss is a sum over packs.
+                (part * self.context.data_size).backward()
+            if self._counted([pack]):
+                share += part.detach()
+                seen += losses.detach().unbind()
+        return share, seen
+
+    def _put(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.context.device, non_blocking=True)
+
+
+def _name_losses(packs: Sequence[LoadedPack], losses: Sequence[float]) -> tuple[SampleLoss, ...]:
+    rows = [
+        row for pack in packs for row in zip(pack.sample_ids, pack.batch.times, pack.weights, strict=True)
+    ]
+    named = zip(rows, losses, strict=True)
+    return tuple(SampleLoss(sample_id, t, loss, weight) for (sample_id, t, weight), loss in named)

@@ -27,9 +27,8 @@ from .assembly import make_analyzer
 from .configuration import TrainingConfig
 from .distributed import DistributedContext
 from .estimate import VALIDATION_FOLDER
-from .flow_matching import sample_losses, shift_timestep
+from .flow_matching import assemble_inputs, make_batch, sample_losses, shift_timestep
 from .optimizer import EMA
-from .step import assemble_inputs, make_batch
 
 _NUM_DRAWS = 4
 """Timesteps at which the loss of each held-out sample is measured."""

@@ -29,14 +29,14 @@ class TinySample:
     reference: Tensor | None
 
 
-def make_transformer(seed: int = 0, num_blocks: int = NUM_BLOCKS) -> Any:
-    """Make a random base of diffusers' own class: dim 256 = 2 heads x 128."""
+def make_transformer(seed: int = 0, num_blocks: int = NUM_BLOCKS, num_heads: int = 2) -> Any:
+    """Make a random base of diffusers' own class: dim 256, by default 2 heads x 128."""
     from diffusers import WanTransformer3DModel
 
     torch.manual_seed(seed)
     return WanTransformer3DModel(
-        num_attention_heads=DIM // 128,
-        attention_head_dim=128,
+        num_attention_heads=num_heads,
+        attention_head_dim=DIM // num_heads,
         text_dim=TEXT_DIM,
         freq_dim=64,
         ffn_dim=96,

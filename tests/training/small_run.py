@@ -233,16 +233,18 @@ def die_at_sync(where: tuple[int, int, int]) -> None:
 
 
 def note_losses(path: str) -> None:
-    """Plant: each process writes the step, sample, timestep and loss of all that it runs."""
+    """Plant: each process writes the step, sample, timestep and loss of all that it runs, and gradient norms."""
     from lynx_core.training.step import TrainingStep
 
     honest = TrainingStep.run
     file = Path(f"{path}-{os.environ.get('RANK', '0')}").open("a", buffering=1)  # noqa: SIM115
+    norms = Path(f"{path.replace('losses', 'norms')}-{os.environ.get('RANK', '0')}").open("a", buffering=1)  # noqa: SIM115
     counts = [0]
 
     def run(self: Any, loaded: Any, *arguments: Any) -> Any:
         outcome = honest(self, loaded, *arguments)
         counts[0] = sum(cursor.steps for cursor in loaded.cursors.values())
+        norms.write(f"{counts[0]} {outcome.grad_norm}\n")
         for sample in outcome.samples:
             file.write(f"{counts[0]} {sample.sample_id} {sample.t.hex()} {sample.loss.hex()}\n")
         return outcome

@@ -62,11 +62,31 @@ def values_of(world: Path, output: Path, **optimizer: object) -> dict[str, Any]:
     return values
 
 
+def test_processes_that_share_packs_train_what_one_trains(
+    world: Path, tmp_path: Path, replicated: dict[str, Tensor]
+) -> None:
+    """Four processes in two groups, with sharded weights, against two without; spares and a reference pass are in it."""
+    values = plain_configuration(world, tmp_path / "run")
+    values["distributed"] = {"sharding": "fsdp2", "sequence_parallel_size": 2}
+    assert Run(values, 4, "note_losses", str(tmp_path / "losses")).join() == [0] * 4
+    assert_close(replicated, read_result(tmp_path / "run"))
+    counted = [len(file.read_text().splitlines()) > 0 for file in sorted(tmp_path.glob("losses-*"))]
+    assert counted == [True, False, True, False], "one of each group counts its samples"
+
+
 def read_losses(folder: Path) -> set[str]:
     """Lines of step, sample, timestep and loss to the bit, of all processes."""
     lines = [line for file in sorted(folder.glob("losses-*")) for line in file.read_text().splitlines()]
     assert lines
     return set(lines)
+
+
+def read_norms(folder: Path) -> dict[str, float]:
+    """Norm of the gradients of each step, which Adam makes nothing of."""
+    lines = [
+        line.split() for file in sorted(folder.glob("norms-*")) for line in file.read_text().splitlines()
+    ]
+    return {step: float(norm) for step, norm in lines}
 
 
 def test_any_number_of_processes_runs_the_same_packs_to_the_same_losses(world: Path, tmp_path: Path) -> None:
@@ -90,7 +110,8 @@ def test_a_run_goes_on_with_another_number_of_processes(world: Path, tmp_path: P
     values = values_of(world, straight / "run", learning_rate=1e-5)
     assert Run(values, 1, "note_losses", str(straight / "losses")).join() == [0]
     values = values_of(world, changing / "run", learning_rate=1e-5)
-    for num_processes, step in ((1, 2), (2, 4), (1, 6)):
+    for num_processes, size, step in ((1, 1, 2), (2, 1, 4), (2, 2, 6)):
+        values["distributed"] = {"sequence_parallel_size": size}
         run = Run(values, num_processes, "note_losses_slowly", str(changing / "losses"))
         run.wait_for_step(changing / "run", step)
         run.kill()
@@ -99,6 +120,8 @@ def test_a_run_goes_on_with_another_number_of_processes(world: Path, tmp_path: P
     assert Run(values, 2, "note_losses", str(changing / "losses")).join() == [0, 0]
     names = [{line.rpartition(" ")[0] for line in read_losses(folder)} for folder in (straight, changing)]
     assert names[0] == names[1], "the same samples with the same noise in the same steps"
+    assert len(read_norms(straight)) == 8
+    assert read_norms(changing) == pytest.approx(read_norms(straight), rel=1e-4)
     a, b = read_result(straight / "run"), read_result(changing / "run")
     assert a.keys() == b.keys()
     for name in a:

@@ -16,12 +16,13 @@ from lynx_core.training.flow_matching import (
     add_noise,
     draw_sample,
     draw_timestep,
+    make_batch,
     shift_timestep,
     velocity_target,
 )
 from lynx_core.training.loop import Trainer
 from lynx_core.training.progress import timestep_quantile
-from lynx_core.training.step import LoadedPack, LoadedStep, make_batch
+from lynx_core.training.step import LoadedStep
 
 KEY = RNGKey(0, "images", 0, "a")
 SHAPE = torch.Size((16, 2, 4, 4))
@@ -102,9 +103,9 @@ def _gradients(trainer: Trainer, packing: list[list[int]]) -> tuple[Tensor, floa
     """Gradients and loss of a step on the same six samples, packed in one way or another."""
     samples = [trainer.source.load(index) for index in range(6)]
     packs = tuple(
-        LoadedPack(
-            tuple(samples[index] for index in pack),
-            tuple(RNGKey(0, "images", 0, samples[index].id) for index in pack),
+        trainer.loader.draw_pack(
+            [samples[index] for index in pack],
+            [RNGKey(0, "images", 0, samples[index].id) for index in pack],
         )
         for pack in packing
     )

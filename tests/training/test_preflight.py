@@ -80,6 +80,17 @@ def test_all_problems_are_in_one_message(refuse: Any) -> None:
         assert expected in message
 
 
+def test_sizes_that_do_not_divide_are_refused(refuse: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = refuse("distributed.sequence_parallel_size=2")
+    assert "sequence_parallel_size is 2, and the number of processes is 1, no multiple of it" in alone
+    assert "torchrun --nproc-per-node 2" in alone
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    message = refuse("distributed.sequence_parallel_size=3")
+    assert "sequence_parallel_size is 3, which does not divide the 2 attention heads" in message
+    assert "choose one of 1, 2" in message
+    assert "sequence_parallel_size is 1 or more, got 0" in refuse("distributed.sequence_parallel_size=0")
+
+
 def _shared_rows(world: Path, folder: Path, change: Mapping[str, str]) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (world / "data" / "heldout.jsonl").read_text().splitlines()]
     for row in rows:

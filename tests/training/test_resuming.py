@@ -31,10 +31,10 @@ from lynx_core.hashing import hash_every_byte
 from lynx_core.rng import RNGKey
 from lynx_core.training import step as step_module
 from lynx_core.training.checkpoint import CheckpointError, find_damage
+from lynx_core.training.flow_matching import make_batch
 from lynx_core.training.loop import Trainer, TrainingError, open_run, train
 from lynx_core.training.optimizer import warm_up_decay
 from lynx_core.training.run_lock import StopSignal
-from lynx_core.training.step import make_batch
 
 NUM_STEPS = 8
 SIGKILLED, STOPPED = -9, 130
