@@ -212,7 +212,7 @@ def _probe(
     path: Path, target_hash: str, cache: TensorCache, decoders: list[dict[str, str]]
 ) -> ImageInfo | VideoInfo:
     depends_on = [_PROBE_VERSION, target_hash, decoders]
-    tensors = cache.get_or_make("probes", depends_on, lambda: _pack_info(probe_media(path)))
+    tensors = cache.get_or_make("probes", depends_on, lambda: _pack_info(probe_media(path)), target_hash)
     width_px, height_px = tensors["size_px"].tolist()
     if "pts" not in tensors:
         return ImageInfo(width_px, height_px)
@@ -229,7 +229,7 @@ def _pack_info(info: ImageInfo | VideoInfo) -> dict[str, Tensor]:
     return tensors
 
 
-_INDEX_NAME = "files.jsonl"
+INDEX_NAME = "files.jsonl"
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 _logger = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ class _FileIndex:
     """
 
     def __init__(self, root: Path | None) -> None:
-        self.path = None if root is None else root / _INDEX_NAME
+        self.path = None if root is None else root / INDEX_NAME
         self._by_path: dict[str, str] = {}
         self._by_row: dict[str, tuple[tuple[str, str | None], ...]] = {}
         self._ends_in_mid_line = False

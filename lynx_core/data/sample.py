@@ -28,7 +28,7 @@ from torch import Tensor
 from ..faces.analyzer import average_embeddings
 from ..faces.errors import FaceError
 from ..foreign_text import parse_json
-from ..hashing import hash_file
+from ..hashing import hash_file, hash_values
 from ..spec import REFERENCE_CROP_PX, REFERENCE_PROMPT, null_image
 from ..tokens import LatentShape, count_tokens
 from .cache import TensorCache
@@ -151,12 +151,13 @@ class Features:
         # Both: an animation is a clip that the decoder of photos reads.
         decoders = [self.video_decoders, self.photo_decoders]
         depends_on = [item.target_hash, _describe_plan(plan), self.encoders.video.fingerprint, decoders]
-        return self._load("latents", depends_on, make)["latents"].float()
+        return self._load("latents", depends_on, make, item.target_hash)["latents"].float()
 
     def load_text(self, caption: str) -> Tensor:
         """The tokens of a caption, [L, D]."""
         depends_on = [clean_caption(caption), self.encoders.text.fingerprint]
-        made = self._load("texts", depends_on, lambda: {"tokens": self.encoders.text.encode(caption)})
+        source = hash_caption(caption)
+        made = self._load("texts", depends_on, lambda: {"tokens": self.encoders.text.encode(caption)}, source)
         return made["tokens"]
 
     def load_embedding(self, item: IndexEntry) -> Tensor:
@@ -219,7 +220,7 @@ class Features:
             return {"latents": _check_finite(latents, path)}
 
         depends_on = [*self._describe_crop(digest), self.encoders.video.fingerprint]
-        return self._load("references", depends_on, make)["latents"].float()
+        return self._load("references", depends_on, make, digest)["latents"].float()
 
     def _load_photo_embedding(self, path: Path, digest: str, item: IndexEntry) -> Tensor:
         def make() -> dict[str, Tensor]:
@@ -228,7 +229,7 @@ class Features:
             return {"embedding": embedding, "warnings": crops["warnings"]}
 
         depends_on = [*self._describe_crop(digest), self.encoders.faces.embed_fingerprint]
-        made = self._load("embeddings", depends_on, make)
+        made = self._load("embeddings", depends_on, make, digest)
         for reason, detail in _unpack_json(made["warnings"]):
             self.on_warning(reject(item.pair, MediaError(path, reason, detail)))
         return made["embedding"]
@@ -255,7 +256,7 @@ class Features:
         if digest in self._unusable:
             raise self._unusable[digest].at(path)
         try:
-            crops = self._load("crops", self._describe_crop(digest), make)
+            crops = self._load("crops", self._describe_crop(digest), make, digest)
         except MediaError as error:
             self._unusable[digest] = error
             raise
@@ -266,8 +267,15 @@ class Features:
     def _describe_crop(self, digest: str) -> list[object]:
         return [digest, self.encoders.faces.crop_fingerprint, self.photo_decoders, _CROPS_VERSION]
 
-    def _load(self, kind: str, depends_on: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        return self.cache.get_or_make(kind, [DECODING_VERSION, depends_on], make)
+    def _load(
+        self, kind: str, depends_on: Any, make: Callable[[], dict[str, Tensor]], source: str = ""
+    ) -> dict[str, Tensor]:
+        return self.cache.get_or_make(kind, [DECODING_VERSION, depends_on], make, source)
+
+
+def hash_caption(caption: str) -> str:
+    """Source of the entry of a caption."""
+    return hash_values(clean_caption(caption))
 
 
 def _describe_plan(plan: ClipPlan) -> list[object]:

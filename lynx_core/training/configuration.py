@@ -245,6 +245,8 @@ class DataConfig:
     """Pairs of people that are in no training pair."""
     cache: Path | None = None
     """Folder of encoded samples; unset: everything is encoded each time."""
+    shard_gb: float = 1.0
+    """Size of the files that `prepare` packs them into, about."""
     kind_weights: dict[str, float] | None = None
     """Share of each kind of pair, any scale; unset: each pair once an epoch."""
 
@@ -257,6 +259,7 @@ class DataConfig:
                 "together with data.face_recogniser does without",
             )
             check.share("max_quarantined")
+            check.above_zero("shard_gb")
             for kind, weight in (self.kind_weights or {}).items():
                 is_weight = weight >= 0 and math.isfinite(weight)
                 check.check(f"kind_weights.{kind}", is_weight, "0 or more", weight)
