@@ -76,5 +76,5 @@ def test_what_others_share_with_the_pair_is_made_again(
 
 
 def test_a_folder_that_is_no_cache_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no cache of comfy-lynx prepare: name the folder data.cache"):
+    with pytest.raises(DataError, match=r"is no cache of comfy-lynx prepare: name the folder data\.cache"):
         forget_files(tmp_path, [], [], set())

@@ -224,7 +224,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patched:
         patched.setattr(durable_file.os, "fsync", fail)
         with pytest.raises(
-            DataError, match="No space left on device.*free some space, and run comfy-lynx prepare again"
+            DataError, match=r"No space left on device.*free some space, and run comfy-lynx prepare again"
         ):
             pack_entries(tmp_path)
     assert count_whole(tmp_path) == 12 and not list_shards(tmp_path)
