@@ -165,13 +165,19 @@ def _add_forget(verbs: Any) -> None:
     )
     parser.add_argument(
         "--cache",
-        type=Path,
+        type=_read_place,
         action="append",
         default=[],
         metavar="CACHE",
         help="a folder data.cache that comfy-lynx prepare has filled from this set; may be given several times",
     )
     parser.set_defaults(run=_run_forget)
+
+
+def _read_place(text: str) -> Path:
+    from ..buckets import is_url, place_of
+
+    return place_of(text, stays=True) if is_url(text) else Path(text)
 
 
 def _run_forget(arguments: argparse.Namespace) -> int:

@@ -21,7 +21,8 @@ from torch import Tensor
 from ..durable_file import write_durably
 from .cache_entry import decode_entry, encode_entry, name_entry
 from .errors import DataError, MediaError, first_line
-from .shards import ShardFault, ShardFolder
+from .shard_storage import ShardFault
+from .shards import ShardFolder
 
 _logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from ..durable_file import write_durably
 from ..engine.parts import erase_records
 from ..foreign_text import parse_json
 from ..hashing import hash_file
+from .bucket_cache import pull_cache, push_cache
 from .dataset_index import INDEX_NAME
 from .errors import DataError, first_line
 from .pair_table import list_holders
@@ -35,6 +36,7 @@ def forget_files(cache_dir: Path, paths: Iterable[Path], captions: Iterable[str]
     Raises:
         DataError: when the folder is no cache, a file of it cannot be read, or the disk is full.
     """
+    pull_cache(cache_dir)
     noted = cache_dir / INDEX_NAME
     if not noted.is_file() and not (cache_dir / FOLDER).is_dir():
         raise DataError(f"{cache_dir} is no cache of comfy-lynx prepare: name the folder data.cache")
@@ -51,6 +53,7 @@ def forget_files(cache_dir: Path, paths: Iterable[Path], captions: Iterable[str]
         kept = [line for line, files in lines if digests.isdisjoint(digest for _, digest in files)]
         if len(kept) < len(lines):
             write_durably(noted, b"".join(line + b"\n" for line in kept))
+        push_cache(cache_dir)
     except OSError as error:
         raise DataError(
             f"{cache_dir} cannot be cleared of a person ({first_line(error)}); the same command finishes it"

@@ -21,6 +21,7 @@ from ..engine.engine import Engine, StageResult
 from ..engine.parts import RecordReader
 from ..engine.stage import EngineError, Rejected
 from ..spec import REFERENCE_PROMPT
+from .bucket_cache import pull_cache, push_cache
 from .cache import CacheCounts
 from .dataset import PairDataset
 from .decoding import DecodingConfig
@@ -122,6 +123,7 @@ def prepare_dataset(
     """
     start = time.monotonic()
     report = on_progress or (lambda progress: None)
+    pull_cache(Path(cache_dir))
     generation = open_shards(Path(cache_dir))
     source = PairDataset(
         manifest,
@@ -143,6 +145,7 @@ def prepare_dataset(
     pack_entries(Path(cache_dir), shard_bytes)
     path = name_index(Path(cache_dir), manifest.path, source.fingerprints, manifest.min_face_similarity)
     write_index(path, source.index, source.quarantine.rejections, source.warnings.rejections)
+    push_cache(Path(cache_dir))
     return PreparedDataset(
         num_pairs=ready,
         skipped=source.skipped_rows(),

@@ -28,7 +28,7 @@ from torch import Tensor
 from ..faces.analyzer import average_embeddings
 from ..faces.errors import FaceError
 from ..foreign_text import parse_json
-from ..hashing import hash_file, hash_values
+from ..hashing import hash_values
 from ..spec import REFERENCE_CROP_PX, REFERENCE_PROMPT, null_image
 from ..tokens import LatentShape, count_tokens
 from .cache import TensorCache
@@ -43,7 +43,8 @@ from .decoding import (
     video_decoder_versions,
 )
 from .encoders import Encoders, clean_caption
-from .errors import DataError, MediaError, first_line
+from .errors import MediaError, first_line
+from .media import check_as_indexed, check_unchanged, opened_media
 from .pair_table import IndexEntry
 from .quarantine import Rejection
 
@@ -126,7 +127,7 @@ class Features:
             DataError: when an encoder or the cache fails, which is not the sample's fault.
         """
         pair = item.pair
-        _check_as_indexed(item)
+        check_as_indexed(item)
         return Sample(
             id=pair.id,
             kind=pair.kind,
@@ -142,11 +143,10 @@ class Features:
         path, plan = item.pair.target, item.plan
 
         def make() -> dict[str, Tensor]:
-            _check_there(path)
-            pixels_CTHW = convert_pixels(decode_clip(path, plan))
-            latents = _check_finite(self.encoders.video.encode(pixels_CTHW), path)
-            _check_unchanged(path, item.target_hash)
-            return {"latents": latents}
+            with opened_media(path) as file:
+                pixels_CTHW = convert_pixels(decode_clip(file, plan))
+                check_unchanged(file, path, item.target_hash)
+            return {"latents": _check_finite(self.encoders.video.encode(pixels_CTHW), path)}
 
         # Both: an animation is a clip that the decoder of photos reads.
         decoders = [self.video_decoders, self.photo_decoders]
@@ -236,17 +236,16 @@ class Features:
 
     def _load_crops(self, path: Path, digest: str) -> dict[str, Tensor]:
         def make() -> dict[str, Tensor]:
-            _check_there(path)
-            photo = decode_photo(path)
+            with opened_media(path) as file:
+                photo = decode_photo(file)
+                check_unchanged(file, path, digest)
             try:
                 crop = self.encoders.faces.crop(photo, path)
             except MediaError as error:
                 if error.reason != _NO_FACE:
                     raise
-                _check_unchanged(path, digest)
                 # Cached as well: else the detector would run on the photo again in every epoch.
                 return {_NO_FACE: _pack_json(error.detail)}
-            _check_unchanged(path, digest)
             return {
                 "id_crop": torch.from_numpy(crop.id_crop.copy()),
                 "reference_crop": torch.from_numpy(crop.reference_crop.copy()),
@@ -305,39 +304,3 @@ def _check_finite(values: Tensor, path: Path) -> Tensor:
             path, "not finite when encoded", f"{bad} NaN or infinite values; run the VAE in float32"
         )
     return values
-
-
-def _check_there(path: Path) -> None:
-    if not path.exists():
-        raise MediaError(
-            path, "file is gone", "the cache has nothing for these settings; bring the file back"
-        )
-
-
-def _check_as_indexed(item: IndexEntry) -> None:
-    """Notice a file that was changed after it was indexed; one that is gone is no fault, what was made of it holds.
-
-    Raises:
-        MediaError: when one has another content.
-    """
-    paths = (item.pair.target, *item.pair.references)
-    digests = (item.target_hash, *item.reference_hashes)
-    for path, digest, state in zip(paths, digests, item.file_states, strict=False):
-        try:
-            now = path.stat()
-            if (now.st_size, now.st_mtime_ns) == state or hash_file(path) == digest:
-                continue
-        except OSError:
-            continue
-        raise MediaError(
-            path, "file has changed", "it is another one than when it was prepared; prepare the dataset again"
-        )
-
-
-def _check_unchanged(path: Path, digest: str) -> None:
-    try:
-        found = hash_file(path)
-    except OSError as error:
-        raise MediaError(path, "cannot be read", first_line(error)) from error
-    if found != digest:
-        raise DataError(f"{path} has changed since the run began; start again, so that plan and data agree")

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..durable_file import write_aside
 from .cache_entry import parse_header, read_source
@@ -105,34 +105,34 @@ def _read_header(piece: Piece) -> tuple[dict[str, Any], int]:
     return header, length
 
 
-def read_entries(path: Path) -> list[ShardEntry]:
+def read_entries(file: IO[bytes]) -> list[ShardEntry]:
     """What a shard holds, from its header and those of its entries.
 
     Raises:
         OSError, ValueError: when it is no whole shard.
     """
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= _MAX_HEADER_BYTES:
-            raise ValueError("no header of a shard")
-        header = parse_header(length.to_bytes(8, "little") + file.read(length))
-        base, ends, starts = 8 + length, {}, {}
-        for name, tensor in header.items():
-            stem = name.removesuffix(_HEADER) if name.endswith(_HEADER) else name.rpartition("/")[0]
-            first, last = (base + at for at in tensor["data_offsets"])
-            ends[stem] = max(ends.get(stem, 0), last)
-            if name.endswith(_HEADER):
-                starts[stem] = -(-first // _ALIGNMENT) * _ALIGNMENT
-        if max(ends.values(), default=base) != size:
-            raise ValueError(f"it has {size} bytes, its header says {max(ends.values(), default=base)}")
-        return [
-            ShardEntry(_name(stem), _read_source_at(file, start), start, ends[stem] - start)
-            for stem, start in starts.items()
-        ]
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if not 0 < length <= _MAX_HEADER_BYTES:
+        raise ValueError("no header of a shard")
+    header = parse_header(length.to_bytes(8, "little") + file.read(length))
+    base, ends, starts = 8 + length, {}, {}
+    for name, tensor in header.items():
+        stem = name.removesuffix(_HEADER) if name.endswith(_HEADER) else name.rpartition("/")[0]
+        first, last = (base + at for at in tensor["data_offsets"])
+        ends[stem] = max(ends.get(stem, 0), last)
+        if name.endswith(_HEADER):
+            starts[stem] = -(-first // _ALIGNMENT) * _ALIGNMENT
+    if max(ends.values(), default=base) != size:
+        raise ValueError(f"it has {size} bytes, its header says {max(ends.values(), default=base)}")
+    return [
+        ShardEntry(_name(stem), _read_source_at(file, start), start, ends[stem] - start)
+        for stem, start in starts.items()
+    ]
 
 
-def _read_source_at(file: Any, start: int) -> str:
+def _read_source_at(file: IO[bytes], start: int) -> str:
     file.seek(start)
     size = file.read(8)
     return read_source(parse_header(size + file.read(int.from_bytes(size, "little"))))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +22,12 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from ..spec import LynxError
+from ..buckets import fetched
 from .cache_entry import decode_entry, parse_header, read_source
 from .errors import DataError, first_line
-from .shard_file import SUFFIX, MappedShard, Piece, ShardEntry, read_entries, write_shard
+from .shard_file import SUFFIX, Piece, ShardEntry, write_shard
 from .shard_index import ShardIndex, key_of, make_rows, open_shard_index, sort_rows, write_shard_index
+from .shard_storage import ShardFault, ShardStorage, move_shards_in
 
 _logger = logging.getLogger(__name__)
 
@@ -38,7 +38,6 @@ _MAX_ENTRIES = 1 << 16
 """Of a shard, whose header is limited."""
 _MOST_UNLISTED = 32
 """Shards that may wait for the index; each process reads their headers."""
-_OPEN_SHARDS = 64
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,6 @@ class EntryPlace:
     length: int
 
 
-class ShardFault(LynxError):
-    """An entry that its shard does not give; the text names the shard and what is wrong."""
-
-
 class ShardFolder:
     """The shards of a cache as they are read; safe to use from several threads, while another process packs.
 
@@ -63,13 +58,14 @@ class ShardFolder:
     """
 
     def __init__(self, root: Path) -> None:
-        self.folder = root / FOLDER
+        self.storage = ShardStorage(root / FOLDER)
+        self.folder = self.storage.folder
         self.index = ShardIndex.empty()
         self.unlisted: dict[str, list[ShardEntry]] = {}
         """Entries of the shards that the index does not have."""
         self._fresh: dict[bytes, EntryPlace] = {}
-        self._mapped: OrderedDict[str, MappedShard] = OrderedDict()
         self._using = threading.Lock()
+        self.sizes: dict[str, int] = {}
         self._seen_ns = -1
         self.refresh()
 
@@ -77,25 +73,34 @@ class ShardFolder:
         """Look for what others have packed; tells whether there may be something new.
 
         Raises:
-            DataError: when the index cannot be read.
+            DataError: when the index cannot be read, or the bucket cannot be listed.
         """
         try:
             now_ns = self.folder.stat().st_mtime_ns
         except OSError:
-            return False
+            now_ns = 0
         with self._using:
             if now_ns == self._seen_ns:
                 return False
             self._seen_ns = now_ns
             self.index = open_shard_index(self.folder / INDEX_NAME)
             listed = self.index.shards
-            found = {path.name for path in self.folder.glob(f"[!.]*{SUFFIX}")}
-            known = {name: self.unlisted[name] for name in self.unlisted if name in found - listed.keys()}
-            for name in sorted(found - listed.keys() - known.keys()):
+            try:
+                self.sizes = self.storage.list_sizes()
+            except OSError as error:
+                raise DataError(f"{self.storage.url} cannot be listed ({first_line(error)})") from error
+            known = {
+                name: self.unlisted[name]
+                for name in self.unlisted
+                if name in self.sizes and name not in listed
+            }
+            for name in sorted(self.sizes.keys() - listed.keys() - known.keys()):
                 try:
-                    known[name] = read_entries(self.folder / name)
+                    known[name] = self.storage.read_entries(name)
+                except FileNotFoundError:
+                    continue
                 except (OSError, ValueError) as error:
-                    _logger.warning("%s is no whole shard (%s)", self.folder / name, first_line(error))
+                    _logger.warning("%s is no whole shard (%s)", self.storage.name(name), first_line(error))
             self.unlisted = dict(sorted(known.items()))
             self._fresh = {
                 key_of(entry.name): EntryPlace(name, entry.offset, entry.length)
@@ -119,27 +124,15 @@ class ShardFolder:
             ShardFault: when the shard is gone or ends before.
         """
         with self._using:
-            shard = self._map(place.shard)
-        raw = shard.read(place.offset, place.length)
-        if len(raw) != place.length:
-            whole = self.index.shards.get(place.shard) or f"{place.offset + place.length} or more"
-            raise ShardFault(
-                f"the shard {shard.path} has {shard.num_bytes} bytes instead of {whole}; run comfy-lynx prepare"
+            return self.storage.read(
+                place.shard, place.offset, place.length, self.index.shards.get(place.shard)
             )
-        return raw
 
-    def _map(self, name: str) -> MappedShard:
-        path = self.folder / name
-        if name not in self._mapped:
-            try:
-                self._mapped[name] = MappedShard(path)
-            except (OSError, ValueError) as error:  # an empty file cannot be mapped
-                said = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-                raise ShardFault(f"the shard {path} {said}; run comfy-lynx prepare") from error
-            if len(self._mapped) > _OPEN_SHARDS:
-                self._mapped.popitem(last=False)
-        self._mapped.move_to_end(name)
-        return self._mapped[name]
+    def find_broken(self) -> list[str]:
+        """Names of the shards that are gone, have another size than the index says, or no header."""
+        listed = self.index.shards
+        lost = [name for name, size in listed.items() if self.sizes.get(name) != size]
+        return [*lost, *sorted(self.sizes.keys() - listed.keys() - self.unlisted.keys())]
 
 
 def open_shards(root: Path) -> str:
@@ -151,16 +144,17 @@ def open_shards(root: Path) -> str:
         DataError: when the index cannot be written.
     """
     shards = ShardFolder(root)
-    if shards.index.generation and not _find_broken(shards):
+    if shards.index.generation and not shards.find_broken():
         return shards.index.generation  # also of a cache that may only be read
     with _changing(root) as folder:
+        move_shards_in(ShardStorage(folder))
         shards = ShardFolder(root)
-        broken = _find_broken(shards)
+        broken = shards.find_broken()
         listed = shards.index.shards
         lost = [name for name in broken if name in listed]
         for name in broken:
-            if (folder / name).exists():
-                (folder / name).replace(folder / f"{name}.damaged")
+            if name in shards.sizes:
+                shards.storage.set_aside(name)
         if lost:
             _logger.warning(
                 "%d of %d shards of %s are gone or cut short, first %s: every pair is looked at again",
@@ -168,14 +162,6 @@ def open_shards(root: Path) -> str:
             )  # fmt: skip
         _write_index(folder, shards, dropped=lost, generation="")
         return open_shard_index(folder / INDEX_NAME).generation
-
-
-def _find_broken(shards: ShardFolder) -> list[str]:
-    """Names of the shards that are gone, have another size than the index says, or no header."""
-    listed = shards.index.shards
-    found = {path.name for path in shards.folder.glob(f"[!.]*{SUFFIX}")}
-    lost = [name for name, size in listed.items() if _size(shards.folder / name) != size]
-    return [*lost, *sorted(found - {*listed, *shards.unlisted})]
 
 
 def pack_entries(root: Path, shard_bytes: int = SHARD_BYTES, *, whole_only: bool = False) -> int:
@@ -199,9 +185,12 @@ def pack_entries(root: Path, shard_bytes: int = SHARD_BYTES, *, whole_only: bool
             # A file whose entry a shard has already is left of a kill, or made by two at once.
             new = [piece for piece in group if not _holds(shards, piece.name)]
             if new:
-                path = folder / _name_next(folder)
+                path = folder / _name_next(shards)
                 written = {entry.name for entry in write_shard(path, new)}
-                if not written:
+                if written:
+                    shards.storage.hand_in(path.name)
+                    shards.sizes[path.name] = 0
+                else:
                     path.unlink()
                 count += len(written)
                 group = [piece for piece in group if piece.name in written or piece not in new]
@@ -236,21 +225,24 @@ def rewrite_shards(root: Path, sources: set[str], *, anew: bool = False) -> int:
     with _changing(root) as folder:
         shards = ShardFolder(root)
         for name in _find_holders(shards, sources):
-            path = folder / name
             try:
-                entries = read_entries(path)
+                entries = shards.storage.read_entries(name)
             except (OSError, ValueError) as error:
                 raise DataError(
-                    f"{path} cannot be read ({first_line(error)}); run comfy-lynx prepare, and then this again"
+                    f"{shards.storage.name(name)} cannot be read ({first_line(error)}); run comfy-lynx prepare, and "
+                    f"then this again"
                 ) from error
             kept = [entry for entry in entries if entry.source not in sources]
             if kept:
-                pieces = [Piece(entry.name, path, entry.length, entry.offset) for entry in kept]
-                write_shard(folder / _name_next(folder), pieces)
-            path.unlink()
+                place = folder / _name_next(shards)
+                with fetched(folder / name) as file:
+                    write_shard(place, [Piece(e.name, file, e.length, e.offset) for e in kept])
+                shards.storage.hand_in(place.name)
+                shards.sizes[place.name] = 0
+            shards.storage.remove(name)
             count += len(entries) - len(kept)
         shards.refresh()
-        dropped = [name for name in shards.index.shards if not (folder / name).exists()]
+        dropped = [name for name in shards.index.shards if name not in shards.sizes]
         _write_index(folder, shards, dropped=dropped, generation="" if anew else shards.index.generation)
     return count
 
@@ -262,7 +254,7 @@ def _find_holders(shards: ShardFolder, sources: set[str]) -> list[str]:
     wanted = np.array([bytes.fromhex(source) for source in sources], "S32")
     names = list(shards.index.shards)
     held = np.unique(rows["shard"][np.isin(rows["source"], wanted)])
-    found |= {names[number] for number in held if (shards.folder / names[number]).exists()}
+    found |= {names[number] for number in held if names[number] in shards.sizes}
     return sorted(found)
 
 
@@ -297,7 +289,7 @@ def _changing(root: Path) -> Iterator[Path]:
 def _write_index(folder: Path, shards: ShardFolder, *, dropped: Sequence[str] = (), generation: str) -> None:
     listed = shards.index.shards
     kept = {name: size for name, size in listed.items() if name not in dropped}
-    sizes = kept | {name: _size(folder / name) or 0 for name in shards.unlisted}
+    sizes = kept | {name: shards.sizes[name] for name in shards.unlisted}
     numbers = {name: number for number, name in enumerate(sizes)}
     rows = [make_rows(entries, numbers[name]) for name, entries in shards.unlisted.items()]
     old = shards.index.rows()
@@ -336,9 +328,9 @@ def _holds(shards: ShardFolder, name: str) -> bool:
         return False
 
 
-def _name_next(folder: Path) -> str:
+def _name_next(shards: ShardFolder) -> str:
     """A name after all others, and one that no other machine gives."""
-    numbers = [int(path.name[:6]) for path in folder.glob("[0-9]*") if path.name[:6].isdigit()]
+    numbers = [int(name[:6]) for name in (*shards.sizes, *shards.index.shards) if name[:6].isdigit()]
     return f"{max(numbers, default=-1) + 1:06d}-{uuid.uuid4().hex[:8]}{SUFFIX}"
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ..buckets import place_of, written_url
 from ..data.decoding import DecodingConfig
 from ..spec import AttentionBackend, Quantisation
 from .adapter_settings import AdapterSettings
@@ -219,7 +220,8 @@ class DataConfig:
     """Where samples come from, and the networks that encode them."""
 
     manifest: Path
-    """Parquet or JSONL of pairs, see docs/training.md."""
+    """Parquet or JSONL of pairs, see docs/training.md; this, the validation manifest and the cache may be s3://, gs:// and
+    the like."""
     vae: Path
     """Folder of Wan's VAE, as in Wan2.1-T2V-14B-Diffusers."""
     text_encoder: Path
@@ -251,6 +253,10 @@ class DataConfig:
     """Share of each kind of pair, any scale; unset: each pair once an epoch."""
 
     def __post_init__(self) -> None:
+        for name in ("manifest", "validation_manifest", "cache"):
+            path = getattr(self, name)
+            if path is not None and (url := written_url(path)) is not None:
+                object.__setattr__(self, name, place_of(url, stays=name == "cache"))
         with SettingChecks("data", self) as check:
             check.check(
                 "face_models",

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lynx_core.data.dataset import PairDataset
 from lynx_core.data.quarantine import Rejection
-from lynx_core.data.shard_file import read_entries
+from lynx_core.data.shard_file import ShardEntry, read_entries
 from lynx_core.tokens import count_tokens
 
 
@@ -61,12 +61,18 @@ def write_rows(path: Path, rows: list[Any]) -> Path:
     return path
 
 
+def list_entries(path: Path) -> list[ShardEntry]:
+    """What a shard holds."""
+    with path.open("rb") as file:
+        return read_entries(file)
+
+
 def read_cache(root: Path) -> dict[str, bytes]:
     """Every entry of a prepared cache by its name."""
     return {
         entry.name: path.read_bytes()[entry.offset : entry.offset + entry.length]
         for path in sorted((root / "shards").glob("*.safetensors"))
-        for entry in read_entries(path)
+        for entry in list_entries(path)
     }
 
 
