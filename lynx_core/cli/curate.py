@@ -155,18 +155,33 @@ def _add_forget(verbs: Any) -> None:
         "forget",
         help="remove a person from a curated set",
         description="Takes a person's pairs, reference photos, embeddings and pictures out of the output folder of a "
-        "curation, and pairs of others whose targets show them. A later run does not bring them back. The "
-        "source files stay where they are, and so do caches and checkpoints of trainings.",
+        "curation, and pairs of others whose targets show them. A later run does not bring them back. With --cache, "
+        "the shards of a prepared cache are written anew without them. The source files stay where they are, and so "
+        "do checkpoints of trainings.",
     )
     parser.add_argument("name", metavar="NAME", help="as on the page and in the manifest's column `person`")
     parser.add_argument(
         "--set", type=Path, required=True, metavar="OUTPUT", help="output folder of the curation"
     )
+    parser.add_argument(
+        "--cache",
+        type=_read_place,
+        action="append",
+        default=[],
+        metavar="CACHE",
+        help="a folder data.cache that comfy-lynx prepare has filled from this set; may be given several times",
+    )
     parser.set_defaults(run=_run_forget)
+
+
+def _read_place(text: str) -> Path:
+    from ..buckets import is_url, place_of
+
+    return place_of(text, stays=True) if is_url(text) else Path(text)
 
 
 def _run_forget(arguments: argparse.Namespace) -> int:
     from ..curate.forget import forget
 
-    print(forget(arguments.set, arguments.name))
+    print(forget(arguments.set, arguments.name, arguments.cache))
     return 0

@@ -208,6 +208,7 @@ def _prepare_manifest(
         quarantine_path=name_run_file(config, manifest.path, QUARANTINE_NAME),
         warnings_path=name_run_file(config, manifest.path, WARNINGS_NAME),
         workers=workers,
+        shard_bytes=int(config.data.shard_gb * 1e9),
     )
 
 

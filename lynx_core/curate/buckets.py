@@ -11,13 +11,11 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from ..buckets import open_bucket, read_time
 from ..durable_file import write_aside
 from ..engine.stage import Rejection
-from ..faces.errors import import_package
 from ..foreign_text import parse_json
 from ..hashing import hash_file
 from ..spec import first_line
@@ -53,21 +51,6 @@ class BucketFile:
         return (state.st_size, int(state.st_mtime)) == (self.size_bytes, int(self.modified_s))
 
 
-def open_bucket(url: str) -> tuple[Any, str]:
-    """The file system of an address, and the path in it.
-
-    Raises:
-        CurationError: when fsspec, or what it needs for this kind, is missing.
-    """
-    fsspec: Any = import_package("fsspec", "reading buckets")
-    try:
-        return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise CurationError(
-            f"{url}: {first_line(error)}; for s3:// python -m pip install s3fs, for gs:// gcsfs"
-        ) from error
-
-
 def list_bucket(url: str) -> tuple[list[BucketFile], list[Rejection]]:
     """The media and captions under an address, and names that can be no file here.
 
@@ -93,18 +76,8 @@ def list_bucket(url: str) -> tuple[list[BucketFile], list[Rejection]]:
                 Rejection(STAGE, f"{url}/{name}", "the name is no path", "rename it in the bucket")
             )
             continue
-        files.append(BucketFile(key, name, int(info.get("size") or 0), _read_time(info)))
+        files.append(BucketFile(key, name, int(info.get("size") or 0), read_time(info)))
     return files, rejected
-
-
-def _read_time(info: dict[str, Any]) -> float:
-    for name in ("LastModified", "mtime", "updated", "created"):
-        value = info.get(name)
-        if isinstance(value, datetime):
-            return value.timestamp()
-        if isinstance(value, int | float):
-            return float(value)
-    return 0.0
 
 
 def mirror_folder(output: Path, url: str) -> Path:

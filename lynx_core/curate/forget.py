@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..data.forgetting import forget_files
 from ..engine.parts import erase_records
 from ..foreign_text import parse_json
 from .buckets import find_published, publish
@@ -45,26 +46,33 @@ class Forgotten:
     """Pairs of others whose targets show the person."""
     num_records: int
     num_files: int
+    num_entries: int = 0
+    """Of the caches that were named."""
 
     def __str__(self) -> str:
         others = (
             f", {self.num_others} of them of others whose targets show {self.name}" if self.num_others else ""
         )
         return (
-            f"{self.name}: removed {self.num_pairs} pairs{others}, {self.num_files} reference photos and {self.num_records} records "
-            f"of the work folder. The source files are untouched. Caches of `prepare` and checkpoints that were made with "
-            f"this person still hold them: delete the cache, and train anew."
+            f"{self.name}: removed {self.num_pairs} pairs{others}, {self.num_files} reference photos, {self.num_records} records "
+            f"of the work folder and {self.num_entries} entries of caches. The source files are untouched. Caches of "
+            f"`prepare` that --cache did not name, and checkpoints that were made with this person, still hold them: "
+            f"train anew."
         )
 
 
-def forget(output: Path, name: str) -> Forgotten:
+def forget(output: Path, name: str, caches: Sequence[Path] = ()) -> Forgotten:
     """Remove a person.
 
     The list of the forgotten is written first, so that a run that is killed on the way brings nobody back; the
     same command then finishes the work.
 
+    Args:
+        caches: folders of `prepare`, from which everything made of the person's pairs goes too.
+
     Raises:
         CurationError: when the folder is no curation's, or nobody has this name.
+        DataError: when a cache is none, or cannot be written.
     """
     work = output / WORK_DIR
     if not work.is_dir():
@@ -86,14 +94,17 @@ def forget(output: Path, name: str) -> Forgotten:
         doomed |= {track.id for track in seen}
         spans = [(track.path, track.shot_start, track.shot_end) for track in seen]
         sources = {track.id: track.path for track in find_stored(work, "scan", TrackFacts)}
-        gone, others = _remove_rows(output, rows, name, spans, sources)
+        gone, others = _choose_rows(rows, name, spans, sources)
+        # Before the rows, which know what to look for there.
+        num_entries = sum(_forget_in_cache(output, Path(cache), rows, gone) for cache in caches)
+        _remove_rows(output, rows, gone)
         names = doomed | gone | {name}
         num_records = erase_records(work, _NAMED_COLUMNS, ("runner_up",), names)
         num_files = _remove_pictures(output, name, gone)
         _remove_from_page(output, name, doomed, gone)
         if url := find_published(output):
             publish(output, url, lambda *count: None)
-    return Forgotten(name, len(gone), others, num_records, num_files)
+    return Forgotten(name, len(gone), others, num_records, num_files, num_entries)
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
@@ -132,32 +143,43 @@ def _find_tracks(output: Path, known: set[str], name: str) -> list[TrackFacts]:
     return [tracks[track] for track in sorted((known | (alike - others)) & set(tracks))]
 
 
-def _remove_rows(
-    output: Path,
+def _choose_rows(
     rows: dict[str, list[dict[str, Any]]],
     name: str,
     spans: list[tuple[str, int, int]],
     sources: dict[str, str],
 ) -> tuple[set[str], int]:
-    """Gives the ids of the rows taken out, and how many of them are other people's.
+    """Gives the ids of the rows to take out, and how many of them are other people's.
 
     Args:
         spans: path and frames that show the person.
         sources: path of the footage of each track; a target that was cut out of it lies elsewhere.
     """
+    own = {row["id"] for some in rows.values() for row in some if row["person"] == name}
+    others = {
+        row["id"]
+        for some in rows.values()
+        for row in some
+        if row["id"] not in own and any(_meets(row, sources, span) for span in spans)
+    }
+    return own | others, len(others)
+
+
+def _forget_in_cache(output: Path, cache: Path, rows: dict[str, list[dict[str, Any]]], gone: set[str]) -> int:
+    """Erase what a cache holds of rows; gives how many entries."""
+    doomed = [row for some in rows.values() for row in some if row["id"] in gone]
+    kept = [row for some in rows.values() for row in some if row["id"] not in gone]
+
+    captions = {row["caption"] for row in doomed} - {row["caption"] for row in kept}
+    files = {output / path for row in doomed for path in (row["target"], *row["references"])}
+    return forget_files(cache, files, captions, gone)
+
+
+def _remove_rows(output: Path, rows: dict[str, list[dict[str, Any]]], gone: set[str]) -> None:
     from pyarrow import parquet
 
-    gone: set[str] = set()
-    others = 0
     for split, some in rows.items():
-        kept = []
-        for row in some:
-            shows = row["person"] != name and any(_meets(row, sources, span) for span in spans)
-            others += shows
-            if row["person"] == name or shows:
-                gone.add(row["id"])
-            else:
-                kept.append(row)
+        kept = [row for row in some if row["id"] not in gone]
         path = output / f"{split}.parquet"
         if len(kept) == len(some):
             continue
@@ -165,7 +187,6 @@ def _remove_rows(
             write_table(path, kept, parquet.read_schema(path))
         else:
             path.unlink()
-    return gone, others
 
 
 def _meets(row: dict[str, Any], sources: dict[str, str], span: tuple[str, int, int]) -> bool:

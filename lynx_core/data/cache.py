@@ -1,29 +1,30 @@
-"""Tensors that are expensive to make, cached as safetensors files under the hash of all they depend on.
+"""Tensors that are expensive to make, cached as safetensors under the hash of all they depend on.
 
 The name of an entry comes from contents and settings, never from a file's name, so two sources called
 alike do not collide and a changed source or encoder finds no stale entry. An entry is written to the
-side, synced and renamed: a kill leaves either none or a whole one. Its own hash stands in its header;
-a damaged entry is recognised when it is read, and made again.
+side, synced and renamed: a kill leaves either none or a whole one. `prepare` moves entries into shards.
+The hash of an entry stands in its header; a damaged one is recognised when it is read, and made again.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor
 
 from ..durable_file import write_durably
-from ..foreign_text import parse_json
-from ..hashing import hash_tensors, hash_values
-from .errors import DataError, first_line
+from .cache_entry import decode_entry, encode_entry, name_entry
+from .errors import DataError, MediaError, first_line
+from .shard_storage import ShardFault
+from .shards import ShardFolder
 
-_DIGEST = "sha256"
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -48,9 +49,11 @@ class TensorCache:
         self.root = root
         self.counts = CacheCounts()
         self._counting = threading.Lock()
+        self._shards = None if root is None else ShardFolder(root)
+        self._faults: dict[str, str] = {}
 
     def get_or_make(
-        self, kind: str, depends_on: Any, make: Callable[[], dict[str, Tensor]]
+        self, kind: str, depends_on: Any, make: Callable[[], dict[str, Tensor]], source: str = ""
     ) -> dict[str, Tensor]:
         """The tensors of an entry, from disk or from `make`.
 
@@ -58,6 +61,7 @@ class TensorCache:
             kind: such as "latents"; a folder of the cache.
             depends_on: plain values, all that the tensors depend on.
             make: makes the tensors, on the CPU.
+            source: hash of the file or text that they are made of; by it they are found when it is to be forgotten.
 
         Raises:
             DataError: when the cache cannot be written, as on a full disk.
@@ -67,36 +71,65 @@ class TensorCache:
         if found is not None:
             self._count(reused=1)
             return found
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in make().items()}
+        try:
+            made = make()
+        except MediaError as error:
+            if name in self._faults:
+                raise MediaError(error.path, error.reason, f"{error.detail}; {self._faults[name]}") from error
+            raise
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in made.items()}
         self._count(made=1)
-        self.write(name, tensors)
+        self.write(name, tensors, source)
         return tensors
 
     def read(self, name: str) -> dict[str, Tensor] | None:
-        """The tensors of an entry, or None when it is missing or damaged."""
-        if self.root is None:
+        """The tensors of an entry, or None when it is missing or damaged.
+
+        Raises:
+            DataError: when it is there but cannot be read.
+        """
+        if self.root is None or self._shards is None:
             return None
+        is_damaged = False
+        for read in (self._read_shard, self._read_file, self._read_again):
+            raw = read(name)
+            tensors = None if raw is None else decode_entry(raw)
+            if tensors is not None:
+                return tensors
+            is_damaged |= raw is not None
+        if is_damaged:
+            self._count(damaged=1)
+        return None
+
+    def _read_shard(self, name: str) -> bytes | None:
+        assert self._shards is not None
+        place = self._shards.find(name)
+        try:
+            return None if place is None else self._shards.read(place)
+        except ShardFault as fault:
+            if str(fault) not in self._faults.values():
+                _logger.warning("%s; until then its entries are made anew", fault)
+            self._faults[name] = str(fault)
+            return b""
+
+    def _read_file(self, name: str) -> bytes | None:
+        assert self.root is not None
         path = self.root / name
         try:
-            raw = path.read_bytes()
+            return path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise DataError(
                 f"the cache entry {path} cannot be read ({first_line(error)}); repair or empty the cache folder"
             ) from error
-        try:
-            tensors = safetensors.torch.load(raw)
-            stored = _read_digest(raw)
-        except (safetensors.SafetensorError, ValueError, KeyError):
-            stored, tensors = None, {}
-        if stored is None or stored != hash_tensors(tensors):
-            self._count(damaged=1)
-            return None
-        # Copied, since in the file they lie at any address, on which the last bits of matrix products depend.
-        return {name: tensor.clone() for name, tensor in tensors.items()}
 
-    def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+    def _read_again(self, name: str) -> bytes | None:
+        """Another process may have moved it into a shard in between."""
+        assert self._shards is not None
+        return self._read_shard(name) if self._shards.refresh() else None
+
+    def write(self, name: str, tensors: Mapping[str, Tensor], source: str = "") -> None:
         """Keep the tensors of an entry.
 
         Raises:
@@ -105,7 +138,7 @@ class TensorCache:
         if self.root is None:
             return
         path = self.root / name
-        raw = safetensors.torch.save(dict(tensors), metadata={_DIGEST: hash_tensors(tensors)})
+        raw = encode_entry(tensors, source)
         try:
             write_durably(path, raw)
         except OSError as error:
@@ -126,14 +159,3 @@ class TensorCache:
         with self._counting:
             for name, number in more.items():
                 setattr(self.counts, name, getattr(self.counts, name) + number)
-
-
-def name_entry(kind: str, depends_on: Any) -> str:
-    """Path of an entry inside the cache."""
-    digest = hash_values([kind, depends_on])
-    return f"{kind}/{digest[:2]}/{digest}.safetensors"
-
-
-def _read_digest(raw: bytes) -> str:
-    length = int.from_bytes(raw[:8], "little")
-    return str(parse_json(raw[8 : 8 + length])["__metadata__"][_DIGEST])

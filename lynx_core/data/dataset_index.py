@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..buckets import fetched
 from ..foreign_text import parse_json
 from ..hashing import hash_file, hash_values
 from .cache import TensorCache
@@ -39,6 +40,7 @@ from .decoding import (
 )
 from .errors import DataError, MediaError, first_line
 from .manifest import Manifest, Pair
+from .media import opened_media
 from .pair_table import IndexEntry, PairTable, make_table
 from .quarantine import Rejection
 from .text_files import find_file
@@ -189,12 +191,13 @@ def _hash_media(role: str, named: Path, known: str | None) -> _HashedFile:
     """Hash a file; one that cannot be read goes by its `known` hash."""
     path = find_file(named)
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise MediaError(path, f"{role} not found", "it is a folder or a device, not a file")
-        if not status.st_size:
-            raise MediaError(path, f"{role} is empty", "it has 0 bytes")
-        return _HashedFile(named, path, hash_file(path), (status.st_size, status.st_mtime_ns))
+        with fetched(path) as file:
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise MediaError(path, f"{role} not found", "it is a folder or a device, not a file")
+            if not status.st_size:
+                raise MediaError(path, f"{role} is empty", "it has 0 bytes")
+            return _HashedFile(named, path, hash_file(file), (status.st_size, status.st_mtime_ns))
     except (FileNotFoundError, NotADirectoryError) as error:
         if known is None:
             raise MediaError(path, f"{role} not found", "paths are relative to the manifest") from error
@@ -212,12 +215,17 @@ def _probe(
     path: Path, target_hash: str, cache: TensorCache, decoders: list[dict[str, str]]
 ) -> ImageInfo | VideoInfo:
     depends_on = [_PROBE_VERSION, target_hash, decoders]
-    tensors = cache.get_or_make("probes", depends_on, lambda: _pack_info(probe_media(path)))
+    tensors = cache.get_or_make("probes", depends_on, lambda: _probe_file(path), target_hash)
     width_px, height_px = tensors["size_px"].tolist()
     if "pts" not in tensors:
         return ImageInfo(width_px, height_px)
     pts, times = tensors["pts"].numpy(), tensors["times"].numpy()
     return VideoInfo(width_px, height_px, pts, times, float(tensors["duration_s"]))
+
+
+def _probe_file(path: Path) -> dict[str, Tensor]:
+    with opened_media(path) as file:
+        return _pack_info(probe_media(file))
 
 
 def _pack_info(info: ImageInfo | VideoInfo) -> dict[str, Tensor]:
@@ -229,7 +237,7 @@ def _pack_info(info: ImageInfo | VideoInfo) -> dict[str, Tensor]:
     return tensors
 
 
-_INDEX_NAME = "files.jsonl"
+INDEX_NAME = "files.jsonl"
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 _logger = logging.getLogger(__name__)
@@ -252,7 +260,7 @@ class _FileIndex:
     """
 
     def __init__(self, root: Path | None) -> None:
-        self.path = None if root is None else root / _INDEX_NAME
+        self.path = None if root is None else root / INDEX_NAME
         self._by_path: dict[str, str] = {}
         self._by_row: dict[str, tuple[tuple[str, str | None], ...]] = {}
         self._ends_in_mid_line = False

@@ -20,12 +20,13 @@ import difflib
 import importlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
+from ..buckets import fetched, is_url, place_of, url_of
 from ..foreign_text import parse_json
 from ..hashing import hash_values
 from .errors import DataError, first_line
@@ -86,7 +87,7 @@ def read_manifest(path: Path | str, min_face_similarity: float | None = None) ->
             the counts by reason and the first example of each.
     """
     path = find_file(Path(path))
-    if not path.is_file():
+    if url_of(path) is None and not path.is_file():
         raise DataError(f"there is no manifest at {path}; name a .parquet or .jsonl file of pairs")
     readers = {".parquet": _read_parquet, ".jsonl": _read_jsonl}
     if path.suffix.lower() not in readers:
@@ -95,7 +96,7 @@ def read_manifest(path: Path | str, min_face_similarity: float | None = None) ->
     rejections: list[Rejection] = []
     warnings: list[Rejection] = []
     ignored: dict[str, None] = {}
-    for line, row in readers[path.suffix.lower()](path):
+    for line, row in _read_rows(path, readers[path.suffix.lower()]):
         try:
             pair, notes = _use_row(row, line, path.parent, min_face_similarity, pairs)
         except _BadRow as bad:
@@ -118,6 +119,16 @@ def read_manifest(path: Path | str, min_face_similarity: float | None = None) ->
         tuple(warnings),
         min_face_similarity,
     )
+
+
+def _read_rows(path: Path, reader: Callable[[Path], _Rows]) -> _Rows:
+    try:
+        with fetched(path) as file:
+            yield from reader(file)
+    except OSError as error:
+        raise DataError(
+            f"the manifest {url_of(path) or path} cannot be read ({first_line(error)})"
+        ) from error
 
 
 def _use_row(
@@ -345,6 +356,11 @@ def _parse_file(row: Mapping[str, Any], name: str, value: Any, folder: Path) -> 
         raise _BadRow(f"bad {name}", f"a {type(value).__name__}; it is the path of a file")
     if "\0" in value:
         raise _BadRow(f"bad {name}", f"{value[:200]!r} is no path: it holds a null byte")
+    if is_url(value):
+        try:
+            return place_of(value)
+        except ValueError as error:
+            raise _BadRow(f"bad {name}", first_line(error)) from error
     path, unset = expand_path(value, folder)
     if unset:
         raise _BadRow(f"bad {name}", f"'{value[:200]}' names the variable {unset[0]}, which is not set")

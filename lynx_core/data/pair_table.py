@@ -90,21 +90,7 @@ class PairTable(Sequence[IndexEntry]):
 
     def find_files(self, digests: set[str]) -> Iterator[tuple[int, str]]:
         """Rows that have a file of one of these hashes as target or reference, and which."""
-        import pyarrow
-        from pyarrow import compute
-
-        wanted = pyarrow.array([bytes.fromhex(digest) for digest in sorted(digests)], pyarrow.binary(32))
-        for number in range(self._pairs.num_record_batches):
-            batch = self._pairs.get_batch(number)
-            hashes = batch.column("hashes")
-            hits = compute.is_in(hashes.flatten(), value_set=wanted)
-            if not hits.true_count:
-                continue
-            rows = compute.list_parent_indices(hashes).filter(hits).to_pylist()
-            found = hashes.flatten().filter(hits).to_pylist()
-            yield from (
-                (number * BATCH_ROWS + row, digest.hex()) for row, digest in zip(rows, found, strict=True)
-            )
+        return _find_files(self._pairs, digests)
 
     def find_long_captions(self, num_bytes: int) -> Iterator[int]:
         """Rows whose caption has at least so many bytes."""
@@ -145,6 +131,37 @@ class PairTable(Sequence[IndexEntry]):
             tuple(reference_hashes),
             tuple(None if state == _GONE else state for state in states),
         )
+
+
+def _find_files(pairs: Any, digests: set[str]) -> Iterator[tuple[int, str]]:
+    import pyarrow
+    from pyarrow import compute
+
+    wanted = pyarrow.array([bytes.fromhex(digest) for digest in sorted(digests)], pyarrow.binary(32))
+    for number in range(pairs.num_record_batches):
+        hashes = pairs.get_batch(number).column("hashes")
+        hits = compute.is_in(hashes.flatten(), value_set=wanted)
+        if not hits.true_count:
+            continue
+        rows = compute.list_parent_indices(hashes).filter(hits).to_pylist()
+        found = hashes.flatten().filter(hits).to_pylist()
+        yield from (
+            (number * BATCH_ROWS + row, digest.hex()) for row, digest in zip(rows, found, strict=True)
+        )
+
+
+def list_holders(path: Path, digests: set[str]) -> set[str]:
+    """Ids of the rows of a `pairs` table's file that name one of these hashes.
+
+    Raises:
+        ValueError, OSError: when the file does not open.
+    """
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as mapped:
+        pairs = pyarrow.ipc.open_file(mapped)
+        rows = [row for row, _ in _find_files(pairs, digests)]
+        return {pairs.get_batch(row // BATCH_ROWS).column("id")[row % BATCH_ROWS].as_py() for row in rows}
 
 
 class IdColumn(Sequence[str]):

@@ -2,8 +2,8 @@
 
 Faces come first, then captions, then latents, and each encoder is freed before the next is opened, so
 that only one of them is in memory at a time. The stages run on the engine, in this process, in several, or
-on a Ray cluster; its notes are in `work` in the cache. What is done already is not done again: a
-preparation that was killed resumes where it stood.
+on a Ray cluster; its notes are in `work` in the cache. What they make is moved into shards on the way. What is
+done already is not done again: a preparation that was killed resumes where it stood.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..engine.engine import Engine, StageResult
 from ..engine.parts import RecordReader
 from ..engine.stage import EngineError, Rejected
 from ..spec import REFERENCE_PROMPT
+from .bucket_cache import pull_cache, push_cache
 from .cache import CacheCounts
 from .dataset import PairDataset
 from .decoding import DecodingConfig
@@ -30,10 +31,13 @@ from .manifest import Manifest
 from .prepare_stages import PairDone, PairRecord, StageName, make_stage
 from .prepared_index import name_index, write_index
 from .quarantine import Rejection, SkippedRows
+from .shards import SHARD_BYTES, open_shards, pack_entries
 
 WORK_NAME = "work"
 _MIN_PAIRS = 64
 """For which one more process is started."""
+_PACKED_PAIRS = 1024
+"""After which a stage looks whether there is a shard to fill."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def prepare_dataset(
     quarantine_path: Path | None = None,
     warnings_path: Path | None = None,
     workers: Workers = Workers(),
+    shard_bytes: int = SHARD_BYTES,
 ) -> PreparedDataset:
     """Make and keep all tensors of a dataset, and an index by which a run opens it without looking at its files.
 
@@ -111,12 +116,15 @@ def prepare_dataset(
         quarantine_path: file for the pairs that are skipped, written anew; None keeps them in memory.
         warnings_path: file for what to know about the others; None keeps it in memory.
         workers: where the stages run.
+        shard_bytes: size of a shard, about.
 
     Raises:
         DataError: when no usable pair is left, and when the cache cannot be written.
     """
     start = time.monotonic()
     report = on_progress or (lambda progress: None)
+    pull_cache(Path(cache_dir))
+    generation = open_shards(Path(cache_dir))
     source = PairDataset(
         manifest,
         encoders,
@@ -128,13 +136,16 @@ def prepare_dataset(
         on_count=lambda done, total: report(Progress("files", done, total)),
     )
     try:
-        ready, counts = _run_stages(source, Path(cache_dir), report, workers)
+        packing = _Packing(Path(cache_dir), shard_bytes, generation)
+        ready, counts = _run_stages(source, packing, report, workers)
     except EngineError as error:
         raise DataError(str(error)) from error
     if not ready:
         raise DataError(f"no usable pair is left of {manifest.path}:{source.quarantine.summary()}")
+    pack_entries(Path(cache_dir), shard_bytes)
     path = name_index(Path(cache_dir), manifest.path, source.fingerprints, manifest.min_face_similarity)
     write_index(path, source.index, source.quarantine.rejections, source.warnings.rejections)
+    push_cache(Path(cache_dir))
     return PreparedDataset(
         num_pairs=ready,
         skipped=source.skipped_rows(),
@@ -146,16 +157,38 @@ def prepare_dataset(
     )
 
 
+@dataclass
+class _Packing:
+    """Moves what the stages make into shards, once enough of it may be there."""
+
+    cache_dir: Path
+    shard_bytes: int
+    generation: str
+    _num_unpacked: int = 0
+
+    def note(self, num_pairs: int, *, is_stage_done: bool = False) -> None:
+        """Take account of pairs that a stage has done."""
+        self._num_unpacked += num_pairs
+        if self._num_unpacked >= _PACKED_PAIRS or is_stage_done:
+            pack_entries(self.cache_dir, self.shard_bytes, whole_only=True)
+            self._num_unpacked = 0
+
+
 def _run_stages(
-    source: PairDataset, cache_dir: Path, report: Callable[[Progress], None], workers: Workers
+    source: PairDataset, packing: _Packing, report: Callable[[Progress], None], workers: Workers
 ) -> tuple[int, CacheCounts]:
     """Run the stages one after another; the number of pairs that passed all of them, and what was made."""
-    encoders, features = source.features.encoders, source.features
-    engine = Engine(
-        cache_dir / WORK_NAME,
-        workers.runner,
-        on_progress=lambda stage, done, total: report(Progress(stage, done, total)) if done else None,
-    )
+    encoders, features, cache_dir = source.features.encoders, source.features, packing.cache_dir
+    seen = 0
+
+    def show(stage: str, done: int, total: int) -> None:
+        nonlocal seen
+        if done:
+            report(Progress(stage, done, total))
+        packing.note(max(done - seen, 0))
+        seen = done
+
+    engine = Engine(cache_dir / WORK_NAME, workers.runner, on_progress=show)
     inputs = engine.put("pairs", (PairRecord.of(entry) for entry in source.items), PairRecord)
     left = np.arange(len(source.items))
     counts = CacheCounts()
@@ -181,11 +214,14 @@ def _run_stages(
             # A process takes seconds to start.
             num_workers = max(1, min(num_workers, len(left) // _MIN_PAIRS))
         engine.num_workers = num_workers
-        stage = make_stage(name, encoders, cache_dir, num_workers, len(left), workers.gpus)
+        stage = make_stage(
+            name, encoders, cache_dir, num_workers, len(left), workers.gpus, packing.generation
+        )
         some = replace(inputs, input_keys=inputs.input_keys[left])
         passed = _take_results(source, engine.run(stage, some), left, counts)
         left = left[passed]
         finish()
+        packing.note(0, is_stage_done=True)
     _add(counts, features.cache.take_counts())
     return len(left), counts
 

@@ -84,11 +84,18 @@ class PairDone:
 
 
 def make_stage(
-    name: StageName, encoders: Encoders, cache_dir: Path, num_workers: int, num_pairs: int, gpus: float = 0.0
+    name: StageName,
+    encoders: Encoders,
+    cache_dir: Path,
+    num_workers: int,
+    num_pairs: int,
+    gpus: float = 0.0,
+    generation: str = "",
 ) -> Stage:
     """A stage over `PairRecord`s.
 
     Args:
+        generation: of the shards; with another one every pair is looked at again.
         num_pairs: that it is for, from which follows how many are done at a time.
     """
     decoders = [video_decoder_versions(), photo_decoder_versions()]
@@ -97,7 +104,7 @@ def make_stage(
         _VERSION,
         PairRecord,
         PairDone,
-        settings=[encoders.fingerprint(), decoders],
+        settings=[encoders.fingerprint(), decoders, generation],
         open_worker=partial(_open_worker, name, encoders, Path(cache_dir).absolute(), num_workers),
         batch_rows=min(max(num_pairs // _NUM_BATCHES, 1), _MOST_ROWS),
         gpus=gpus,

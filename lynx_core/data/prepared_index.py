@@ -19,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from ..buckets import fetched
 from ..durable_file import sync, write_durably
 from ..foreign_text import parse_json
 from ..hashing import hash_every_byte, hash_values
@@ -173,9 +174,10 @@ def _write_skipped(path: Path, rejections: Sequence[Rejection], warnings: Sequen
 
 
 def _describe_manifest(path: Path, with_hash: bool) -> dict[str, Any]:
-    status = path.stat()
-    described: dict[str, Any] = {"bytes": status.st_size, "time_ns": status.st_mtime_ns}
-    return described | {"sha256": hash_every_byte(path)} if with_hash else described
+    with fetched(path) as file:
+        status = file.stat()
+        described: dict[str, Any] = {"bytes": status.st_size, "time_ns": status.st_mtime_ns}
+        return described | {"sha256": hash_every_byte(file)} if with_hash else described
 
 
 def _is_same_manifest(then: Mapping[str, Any], path: Path) -> bool:
@@ -186,4 +188,6 @@ def _is_same_manifest(then: Mapping[str, Any], path: Path) -> bool:
     if now["bytes"] != then["bytes"]:
         return False
     # Read whole only when the date is another, as after a copy.
-    return now["time_ns"] == then["time_ns"] or hash_every_byte(path) == then["sha256"]
+    if now["time_ns"] == then["time_ns"]:
+        return True
+    return bool(_describe_manifest(path, with_hash=True)["sha256"] == then["sha256"])

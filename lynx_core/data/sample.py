@@ -28,7 +28,7 @@ from torch import Tensor
 from ..faces.analyzer import average_embeddings
 from ..faces.errors import FaceError
 from ..foreign_text import parse_json
-from ..hashing import hash_file
+from ..hashing import hash_values
 from ..spec import REFERENCE_CROP_PX, REFERENCE_PROMPT, null_image
 from ..tokens import LatentShape, count_tokens
 from .cache import TensorCache
@@ -43,7 +43,8 @@ from .decoding import (
     video_decoder_versions,
 )
 from .encoders import Encoders, clean_caption
-from .errors import DataError, MediaError, first_line
+from .errors import MediaError, first_line
+from .media import check_as_indexed, check_unchanged, opened_media
 from .pair_table import IndexEntry
 from .quarantine import Rejection
 
@@ -126,7 +127,7 @@ class Features:
             DataError: when an encoder or the cache fails, which is not the sample's fault.
         """
         pair = item.pair
-        _check_as_indexed(item)
+        check_as_indexed(item)
         return Sample(
             id=pair.id,
             kind=pair.kind,
@@ -142,21 +143,21 @@ class Features:
         path, plan = item.pair.target, item.plan
 
         def make() -> dict[str, Tensor]:
-            _check_there(path)
-            pixels_CTHW = convert_pixels(decode_clip(path, plan))
-            latents = _check_finite(self.encoders.video.encode(pixels_CTHW), path)
-            _check_unchanged(path, item.target_hash)
-            return {"latents": latents}
+            with opened_media(path) as file:
+                pixels_CTHW = convert_pixels(decode_clip(file, plan))
+                check_unchanged(file, path, item.target_hash)
+            return {"latents": _check_finite(self.encoders.video.encode(pixels_CTHW), path)}
 
         # Both: an animation is a clip that the decoder of photos reads.
         decoders = [self.video_decoders, self.photo_decoders]
         depends_on = [item.target_hash, _describe_plan(plan), self.encoders.video.fingerprint, decoders]
-        return self._load("latents", depends_on, make)["latents"].float()
+        return self._load("latents", depends_on, make, item.target_hash)["latents"].float()
 
     def load_text(self, caption: str) -> Tensor:
         """The tokens of a caption, [L, D]."""
         depends_on = [clean_caption(caption), self.encoders.text.fingerprint]
-        made = self._load("texts", depends_on, lambda: {"tokens": self.encoders.text.encode(caption)})
+        source = hash_caption(caption)
+        made = self._load("texts", depends_on, lambda: {"tokens": self.encoders.text.encode(caption)}, source)
         return made["tokens"]
 
     def load_embedding(self, item: IndexEntry) -> Tensor:
@@ -219,7 +220,7 @@ class Features:
             return {"latents": _check_finite(latents, path)}
 
         depends_on = [*self._describe_crop(digest), self.encoders.video.fingerprint]
-        return self._load("references", depends_on, make)["latents"].float()
+        return self._load("references", depends_on, make, digest)["latents"].float()
 
     def _load_photo_embedding(self, path: Path, digest: str, item: IndexEntry) -> Tensor:
         def make() -> dict[str, Tensor]:
@@ -228,24 +229,23 @@ class Features:
             return {"embedding": embedding, "warnings": crops["warnings"]}
 
         depends_on = [*self._describe_crop(digest), self.encoders.faces.embed_fingerprint]
-        made = self._load("embeddings", depends_on, make)
+        made = self._load("embeddings", depends_on, make, digest)
         for reason, detail in _unpack_json(made["warnings"]):
             self.on_warning(reject(item.pair, MediaError(path, reason, detail)))
         return made["embedding"]
 
     def _load_crops(self, path: Path, digest: str) -> dict[str, Tensor]:
         def make() -> dict[str, Tensor]:
-            _check_there(path)
-            photo = decode_photo(path)
+            with opened_media(path) as file:
+                photo = decode_photo(file)
+                check_unchanged(file, path, digest)
             try:
                 crop = self.encoders.faces.crop(photo, path)
             except MediaError as error:
                 if error.reason != _NO_FACE:
                     raise
-                _check_unchanged(path, digest)
                 # Cached as well: else the detector would run on the photo again in every epoch.
                 return {_NO_FACE: _pack_json(error.detail)}
-            _check_unchanged(path, digest)
             return {
                 "id_crop": torch.from_numpy(crop.id_crop.copy()),
                 "reference_crop": torch.from_numpy(crop.reference_crop.copy()),
@@ -255,7 +255,7 @@ class Features:
         if digest in self._unusable:
             raise self._unusable[digest].at(path)
         try:
-            crops = self._load("crops", self._describe_crop(digest), make)
+            crops = self._load("crops", self._describe_crop(digest), make, digest)
         except MediaError as error:
             self._unusable[digest] = error
             raise
@@ -266,8 +266,15 @@ class Features:
     def _describe_crop(self, digest: str) -> list[object]:
         return [digest, self.encoders.faces.crop_fingerprint, self.photo_decoders, _CROPS_VERSION]
 
-    def _load(self, kind: str, depends_on: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        return self.cache.get_or_make(kind, [DECODING_VERSION, depends_on], make)
+    def _load(
+        self, kind: str, depends_on: Any, make: Callable[[], dict[str, Tensor]], source: str = ""
+    ) -> dict[str, Tensor]:
+        return self.cache.get_or_make(kind, [DECODING_VERSION, depends_on], make, source)
+
+
+def hash_caption(caption: str) -> str:
+    """Source of the entry of a caption."""
+    return hash_values(clean_caption(caption))
 
 
 def _describe_plan(plan: ClipPlan) -> list[object]:
@@ -297,39 +304,3 @@ def _check_finite(values: Tensor, path: Path) -> Tensor:
             path, "not finite when encoded", f"{bad} NaN or infinite values; run the VAE in float32"
         )
     return values
-
-
-def _check_there(path: Path) -> None:
-    if not path.exists():
-        raise MediaError(
-            path, "file is gone", "the cache has nothing for these settings; bring the file back"
-        )
-
-
-def _check_as_indexed(item: IndexEntry) -> None:
-    """Notice a file that was changed after it was indexed; one that is gone is no fault, what was made of it holds.
-
-    Raises:
-        MediaError: when one has another content.
-    """
-    paths = (item.pair.target, *item.pair.references)
-    digests = (item.target_hash, *item.reference_hashes)
-    for path, digest, state in zip(paths, digests, item.file_states, strict=False):
-        try:
-            now = path.stat()
-            if (now.st_size, now.st_mtime_ns) == state or hash_file(path) == digest:
-                continue
-        except OSError:
-            continue
-        raise MediaError(
-            path, "file has changed", "it is another one than when it was prepared; prepare the dataset again"
-        )
-
-
-def _check_unchanged(path: Path, digest: str) -> None:
-    try:
-        found = hash_file(path)
-    except OSError as error:
-        raise MediaError(path, "cannot be read", first_line(error)) from error
-    if found != digest:
-        raise DataError(f"{path} has changed since the run began; start again, so that plan and data agree")

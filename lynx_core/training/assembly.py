@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data.bucket_cache import pull_cache
 from ..data.dataset import PairDataset
 from ..data.dataset_index import DatasetIndex
 from ..data.encoders import AnalyzerRecogniser, Encoders, UMT5TextEncoder, WanVideoEncoder
@@ -192,6 +193,7 @@ def find_index(config: TrainingConfig, manifest: Path, encoders: Encoders) -> Da
     """
     if config.data.cache is None:
         return None
+    pull_cache(config.data.cache)
     path = find_file(manifest)
     fingerprints = {"decoding": config.decoding.fingerprint(), "encoders": encoders.fingerprint()}
     name = name_index(config.data.cache, path, fingerprints, config.data.min_face_similarity)

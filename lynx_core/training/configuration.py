@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ..buckets import place_of, written_url
 from ..data.decoding import DecodingConfig
 from ..spec import AttentionBackend, Quantisation
 from .adapter_settings import AdapterSettings
@@ -222,7 +223,8 @@ class DataConfig:
     """Where samples come from, and the networks that encode them."""
 
     manifest: Path
-    """Parquet or JSONL of pairs, see docs/training.md."""
+    """Parquet or JSONL of pairs, see docs/training.md; this, the validation manifest and the cache may be s3://, gs:// and
+    the like."""
     vae: Path
     """Folder of Wan's VAE, as in Wan2.1-T2V-14B-Diffusers."""
     text_encoder: Path
@@ -248,10 +250,16 @@ class DataConfig:
     """Pairs of people that are in no training pair."""
     cache: Path | None = None
     """Folder of encoded samples; unset: everything is encoded each time."""
+    shard_gb: float = 1.0
+    """Size of the files that `prepare` packs them into, about."""
     kind_weights: dict[str, float] | None = None
     """Share of each kind of pair, any scale; unset: each pair once an epoch."""
 
     def __post_init__(self) -> None:
+        for name in ("manifest", "validation_manifest", "cache"):
+            path = getattr(self, name)
+            if path is not None and (url := written_url(path)) is not None:
+                object.__setattr__(self, name, place_of(url, stays=name == "cache"))
         with SettingChecks("data", self) as check:
             check.check(
                 "face_models",
@@ -260,6 +268,7 @@ class DataConfig:
                 "together with data.face_recogniser does without",
             )
             check.share("max_quarantined")
+            check.above_zero("shard_gb")
             for kind, weight in (self.kind_weights or {}).items():
                 is_weight = weight >= 0 and math.isfinite(weight)
                 check.check(f"kind_weights.{kind}", is_weight, "0 or more", weight)

@@ -10,7 +10,9 @@ from drawn import draw, draw_frames, put_side_by_side, write_clip, write_photo
 from test_curation import read_rows
 
 from lynx_core.cli.main import main
+from lynx_core.data.shard_file import read_entries
 from lynx_core.formats.adapter import open_adapter
+from lynx_core.hashing import hash_file
 from miniature.make import unpack_encoders
 
 REPO = Path(__file__).resolve().parents[2]
@@ -49,3 +51,21 @@ def test_three_commands_lead_from_real_photos_to_an_adapter(
         command = [*verb, str(REPO / "configs" / "curated_mini.toml"), *short]
         assert main(command) == 0, capsys.readouterr().err
     assert {"id", "ref"} <= set(open_adapter(Path("runs/curated_mini/adapter.safetensors")).parts)
+
+    (cache,) = (path.parent for path in Path().rglob("shards") if path.is_dir())
+    own = [row for row in rows if row["person"] == rows[0]["person"]]
+    output = Path("data/curated")
+
+    def list_sources() -> set[str]:
+        return {
+            entry.source
+            for path in cache.glob("shards/*.safetensors")
+            for entry in read_entries(path.open("rb"))
+        }
+
+    doomed = {hash_file(output / path) for row in own for path in (row["target"], *row["references"])}
+    assert doomed & {
+        entry.source for path in cache.glob("shards/*.safetensors") for entry in read_entries(path)
+    }
+    assert main(["forget", rows[0]["person"], "--set", str(output), "--cache", str(cache)]) == 0
+    assert list_sources() and not doomed & list_sources()

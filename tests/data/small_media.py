@@ -11,6 +11,7 @@ from PIL import Image
 
 from lynx_core.data.dataset import PairDataset
 from lynx_core.data.quarantine import Rejection
+from lynx_core.data.shard_file import ShardEntry, read_entries
 from lynx_core.tokens import count_tokens
 
 
@@ -58,6 +59,21 @@ def write_rows(path: Path, rows: list[Any]) -> Path:
     """A JSONL manifest; text goes in as it is."""
     path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
     return path
+
+
+def list_entries(path: Path) -> list[ShardEntry]:
+    """What a shard holds."""
+    with path.open("rb") as file:
+        return read_entries(file)
+
+
+def read_cache(root: Path) -> dict[str, bytes]:
+    """Every entry of a prepared cache by its name."""
+    return {
+        entry.name: path.read_bytes()[entry.offset : entry.offset + entry.length]
+        for path in sorted((root / "shards").glob("*.safetensors"))
+        for entry in list_entries(path)
+    }
 
 
 def list_ids(dataset: PairDataset) -> list[str]:

@@ -1,0 +1,95 @@
+"""A cache that lies in a bucket: its small files are brought to this machine before they are used, and back after.
+
+Shards go there by themselves as they are written (`shard_storage`). The notes of a preparation (`work`) stay on the
+machine that makes them: another machine looks at every pair again, and makes nothing that the shards have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from ..buckets import RemoteFile, ask, describe_file, describe_listed, url_of
+from ..durable_file import write_aside
+from .dataset_index import INDEX_NAME as FILES_NAME
+from .errors import DataError, first_line
+from .prepared_index import INDEX_FOLDER
+from .shards import FOLDER
+from .shards import INDEX_NAME as SHARD_INDEX_NAME
+
+
+def pull_cache(root: Path) -> None:
+    """Bring index and notes of a cache to this machine, where they are not those of the bucket.
+
+    Raises:
+        DataError: when the bucket does not answer.
+    """
+    url = url_of(root)
+    if url is None:
+        return
+    try:
+        for name, remote in _list_remote(url).items():
+            path = root / name
+            if not _is_same(path, remote):
+                with write_aside(path) as (aside,):
+                    ask(f"{url}/{name}", lambda system, key, to=aside: system.get_file(key, str(to)))
+                    os.utime(aside, ns=(remote.modified_ns, remote.modified_ns))
+    except OSError as error:
+        raise DataError(f"the cache {url} cannot be read ({first_line(error)})") from error
+
+
+def push_cache(root: Path) -> None:
+    """Bring index and notes of a cache into its bucket, what names a file after the file.
+
+    Raises:
+        DataError: when the bucket does not take them; everything is still on this machine.
+    """
+    url = url_of(root)
+    if url is None:
+        return
+    try:
+        remote = _list_remote(url)
+        local = [root / FILES_NAME, root / FOLDER / SHARD_INDEX_NAME]
+        local += sorted((root / INDEX_FOLDER).glob("[!.]*.arrow"))
+        local += sorted((root / INDEX_FOLDER).glob("[!.]*.json"))
+        names = {path.relative_to(root).as_posix(): path for path in local if path.is_file()}
+        for name, path in names.items():
+            if name not in remote or not _is_same(path, remote[name]):
+                ask(f"{url}/{name}", lambda system, key, of=path: system.put_file(str(of), key))
+                modified_ns = describe_file(f"{url}/{name}").modified_ns
+                os.utime(path, ns=(modified_ns, modified_ns))
+        for name in remote.keys() - names.keys():
+            with contextlib.suppress(FileNotFoundError):
+                ask(f"{url}/{name}", lambda system, key: system.rm_file(key))
+    except OSError as error:
+        raise DataError(
+            f"the cache {url} cannot be written ({first_line(error)}); nothing is lost: run comfy-lynx prepare again"
+        ) from error
+
+
+def _list_remote(url: str) -> dict[str, RemoteFile]:
+    """The small files of a cache in a bucket."""
+    found: dict[str, RemoteFile] = {}
+
+    def list_folder(system: Any, key: str) -> dict[str, Any]:
+        system.invalidate_cache()
+        return dict(system.find(key, detail=True))
+
+    with contextlib.suppress(FileNotFoundError):
+        for key, info in ask(f"{url}/{INDEX_FOLDER}", list_folder).items():
+            if key.endswith((".arrow", ".json")):
+                found[f"{INDEX_FOLDER}/{key.rpartition('/')[2]}"] = describe_listed(info)
+    for name in (FILES_NAME, f"{FOLDER}/{SHARD_INDEX_NAME}"):
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = describe_file(f"{url}/{name}")
+    return found
+
+
+def _is_same(path: Path, remote: RemoteFile) -> bool:
+    try:
+        now = path.stat()
+    except OSError:
+        return False
+    return (now.st_size, now.st_mtime_ns) == (remote.size_bytes, remote.modified_ns)
