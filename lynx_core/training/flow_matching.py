@@ -91,7 +91,7 @@ def sample_losses(velocities: list[Tensor], targets: list[Tensor]) -> Tensor:
     return torch.stack([(velocity.float() - target).square().mean() for velocity, target in pairs])
 
 
-def loss_weight_share(losses: Tensor, weights: Tensor, total_weight: float) -> Tensor:
+def loss_weight_share(losses: Tensor, weights: Tensor, total_weight: Tensor | float) -> Tensor:
     """A pack's share of the loss of a step; the shares of all packs add up to it.
 
     Args:
