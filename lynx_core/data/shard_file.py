@@ -117,7 +117,9 @@ def read_entries(file: IO[bytes]) -> list[ShardEntry]:
     if not 0 < length <= _MAX_HEADER_BYTES:
         raise ValueError("no header of a shard")
     header = parse_header(length.to_bytes(8, "little") + file.read(length))
-    base, ends, starts = 8 + length, {}, {}
+    base = 8 + length
+    ends: dict[str, int] = {}
+    starts: dict[str, int] = {}
     for name, tensor in header.items():
         stem = name.removesuffix(_HEADER) if name.endswith(_HEADER) else name.rpartition("/")[0]
         first, last = (base + at for at in tensor["data_offsets"])
