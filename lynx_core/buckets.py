@@ -142,6 +142,24 @@ def ask(url: str, call: Callable[[Any, str], _Result]) -> _Result:
     raise AssertionError("the last try returns or raises")
 
 
+def download(url: str, path: Path) -> None:
+    """Write what an address has to a file.
+
+    Raises:
+        OSError: as `ask`.
+    """
+    ask(url, lambda system, key: system.get_file(key, str(path)))
+
+
+def upload(path: Path, url: str) -> None:
+    """Write a file to an address, whole or not at all.
+
+    Raises:
+        OSError: as `ask`.
+    """
+    ask(url, lambda system, key: system.put_file(str(path), key))
+
+
 def describe_file(url: str) -> RemoteFile:
     """Size and time of a file.
 

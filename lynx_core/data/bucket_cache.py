@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..buckets import RemoteFile, ask, describe_file, describe_listed, url_of
+from ..buckets import RemoteFile, ask, describe_file, describe_listed, download, upload, url_of
 from ..durable_file import write_aside
 from .dataset_index import INDEX_NAME as FILES_NAME
 from .errors import DataError, first_line
@@ -34,7 +34,7 @@ def pull_cache(root: Path) -> None:
             path = root / name
             if not _is_same(path, remote):
                 with write_aside(path) as (aside,):
-                    ask(f"{url}/{name}", lambda system, key: system.get_file(key, str(aside)))
+                    download(f"{url}/{name}", aside)
                     os.utime(aside, ns=(remote.modified_ns, remote.modified_ns))
     except OSError as error:
         raise DataError(f"the cache {url} cannot be read ({first_line(error)})") from error
@@ -57,7 +57,7 @@ def push_cache(root: Path) -> None:
         names = {path.relative_to(root).as_posix(): path for path in local if path.is_file()}
         for name, path in names.items():
             if name not in remote or not _is_same(path, remote[name]):
-                ask(f"{url}/{name}", lambda system, key: system.put_file(str(path), key))  # noqa: B023
+                upload(path, f"{url}/{name}")
                 modified_ns = describe_file(f"{url}/{name}").modified_ns
                 os.utime(path, ns=(modified_ns, modified_ns))
         for name in remote.keys() - names.keys():

@@ -17,25 +17,19 @@ line ends around a text are stripped.
 from __future__ import annotations
 
 import difflib
-import importlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from ..buckets import fetched, is_url, place_of, url_of
-from ..foreign_text import parse_json
+from ..buckets import is_url, place_of, url_of
 from ..hashing import hash_values
 from .errors import DataError, first_line
+from .manifest_rows import BadRow, read_rows
 from .quarantine import LOW_SIMILARITY, Rejection, describe_rejections
-from .text_files import expand_path, find_encoding, find_file
-
-_PARQUET_ROWS = 4096
-
-_Rows = Iterator[tuple[int, "dict[str, Any] | _BadRow"]]
+from .text_files import expand_path, find_file
 
 
 @dataclass(frozen=True)
@@ -89,17 +83,14 @@ def read_manifest(path: Path | str, min_face_similarity: float | None = None) ->
     path = find_file(Path(path))
     if url_of(path) is None and not path.is_file():
         raise DataError(f"there is no manifest at {path}; name a .parquet or .jsonl file of pairs")
-    readers = {".parquet": _read_parquet, ".jsonl": _read_jsonl}
-    if path.suffix.lower() not in readers:
-        raise DataError(f"{path.name} is no manifest: expected a name that ends in .parquet or .jsonl")
     pairs: dict[str, Pair] = {}
     rejections: list[Rejection] = []
     warnings: list[Rejection] = []
     ignored: dict[str, None] = {}
-    for line, row in _read_rows(path, readers[path.suffix.lower()]):
+    for line, row in read_rows(path):
         try:
             pair, notes = _use_row(row, line, path.parent, min_face_similarity, pairs)
-        except _BadRow as bad:
+        except BadRow as bad:
             name = _readable_id(row) if isinstance(row, dict) else ""
             rejections.append(Rejection(name, line, bad.reason, bad.detail))
         else:
@@ -121,95 +112,29 @@ def read_manifest(path: Path | str, min_face_similarity: float | None = None) ->
     )
 
 
-def _read_rows(path: Path, reader: Callable[[Path], _Rows]) -> _Rows:
-    try:
-        with fetched(path) as file:
-            yield from reader(file)
-    except OSError as error:
-        raise DataError(
-            f"the manifest {url_of(path) or path} cannot be read ({first_line(error)})"
-        ) from error
-
-
 def _use_row(
-    row: dict[str, Any] | _BadRow,
+    row: dict[str, Any] | BadRow,
     line: int,
     folder: Path,
     min_face_similarity: float | None,
     pairs: dict[str, Pair],
 ) -> tuple[Pair, list[Rejection]]:
-    if isinstance(row, _BadRow):
+    if isinstance(row, BadRow):
         raise row
     pair, notes = _parse_row(row, line, folder)
     if min_face_similarity is not None:
         if pair.face_similarity is None:
-            raise _BadRow(
+            raise BadRow(
                 "no face_similarity",
                 f"the field is empty, and data.min_face_similarity = {min_face_similarity}",
             )
         if pair.face_similarity < min_face_similarity:
-            raise _BadRow(
+            raise BadRow(
                 LOW_SIMILARITY, f"{pair.face_similarity:.3f}, the threshold is {min_face_similarity}"
             )
     if pair.id in pairs:
-        raise _BadRow("duplicate id", f"line {pairs[pair.id].line} has it too; give each row its own")
+        raise BadRow("duplicate id", f"line {pairs[pair.id].line} has it too; give each row its own")
     return pair, notes
-
-
-def _read_jsonl(path: Path) -> _Rows:
-    try:
-        with path.open("rb") as file:
-            encoding = find_encoding(file.read(4))
-        # Read as bytes where it can be, so that one line of bad bytes is one bad row.
-        is_utf8 = encoding.startswith("utf-8")
-        lines: IO[Any] = path.open("rb") if is_utf8 else path.open(encoding=encoding)
-        with lines:
-            for line, raw in enumerate(lines, start=1):
-                if raw.strip():
-                    yield line, _parse_json(raw)
-    except UnicodeError as error:
-        raise DataError(f"{path} is not in the {encoding} that it begins with; save it in UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({first_line(error)})") from error
-
-
-def _parse_json(raw: bytes | str) -> dict[str, Any] | _BadRow:
-    try:
-        row = parse_json(raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw)
-    except (ValueError, RecursionError) as error:
-        return _BadRow("unreadable row", f"{first_line(error)}; write one JSON object a line")
-    if isinstance(row, dict):
-        return _clean_row(row)
-    return _BadRow("unreadable row", f"a {type(row).__name__} instead of an object")
-
-
-def _read_parquet(path: Path) -> _Rows:
-    try:
-        pyarrow: Any = importlib.import_module("pyarrow")
-        parquet: Any = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise DataError(
-            "Parquet needs the package pyarrow: python -m pip install pyarrow, or write the manifest as .jsonl"
-        ) from error
-    line = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for position in range(batch.num_rows):
-                    line += 1
-                    yield line, _parquet_row(batch, position)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path} cannot be read as Parquet beyond row {line} ({first_line(error)}); write it again"
-        ) from error
-
-
-def _parquet_row(batch: Any, position: int) -> dict[str, Any] | _BadRow:
-    try:
-        values = (column[position].as_py() for column in batch.columns)
-        return _clean_row(dict(zip(batch.schema.names, values, strict=True)))
-    except (ValueError, OverflowError) as error:  # text that is no UTF-8, dates out of range
-        return _BadRow("unreadable row", first_line(error))
 
 
 KINDS = ("single-scene", "multi-scene", "augmented")
@@ -222,7 +147,6 @@ _PROVENANCE = (
     "augmenter_licence", "look_alike", "consent", "licence",
 )  # fmt: skip
 """What `comfy-lynx curate` notes of a pair's origin: for people and queries, not for training."""
-_AROUND_TEXT = "\ufeff\r\n"
 
 
 @dataclass(frozen=True)
@@ -249,20 +173,6 @@ class Pair:
     """Over the row as written, by which it is known again in another folder."""
 
 
-class _BadRow(Exception):
-    """A row that cannot be used."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-
-def _clean_row(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """The values of a row without the traces of the program that wrote them."""
-    return {str(name).strip(_AROUND_TEXT): _clean_value(value) for name, value in row.items()}
-
-
 def _parse_row(row: Mapping[str, Any], line: int, folder: Path) -> tuple[Pair, list[Rejection]]:
     """A pair, and what to know about it.
 
@@ -271,7 +181,7 @@ def _parse_row(row: Mapping[str, Any], line: int, folder: Path) -> tuple[Pair, l
         folder: of the manifest, to which paths are relative.
 
     Raises:
-        _BadRow: for a row that cannot be used.
+        BadRow: for a row that cannot be used.
     """
     identity = _parse_id(row)
     references, empty = _parse_references(row, folder)
@@ -295,18 +205,8 @@ def _readable_id(row: Mapping[str, Any]) -> str:
     """The id of a row that could not be parsed, "" when that is no id either."""
     try:
         return _parse_id(row)[:200]
-    except _BadRow:
+    except BadRow:
         return ""
-
-
-def _clean_value(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.strip(_AROUND_TEXT)
-    if isinstance(value, (list, tuple)):
-        return [_clean_value(entry) for entry in value]
-    if isinstance(value, Decimal):
-        value = int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _whole_number(value: Any) -> int | None:
@@ -322,7 +222,7 @@ def _require(row: Mapping[str, Any], name: str) -> Any:
         return value
     close = [] if name in row else difflib.get_close_matches(name, list(row), n=1)
     seen = "it is empty" if name in row else f"the row has '{close[0]}'" if close else "the row has none"
-    raise _BadRow(f"missing {name}", f"{seen}; every row needs {', '.join(_REQUIRED)}")
+    raise BadRow(f"missing {name}", f"{seen}; every row needs {', '.join(_REQUIRED)}")
 
 
 def _parse_id(row: Mapping[str, Any]) -> str:
@@ -331,14 +231,14 @@ def _parse_id(row: Mapping[str, Any]) -> str:
         return value
     number = _whole_number(value)
     if number is None:
-        raise _BadRow("bad id", f"{value!r}, a {type(value).__name__}; an id is text or a whole number")
+        raise BadRow("bad id", f"{value!r}, a {type(value).__name__}; an id is text or a whole number")
     return str(number)
 
 
 def _parse_caption(row: Mapping[str, Any]) -> str:
     value = _require(row, "caption")
     if not isinstance(value, str):
-        raise _BadRow("bad caption", f"a {type(value).__name__}; a caption is text")
+        raise BadRow("bad caption", f"a {type(value).__name__}; a caption is text")
     return value
 
 
@@ -348,22 +248,22 @@ def _parse_kind(row: Mapping[str, Any]) -> str:
         return str(value)
     close = difflib.get_close_matches(str(value), KINDS, n=1, cutoff=0.3)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    raise _BadRow("unknown kind", f"'{value}'; {hint}the kinds are {', '.join(KINDS)}")
+    raise BadRow("unknown kind", f"'{value}'; {hint}the kinds are {', '.join(KINDS)}")
 
 
 def _parse_file(row: Mapping[str, Any], name: str, value: Any, folder: Path) -> Path:
     if not isinstance(value, str):
-        raise _BadRow(f"bad {name}", f"a {type(value).__name__}; it is the path of a file")
+        raise BadRow(f"bad {name}", f"a {type(value).__name__}; it is the path of a file")
     if "\0" in value:
-        raise _BadRow(f"bad {name}", f"{value[:200]!r} is no path: it holds a null byte")
+        raise BadRow(f"bad {name}", f"{value[:200]!r} is no path: it holds a null byte")
     if is_url(value):
         try:
             return place_of(value)
         except ValueError as error:
-            raise _BadRow(f"bad {name}", first_line(error)) from error
+            raise BadRow(f"bad {name}", first_line(error)) from error
     path, unset = expand_path(value, folder)
     if unset:
-        raise _BadRow(f"bad {name}", f"'{value[:200]}' names the variable {unset[0]}, which is not set")
+        raise BadRow(f"bad {name}", f"'{value[:200]}' names the variable {unset[0]}, which is not set")
     return path
 
 
@@ -372,10 +272,10 @@ def _parse_references(row: Mapping[str, Any], folder: Path) -> tuple[tuple[Path,
     value = _require(row, "references")
     entries = [value] if isinstance(value, str) else value
     if not isinstance(entries, list):
-        raise _BadRow("bad references", f"a {type(value).__name__}; it is a list of paths")
+        raise BadRow("bad references", f"a {type(value).__name__}; it is a list of paths")
     filled = [entry for entry in entries if entry not in (None, "")]
     if not filled:
-        raise _BadRow("missing references", f"all {len(entries)} entries of the list are empty")
+        raise BadRow("missing references", f"all {len(entries)} entries of the list are empty")
     paths = tuple(_parse_file(row, "reference", entry, folder) for entry in filled)
     return paths, len(entries) - len(filled)
 
@@ -387,9 +287,9 @@ def _parse_number(
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _BadRow(f"bad {name}", f"{value!r}; it is a number")
+        raise BadRow(f"bad {name}", f"{value!r}; it is a number")
     if value > most or value < least or (above and value == least):
-        raise _BadRow(f"bad {name}", f"{value}; it lies between {least} and {most}")
+        raise BadRow(f"bad {name}", f"{value}; it lies between {least} and {most}")
     return float(value)
 
 
@@ -399,7 +299,7 @@ def _parse_frame_range(row: Mapping[str, Any]) -> tuple[int, int] | None:
         return None
     ends = [_whole_number(entry) for entry in value] if isinstance(value, list) else []
     if len(ends) != 2 or ends[0] is None or ends[1] is None:
-        raise _BadRow("bad frame_range", f"{value!r}; it is [first frame, frame after the last]")
+        raise BadRow("bad frame_range", f"{value!r}; it is [first frame, frame after the last]")
     if not 0 <= ends[0] < ends[1]:
-        raise _BadRow("bad frame_range", f"{value}; it holds no frame, the end is after the start")
+        raise BadRow("bad frame_range", f"{value}; it holds no frame, the end is after the start")
     return ends[0], ends[1]

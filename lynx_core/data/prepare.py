@@ -123,29 +123,24 @@ def prepare_dataset(
     """
     start = time.monotonic()
     report = on_progress or (lambda progress: None)
-    pull_cache(Path(cache_dir))
-    generation = open_shards(Path(cache_dir))
+    packing = _Packing(Path(cache_dir), shard_bytes)
     source = PairDataset(
         manifest,
         encoders,
         decoding or DecodingConfig(),
-        cache_dir=Path(cache_dir),
+        cache_dir=packing.cache_dir,
         quarantine_path=quarantine_path,
         warnings_path=warnings_path,
         retry=True,
         on_count=lambda done, total: report(Progress("files", done, total)),
     )
     try:
-        packing = _Packing(Path(cache_dir), shard_bytes, generation)
         ready, counts = _run_stages(source, packing, report, workers)
     except EngineError as error:
         raise DataError(str(error)) from error
     if not ready:
         raise DataError(f"no usable pair is left of {manifest.path}:{source.quarantine.summary()}")
-    pack_entries(Path(cache_dir), shard_bytes)
-    path = name_index(Path(cache_dir), manifest.path, source.fingerprints, manifest.min_face_similarity)
-    write_index(path, source.index, source.quarantine.rejections, source.warnings.rejections)
-    push_cache(Path(cache_dir))
+    packing.finish(source, manifest)
     return PreparedDataset(
         num_pairs=ready,
         skipped=source.skipped_rows(),
@@ -157,14 +152,18 @@ def prepare_dataset(
     )
 
 
-@dataclass
 class _Packing:
-    """Moves what the stages make into shards, once enough of it may be there."""
+    """Moves what the stages make into shards, once enough of it may be there.
 
-    cache_dir: Path
-    shard_bytes: int
-    generation: str
-    _num_unpacked: int = 0
+    Args:
+        cache_dir: folder of the cache, which is brought up to date first where it stands for one in a bucket.
+    """
+
+    def __init__(self, cache_dir: Path, shard_bytes: int) -> None:
+        self.cache_dir, self.shard_bytes = cache_dir, shard_bytes
+        pull_cache(cache_dir)
+        self.generation = open_shards(cache_dir)
+        self._num_unpacked = 0
 
     def note(self, num_pairs: int, *, is_stage_done: bool = False) -> None:
         """Take account of pairs that a stage has done."""
@@ -172,6 +171,13 @@ class _Packing:
         if self._num_unpacked >= _PACKED_PAIRS or is_stage_done:
             pack_entries(self.cache_dir, self.shard_bytes, whole_only=True)
             self._num_unpacked = 0
+
+    def finish(self, source: PairDataset, manifest: Manifest) -> None:
+        """Pack the rest, and write the index that a run opens."""
+        pack_entries(self.cache_dir, self.shard_bytes)
+        path = name_index(self.cache_dir, manifest.path, source.fingerprints, manifest.min_face_similarity)
+        write_index(path, source.index, source.quarantine.rejections, source.warnings.rejections)
+        push_cache(self.cache_dir)
 
 
 def _run_stages(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ..buckets import RemoteFile, ask, describe_listed, read_range, url_of
+from ..buckets import RemoteFile, ask, describe_listed, read_range, upload, url_of
 from ..spec import LynxError
 from .errors import DataError, first_line
 from .shard_file import SUFFIX, MappedShard, ShardEntry, read_entries
@@ -130,7 +130,7 @@ class ShardStorage:
         """
         if self.url is not None:
             path = self.folder / shard
-            ask(f"{self.url}/{shard}", lambda system, key: system.put_file(str(path), key))
+            upload(path, f"{self.url}/{shard}")
             path.unlink()
 
     def set_aside(self, shard: str) -> None:
