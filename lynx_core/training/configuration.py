@@ -45,6 +45,9 @@ class BaseConfig:
     """Keep each block's input only and compute the rest twice."""
     attention: AttentionChoice = "auto"
     """Kernel of attention inside each sample; auto takes the first that runs here."""
+    compile: bool = False
+    """Compile what of each block works token by token, by torch.compile. Packs are padded to packing.max_tokens, so
+    that it compiles once, in the first minutes."""
     reference_cache_gb: float = 0.0
     """Host memory of each process for cached features of the reference pass; 0 runs the pass at every step."""
 
