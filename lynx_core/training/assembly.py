@@ -25,7 +25,7 @@ from ..formats.base_file import load_transformer
 from ..hashing import hash_file, hash_files
 from ..models.adapter_configs import AdapterConfigs, configure_variant
 from ..models.adapter_modules import AdapterModules
-from ..models.frozen_base import BlockOffload, quantise_base
+from ..models.frozen_base import BlockOffload, freeze, quantise_base
 from ..models.packed_wan import PackedWan
 from ..models.segment_attention import choose_backend
 from ..rng import derive_seed
@@ -58,7 +58,7 @@ def open_base(run: TrainingConfig, context: DistributedContext) -> PackedWan:
     backend = choose_backend(context.device, dtype, config.attention)
     blocks: BlockOffload | None = None
     if run.distributed.shard_base and context.world_size > 1:
-        blocks = ShardedBlocks(transformer, context.device, context.rank, context.world_size)
+        blocks = ShardedBlocks(freeze(transformer), context.device, context.shard_mesh)
     elif config.offload_blocks:
         blocks = BlockOffload(transformer, context.device)
     else:

@@ -53,6 +53,12 @@ def _find_process_problems(config: TrainingConfig, world_size: int) -> Iterator[
             f"distributed.sequence_parallel_size is {size}, and the number of processes is {world_size}, no multiple of it; "
             f"start a multiple (torchrun --nproc-per-node {size} -m lynx_core.cli.main train CONFIG), or set another"
         )
+    shards = config.distributed.shard_size
+    if shards and world_size % shards:
+        yield (
+            f"distributed.shard_size is {shards}, and the number of processes is {world_size}, no multiple of it; start "
+            "a multiple, or set 0 to shard over all"
+        )
     shape = _try_base_shape(config)
     if shape is not None and shape.num_heads % size:
         fitting = [str(number) for number in range(1, shape.num_heads + 1) if shape.num_heads % number == 0]

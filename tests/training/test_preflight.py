@@ -88,6 +88,11 @@ def test_sizes_that_do_not_divide_are_refused(refuse: Any, monkeypatch: pytest.M
     message = refuse("distributed.sequence_parallel_size=3")
     assert "sequence_parallel_size is 3, which does not divide the 2 attention heads" in message
     assert "choose one of 1, 2" in message
+    message = refuse("distributed.shard_base=true", "distributed.shard_size=2")
+    assert "distributed.shard_size is 2, and the number of processes is 3" in message
+    assert "only for what is sharded" in refuse("distributed.shard_size=2")
+    message = refuse("distributed.shard_base=true", "base.gradient_checkpointing=false")
+    assert "base.gradient_checkpointing" in message and "needed with distributed.shard_base" in message
     assert "sequence_parallel_size is 1 or more, got 0" in refuse("distributed.sequence_parallel_size=0")
 
 
