@@ -26,7 +26,15 @@ from ..tokens import PATCH_SIZE, count_tokens
 from .adapter_configs import describe_base_misfit
 from .adapter_modules import AdapterModules
 from .frozen_base import BlockOffload, WanTransformer, freeze
-from .packed_block import AdapterInputs, PackContext, modulate, modulated_input, run_block
+from .packed_block import (
+    AdapterInputs,
+    AdapterLayers,
+    PackContext,
+    modulate,
+    modulated_input,
+    pad_rows,
+    run_block,
+)
 from .segment_attention import Segments, SequenceGroup
 
 
@@ -155,6 +163,8 @@ class PackedWan(nn.Module):
             Wants gradient checkpointing, and PackedWan not to be moved afterwards.
         group: processes that share each sequence. They give the same inputs and get the same outputs; the gradients
             of the adapter are then the group's together, those of one process are of its tokens.
+        compiled_tokens: compile what of a block works token by token, for sequences of so many tokens on this process, to which
+            shorter ones are padded; 0 compiles nothing. Longer ones and those without gradients run as they are.
 
     Raises:
         LynxError: when the base is of another kind, or its position tables were rounded.
@@ -167,6 +177,7 @@ class PackedWan(nn.Module):
         gradient_checkpointing: bool = False,
         offload: BlockOffload | None = None,
         group: SequenceGroup | None = None,
+        compiled_tokens: int = 0,
     ) -> None:
         super().__init__()
         _check_base(transformer)
@@ -176,6 +187,7 @@ class PackedWan(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.offload = offload
         self.group = group
+        self.compiled_tokens = compiled_tokens
 
     @property
     def dim(self) -> int:
@@ -220,6 +232,9 @@ class PackedWan(nn.Module):
         context = context.share(self.group)
         adapter_inputs, reference_walk = self._prepare_adapter(inputs, adapter, id_scale, ref_scale, recorded)
         hidden = self._embed(inputs.latents, self.group)
+        if torch.is_grad_enabled() and len(hidden) <= self.compiled_tokens:
+            context = context.pad(self.compiled_tokens)
+            hidden = pad_rows(hidden, self.compiled_tokens)
         for index in range(self.config.num_layers):
             features = next(reference_walk, None)
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -265,7 +280,7 @@ class PackedWan(nn.Module):
             attn_input = modulated_input(block, hidden, context)
             yield attn_input
             if index + 1 < num_blocks:
-                hidden = run_block(index, block, hidden, attn_input, context)
+                hidden = run_block(block, AdapterLayers(), hidden, attn_input, context)
 
     def _prepare(
         self, latents: Sequence[Tensor], timesteps: Tensor, texts: Sequence[Tensor]
@@ -342,15 +357,20 @@ class PackedWan(nn.Module):
         adapter_inputs: AdapterInputs | None,
         features: Tensor | None,
     ) -> Tensor:
+        layers = AdapterLayers()
+        if adapter_inputs is not None:
+            adapter = adapter_inputs.adapter
+            layers = AdapterLayers(adapter.find_id_layer(index), adapter.find_ref_layer(index))
         block = self._fetch(index)
         attn_input = modulated_input(block, hidden, context)
-        return run_block(index, block, hidden, attn_input, context, adapter_inputs, features)
+        return run_block(block, layers, hidden, attn_input, context, adapter_inputs, features)
 
     def _predict(
         self, hidden: Tensor, time: Tensor, context: PackContext, latents: Sequence[Tensor]
     ) -> list[Tensor]:
         shift, scale = (self.transformer.scale_shift_table + time[:, None].float()).unbind(1)
-        normed = modulate(self.transformer.norm_out, hidden, shift, scale, context.tokens)
+        hidden, context = hidden[: context.tokens.total], context._replace(rows=None)
+        normed = modulate(self.transformer.norm_out, hidden, shift, scale, context)
         out = self.transformer.proj_out(normed)
         if context.group is not None:
             out = context.group.gather_sequence(out, context.sequence.total)

@@ -25,12 +25,12 @@ from ..formats.base_file import load_transformer
 from ..hashing import hash_file, hash_files
 from ..models.adapter_configs import AdapterConfigs, configure_variant
 from ..models.adapter_modules import AdapterModules
-from ..models.frozen_base import BlockOffload, quantise_base
+from ..models.frozen_base import BlockOffload, freeze, quantise_base
 from ..models.packed_wan import PackedWan
 from ..models.segment_attention import choose_backend
 from ..rng import derive_seed
 from .adapter_settings import AdapterSettings, describe_mix, find_misfits, wanted_parts
-from .configuration import BaseConfig, DataConfig, TrainingConfig
+from .configuration import DataConfig, TrainingConfig
 from .configuration_file import ConfigurationError
 from .curriculum import Kinds, SampleTable
 from .distributed import DistributedContext, ShardedBlocks
@@ -45,26 +45,35 @@ _NAMED = 3
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def open_base(config: BaseConfig, context: DistributedContext, shard: bool) -> PackedWan:
-    """Load the frozen base and put it where it will run.
+def open_base(run: TrainingConfig, context: DistributedContext) -> PackedWan:
+    """Load the frozen base of a run and put it where it will run.
 
     Raises:
         BaseModelError: when there is no usable base.
     """
+    config = run.base
     dtype = DTYPES[config.dtype]
     transformer = load_transformer(config.transformer, dtype)
     quantise_base(transformer, config.quantisation)
     backend = choose_backend(context.device, dtype, config.attention)
     blocks: BlockOffload | None = None
-    if shard and context.world_size > 1:
-        blocks = ShardedBlocks(transformer, context.device, context.rank, context.world_size)
+    if run.distributed.shard_base and context.world_size > 1:
+        blocks = ShardedBlocks(freeze(transformer), context.device, context.shard_mesh)
     elif config.offload_blocks:
         blocks = BlockOffload(transformer, context.device)
     else:
         transformer.to(context.device)
     if context.device.type == "cpu":
         _align(transformer)
-    return PackedWan(transformer, backend, config.gradient_checkpointing, blocks, context.sequence_group)
+    num_tokens = -(-run.packing.max_tokens // run.distributed.sequence_parallel_size)
+    return PackedWan(
+        transformer,
+        backend,
+        config.gradient_checkpointing,
+        blocks,
+        context.sequence_group,
+        compiled_tokens=num_tokens if config.compile else 0,
+    )
 
 
 _ALIGNMENT_BYTES = 64

@@ -45,6 +45,9 @@ class BaseConfig:
     """Keep each block's input only and compute the rest twice."""
     attention: AttentionChoice = "auto"
     """Kernel of attention inside each sample; auto takes the first that runs here."""
+    compile: bool = False
+    """Compile what of each block works token by token, by torch.compile. Packs are padded to packing.max_tokens, so
+    that it compiles once, in the first minutes."""
     reference_cache_gb: float = 0.0
     """Host memory of each process for cached features of the reference pass; 0 runs the pass at every step."""
 
@@ -208,7 +211,10 @@ class DistributedConfig:
     sharding: Sharding = "ddp"
     """ddp: each process holds all trained weights; fsdp2: weights, gradients and optimiser are sharded."""
     shard_base: bool = False
-    """Shard the blocks of the frozen base as well; each block is gathered when it runs."""
+    """Shard the blocks of the frozen base as well; each block is gathered while the one before it runs."""
+    shard_size: int = 0
+    """Processes that one copy of what is sharded is divided among; 0: all. On many nodes the processes of one (HSDP):
+    weights are gathered within a node, and only gradients go between nodes."""
     sequence_parallel_size: int = 1
     """Processes that share each pack, a part of its tokens each (Ulysses), for videos that are too long for one: 8 for
     1280x720x81, 75,600 tokens. It divides the processes and the base's attention heads."""
@@ -216,6 +222,12 @@ class DistributedConfig:
     def __post_init__(self) -> None:
         with SettingChecks("distributed", self) as check:
             check.at_least(1, "sequence_parallel_size")
+            check.at_least(0, "shard_size")
+            check.check(
+                "shard_size",
+                not self.shard_size or self.sharding == "fsdp2" or self.shard_base,
+                'only for what is sharded: with distributed.sharding = "fsdp2" or distributed.shard_base = true',
+            )
 
 
 @dataclass(frozen=True)
@@ -328,6 +340,12 @@ class TrainingConfig:
             not (is_sharded and self.base.offload_blocks),
             "an alternative to base.offload_blocks; unset one of the two",
             True,
+        )
+        check.check(
+            "base.gradient_checkpointing",
+            self.base.gradient_checkpointing or not is_sharded,
+            "needed with distributed.shard_base, which frees a block's weights before its backward",
+            False,
         )
         check.check(
             "base.reference_cache_gb",

@@ -2,13 +2,14 @@
 
 accelerate finds the processes and wraps the adapter in DDP. FSDP2 (`fully_shard`) shards trained
 weights, gradients and optimiser instead: 68.5 GB for the full adapter become 8.6 on each of 8 GPUs.
-The frozen base is no part of either; `ShardedBlocks` shards it, with the interface of offloading.
+The frozen base is no part of either; `ShardedBlocks` shards it, by FSDP2 as well, with the interface of offloading.
+On many nodes, HSDP shards within a group of processes and replicates the groups.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
+import functools
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +29,7 @@ from .reference_cache import ReferenceFeatureCache
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch.distributed.device_mesh import DeviceMesh
 
 _Shared = TypeVar("_Shared")
 
@@ -71,6 +73,7 @@ class DistributedContext:
         """Groups of processes that run packs of their own; each is one process without sequence parallelism."""
         self.data_rank = self.rank // config.sequence_parallel_size
         self.sequence_group = self._make_sequence_group(config.sequence_parallel_size)
+        self._shard_size = config.shard_size or self.world_size
         self.checkpoint_group: Any = None
         """Of the processes while they write a checkpoint, beside the steps; None for a single one."""
         if self.world_size > 1:
@@ -112,7 +115,17 @@ class DistributedContext:
             return model
         if self.sharding == "ddp":
             return self.accelerator.prepare_model(model)
-        return _shard_adapter(model, self.world_size, self.device)
+        return _shard_adapter(model, self.shard_mesh)
+
+    @functools.cached_property
+    def shard_mesh(self) -> DeviceMesh:
+        """The processes that weights are sharded over; with fewer in a group than there are, the groups are replicas."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        size, names = self._shard_size, ("replicate", "shard")
+        if size == self.world_size:
+            return init_device_mesh(self.device.type, (size,), mesh_dim_names=names[1:])
+        return init_device_mesh(self.device.type, (self.world_size // size, size), mesh_dim_names=names)
 
     def settle_buckets(self, model: nn.Module, inputs: PackedInputs) -> None:
         """Run a pack that changes nothing, after which DDP sums gradients in the order that it keeps.
@@ -193,11 +206,9 @@ def _make_accelerator(run: RunConfig) -> Accelerator:
         ) from error
 
 
-def _shard_adapter(model: AdapterForward, world_size: int, device: torch.device) -> nn.Module:
-    from torch.distributed.device_mesh import init_device_mesh
+def _shard_adapter(model: AdapterForward, mesh: DeviceMesh) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device.type, (world_size,))
     for layer in (*model.adapter.id.values(), *model.adapter.ref.values()):
         fully_shard(layer, mesh=mesh)
     if model.adapter.resampler is not None:
@@ -212,53 +223,38 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 class ShardedBlocks(BlockOffload):
-    """Keeps one shard of each frozen block on each process, and all-gathers a block when it runs.
+    """Shards the frozen blocks by FSDP2; the one that runs is gathered, and while it does, the next.
 
-    All processes must run the same blocks in the same order, which
-    they do: each runs one pack at a time, forward and backward.
+    Forward and backward, with the reference pass beside them, fetch blocks one by one, so one gathering serves all
+    that a block does. All processes fetch the same ones in the same order: each runs one pack at a time. Wants
+    gradient checkpointing: a block's weights are freed when the next is fetched.
 
     Args:
-        transformer: its blocks are replaced by this process's shards; everything else is moved to
-            `device` whole.
+        transformer: its blocks are sharded in place; everything else is moved to `device` whole.
+        mesh: of FSDP2, or of HSDP.
     """
 
-    def __init__(self, transformer: Any, device: torch.device, rank: int, world_size: int) -> None:
+    def __init__(self, transformer: Any, device: torch.device, mesh: DeviceMesh) -> None:
+        from torch.distributed.fsdp import fully_shard
+
         self.device = device
-        self.world_size = world_size
-        self._shells = [copy.deepcopy(block).to("meta") for block in transformer.blocks]
-        self._shards = [
-            {name: _shard(tensor, rank, world_size).to(device) for name, tensor in block.state_dict().items()}
-            for block in transformer.blocks
-        ]
-        for block in transformer.blocks:
-            block.to("meta")
         for child in transformer.children():
             if child is not transformer.blocks:
                 child.to(device)
         transformer.scale_shift_table.data = transformer.scale_shift_table.data.to(device)
-        self._fetched: tuple[int, nn.Module] | None = None
+        self._blocks = [fully_shard(block, mesh=mesh) for block in transformer.blocks]
+        self._last: int | None = None
 
     def fetch(self, index: int) -> nn.Module:
-        """Gather block `index`; the block fetched before is dropped."""
-        if self._fetched is None or self._fetched[0] != index:
-            self._fetched = None
-            block = copy.deepcopy(self._shells[index])
-            shapes = {name: tensor.shape for name, tensor in block.state_dict().items()}
-            whole = {name: self._gather(part, shapes[name]) for name, part in self._shards[index].items()}
-            block.load_state_dict(whole, assign=True)
-            block.requires_grad_(False)
-            self._fetched = index, block
-        return self._fetched[1]
-
-    def _gather(self, part: Tensor, shape: torch.Size) -> Tensor:
-        parts = [torch.empty_like(part) for _ in range(self.world_size)]
-        dist.all_gather(parts, part)
-        return torch.cat(parts)[: shape.numel()].view(shape)
-
-
-def _shard(tensor: Tensor, rank: int, world_size: int) -> Tensor:
-    """Shard `rank` of a flattened tensor, padded with zeros."""
-    flat = tensor.detach().flatten()
-    length = -(-len(flat) // world_size)
-    part = flat[rank * length : (rank + 1) * length]
-    return torch.nn.functional.pad(part, (0, length - len(part)))
+        """Give block `index`, gathered; the block fetched before is sharded again."""
+        block = self._blocks[index]
+        if self._last != index:
+            step = 1
+            if self._last is not None:
+                self._blocks[self._last].reshard()
+                step = 1 if index > self._last else -1
+            block.unshard()
+            if 0 <= index + step < len(self._blocks):
+                self._blocks[index + step].unshard(async_op=True)
+            self._last = index
+        return block

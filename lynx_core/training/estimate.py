@@ -85,10 +85,11 @@ class MemoryEstimate:
 def estimate_memory(config: TrainingConfig, shape: BaseShape, world_size: int) -> MemoryEstimate:
     """Estimate what each process holds on its device."""
     num_trained, num_frozen = _count_adapter_weights(config, shape)
-    sharded = world_size if config.distributed.sharding == "fsdp2" else 1
+    num_shards = config.distributed.shard_size or world_size
+    sharded = num_shards if config.distributed.sharding == "fsdp2" else 1
     trained = 4 * num_trained / sharded
     return MemoryEstimate(
-        base=_estimate_base(config, shape, world_size),
+        base=_estimate_base(config, shape, num_shards),
         trained=trained + 4 * num_frozen,
         gradients=trained,
         optimizer=_OPTIMIZER_BYTES[config.optimizer.kind] * num_trained / sharded,
@@ -98,14 +99,14 @@ def estimate_memory(config: TrainingConfig, shape: BaseShape, world_size: int) -
     )
 
 
-def _estimate_base(config: TrainingConfig, shape: BaseShape, world_size: int) -> float:
+def _estimate_base(config: TrainingConfig, shape: BaseShape, num_shards: int) -> float:
     width = _BASE_BYTES[config.base.dtype]
     block_width = width if config.base.quantisation == "none" else 1
     blocks = block_width * shape.block_weights
     if config.base.offload_blocks:
         blocks = 2 * blocks // shape.num_blocks
     elif config.distributed.shard_base:
-        blocks = blocks // world_size + 2 * blocks // shape.num_blocks
+        blocks = blocks // num_shards + 2 * blocks // shape.num_blocks
     return float(blocks + width * shape.other_weights)
 
 

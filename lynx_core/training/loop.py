@@ -173,7 +173,7 @@ class Trainer:
     def _build_model(self) -> AdapterModules:
         config, context = self.config, self.context
         self.progress.note(f"loading {config.base.transformer}")
-        base = open_base(config.base, context, config.distributed.shard_base)
+        base = open_base(config, context)
         faces = self.source.features.encoders.faces
         adapter = make_adapter(
             config.adapter, base, config.run.seed, faces.recogniser_name, self.progress.note

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import shutil
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -40,7 +41,7 @@ def find_model_problems(config: TrainingConfig, world_size: int = 1) -> list[str
     use_gpu = config.run.device == "auto" and torch.cuda.is_available()
     device = torch.device("cuda" if use_gpu else "cpu")
     problems += _ask(choose_backend, device, DTYPES[config.base.dtype], config.base.attention)
-    problems += _find_process_problems(config, world_size)
+    problems += [*_find_process_problems(config, world_size), *_find_compiler_problems(config, device)]
     return [*problems, *_find_adapter_problems(config)]
 
 
@@ -52,6 +53,12 @@ def _find_process_problems(config: TrainingConfig, world_size: int) -> Iterator[
             f"distributed.sequence_parallel_size is {size}, and the number of processes is {world_size}, no multiple of it; "
             f"start a multiple (torchrun --nproc-per-node {size} -m lynx_core.cli.main train CONFIG), or set another"
         )
+    shards = config.distributed.shard_size
+    if shards and world_size % shards:
+        yield (
+            f"distributed.shard_size is {shards}, and the number of processes is {world_size}, no multiple of it; start "
+            "a multiple, or set 0 to shard over all"
+        )
     shape = _try_base_shape(config)
     if shape is not None and shape.num_heads % size:
         fitting = [str(number) for number in range(1, shape.num_heads + 1) if shape.num_heads % number == 0]
@@ -59,6 +66,17 @@ def _find_process_problems(config: TrainingConfig, world_size: int) -> Iterator[
             f"distributed.sequence_parallel_size is {size}, which does not divide the {shape.num_heads} attention heads "
             f"of {config.base.transformer}; choose one of {', '.join(fitting)}"
         )
+
+
+def _find_compiler_problems(config: TrainingConfig, device: torch.device) -> Iterator[str]:
+    """What torch.compile makes its kernels with."""
+    if not config.base.compile:
+        return
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        yield "base.compile needs the package triton, which comes with PyTorch for Linux; install it, or set it to false"
+    compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
+    if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
+        yield "base.compile needs a C++ compiler on the CPU, and there is no g++ or clang++; install one, or set it to false"
 
 
 def _try_base_shape(config: TrainingConfig) -> BaseShape | None:

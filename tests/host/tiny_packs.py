@@ -120,7 +120,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     """Relative L2 error; absolute where nothing is expected."""
     scale = expected.double().norm()
     error = (found.double() - expected.double()).norm()
-    return float(error / scale) if scale else float(error)
+    return float((error / scale if scale else error).detach())
 
 
 def flatten(gradients: dict[str, Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, get_args
 
 import pytest
@@ -21,6 +22,7 @@ from tiny_packs import (
     run_pack,
 )
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from lynx_core.models import packed_block
 from lynx_core.models.adapter_modules import AdapterModules
@@ -235,6 +237,31 @@ def test_gradient_checkpointing_changes_nothing(wan: PackedWan) -> None:
     assert all(torch.equal(a, b) for a, b in zip(outputs, again, strict=True))
     for a, b in zip(gradients, gradients_again, strict=True):
         assert torch.equal(flatten(a), flatten(b))
+
+
+def test_compiled_blocks_give_the_same_and_compile_once(
+    wan: PackedWan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packs of other numbers and lengths of samples, padded to one length; with the compiler's last stage left out."""
+    counter = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(packed_block, "_compile", cache(lambda part: torch.compile(part, backend=counter)))
+    compiled = PackedWan(wan.transformer, gradient_checkpointing=True, compiled_tokens=96)
+    adapter, samples = make_adapter("full"), make_samples()
+    counts = []
+    for pack_of in (samples, samples[:1], samples[2:0:-1], [samples[0]] * 5):
+        outputs, gradients = run_pack(wan, adapter, pack_of)
+        found, found_gradients = run_pack(compiled, adapter, pack_of)
+        counts.append(counter.frame_count)
+        for a, b in zip(outputs, found, strict=True):
+            assert relative_error(b, a) < TOLERANCE
+        for mine, other in zip(gradients, found_gradients, strict=True):
+            assert relative_error(flatten(other), flatten(mine)) < TOLERANCE
+    assert counts[0] > 4 and set(counts) == {counts[0]}, "nothing is compiled again for another pack"
+    with torch.no_grad():
+        longer = compiled(pack(samples * 3), adapter)
+    assert relative_error(longer[0], wan(pack(samples), adapter)[0]) < TOLERANCE, (
+        "longer ones run as they are"
+    )
 
 
 def test_recorded_features_stand_for_the_reference_pass(wan: PackedWan) -> None:

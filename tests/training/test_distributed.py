@@ -43,6 +43,18 @@ def test_sharded_base_gives_what_a_full_one_gives(
     assert_same_bits(replicated, run_two(world, tmp_path / "run", sharding="ddp", shard_base=True))
 
 
+def test_groups_of_shards_give_what_ddp_gives(
+    world: Path, tmp_path: Path, replicated: dict[str, Tensor]
+) -> None:
+    """HSDP: two replicas of two shards each, of base and adapter."""
+    values = plain_configuration(world, tmp_path / "run")
+    values["distributed"] = {"sharding": "fsdp2", "shard_base": True, "shard_size": 2}
+    num_packs = 2 * values["optimizer"]["gradient_accumulation_steps"]  # as two processes have
+    values["optimizer"] |= {"gradient_accumulation_steps": 1, "global_batch_size": num_packs}
+    assert Run(values, 4).join() == [0] * 4
+    assert_close(replicated, read_result(tmp_path / "run"))
+
+
 def test_fsdp2_goes_on_exactly(world: Path, tmp_path: Path) -> None:
     values = plain_configuration(world, tmp_path / "run")
     values["distributed"] = {"sharding": "fsdp2"}

@@ -18,7 +18,7 @@ from lynx_core.formats.adapter_weights import save_modules
 from lynx_core.models.adapter_configs import configure_variant
 from lynx_core.models.adapter_modules import AdapterModules
 from lynx_core.models.packed_wan import PackedWan
-from lynx_core.training import estimate
+from lynx_core.training import estimate, model_checks
 from lynx_core.training.estimate import count_more_checkpoints
 
 MODES = (("--dry-run",), ())
@@ -88,7 +88,18 @@ def test_sizes_that_do_not_divide_are_refused(refuse: Any, monkeypatch: pytest.M
     message = refuse("distributed.sequence_parallel_size=3")
     assert "sequence_parallel_size is 3, which does not divide the 2 attention heads" in message
     assert "choose one of 1, 2" in message
+    message = refuse("distributed.shard_base=true", "distributed.shard_size=2")
+    assert "distributed.shard_size is 2, and the number of processes is 3" in message
+    assert "only for what is sharded" in refuse("distributed.shard_size=2")
+    message = refuse("distributed.shard_base=true", "base.gradient_checkpointing=false")
+    assert "base.gradient_checkpointing" in message and "needed with distributed.shard_base" in message
     assert "sequence_parallel_size is 1 or more, got 0" in refuse("distributed.sequence_parallel_size=0")
+
+
+def test_compiling_needs_a_compiler(refuse: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(model_checks.shutil, "which", lambda _: None)
+    assert "base.compile needs a C++ compiler on the CPU" in refuse("base.compile=true", "run.device=cpu")
 
 
 def _shared_rows(world: Path, folder: Path, change: Mapping[str, str]) -> list[dict[str, Any]]:

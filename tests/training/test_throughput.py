@@ -22,7 +22,8 @@ from lynx_core.rng import RNGKey
 from lynx_core.spec import Variant
 from lynx_core.training import step as step_module
 from lynx_core.training import throughput
-from lynx_core.training.loop import Trainer, train
+from lynx_core.training.loop import Trainer, open_run, train
+from lynx_core.training.run_lock import StopSignal
 from lynx_core.training.step import LoadedStep
 from lynx_core.training.throughput import REFERENCE_TOKENS, StepFlops, find_peak_flops, straggler_gap
 
@@ -140,3 +141,17 @@ def test_figures_by_hand() -> None:
     assert find_peak_flops("Radeon") is None
     assert straggler_gap([2.0, 1.0], [1.0, 1.0]) == pytest.approx(0.5)
     assert straggler_gap([], []) == 0.0
+
+
+def test_a_run_pads_its_packs_for_compiled_blocks(world: Path, tmp_path: Path) -> None:
+    stage = [{"name": "images", "kind": "images", "steps": 2}]
+    found = []
+    for name, changes in (("plain", {}), ("compiled", {"base": {"compile": True}})):
+        config = make_configuration(world, tmp_path / name, stages=stage, **changes)
+        # What the compiler makes of it is tested with the blocks; here all else of a run.
+        with torch.compiler.set_stance("force_eager"), open_run(config) as trainer:
+            base = trainer.model._hidden_base[0]  # type: ignore[operator, union-attr, index]
+            assert base.compiled_tokens == (config.packing.max_tokens if changes else 0)
+            trainer.run(StopSignal())
+            found.append(torch.cat([p.detach().flatten() for p in trainer.parameters.values()]))
+    assert tiny_packs.relative_error(found[1], found[0]) < 1e-4
