@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from ..buckets import fetched, url_of
 from ..foreign_text import parse_json
+from ..spec import LynxError
 from .errors import DataError, first_line
 from .text_files import find_encoding
 
@@ -18,7 +19,7 @@ _PARQUET_ROWS = 4096
 _AROUND_TEXT = "\ufeff\r\n"
 
 
-class BadRow(Exception):
+class BadRow(LynxError):
     """A row that cannot be used."""
 
     def __init__(self, reason: str, detail: str) -> None:
