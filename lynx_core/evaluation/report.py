@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..durable_file import write_aside, write_durably
+from ..foreign_text import parse_json
 from .cells import Matrix
 from .charts import Point, draw_likeness_editability
 from .errors import ConfigurationError
@@ -310,15 +311,20 @@ class Content:
         )
         yield "prompts", f"{config.prompts}, {len(results.prompts)} prompts"
         yield "ledger", str(config.output / "ledger")
+        models: set[tuple[str, str]] = set()
         for method in config.methods:
             rows = [row for row in results.videos.values() if row.method == method.name]
             workflows = sorted({(row.workflow_sha256 or "finished videos")[:16] for row in rows})
-            models = sorted({row.model_files for row in rows})
+            named = {pair for row in rows for pair in parse_json(row.model_files or "{}").items()}
+            models |= named
             conditioned = ", ".join(method.conditioned_by) or "no recogniser"
             yield (
                 f"method {method.name}",
-                f"workflow {', '.join(workflows) or 'none'}; model files {' '.join(models)}; conditioned by {conditioned}",
+                f"workflow {', '.join(workflows) or 'none'}; model files {', '.join(sorted({name for name, _ in named})) or 'none'}; conditioned by {conditioned}",
             )
+        for name in sorted({name for name, _ in models}):
+            # More than one where it was changed between videos.
+            yield f"file {name}", "SHA-256 " + " and ".join(sorted(sha for key, sha in models if key == name))
         for settings in config.recognisers:
             yield (
                 f"recogniser {settings.name}",
