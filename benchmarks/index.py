@@ -100,7 +100,7 @@ def _write_plan(path: Path, num_pairs: int) -> None:
         "latent_frames": frames, "latent_height": side, "latent_width": side,
     }  # fmt: skip
     batch = pa.record_batch({name: pa.array(column) for name, column in columns.items()})
-    schema = batch.schema.with_metadata({"num_absent": "0"})
+    schema = batch.schema.with_metadata({"num_absent": "0", "kind_weights": "null"})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
         file.write_batch(batch.replace_schema_metadata(schema.metadata))
 

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from ..spec import LynxError
-from . import bake, convert, curate, doctor, download, evaluate, train
+from . import bake, convert, curate, doctor, download, evaluate, inspect, train
 
-_VERBS = (download, convert, doctor, bake, curate, train, evaluate)
+_VERBS = (download, convert, doctor, bake, curate, inspect, train, evaluate)
 _INTERRUPTED = 130
 
 

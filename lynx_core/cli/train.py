@@ -102,7 +102,7 @@ def _show_plan(config: TrainingConfig, resume_from: int | None = None) -> int:
     """
     import torch
 
-    from ..training.assembly import make_table
+    from ..training.assembly import choose_kind_weights, make_table
     from ..training.checkpoint import CheckpointFolder, read_state
     from ..training.curriculum import PackStream
     from ..training.estimate import estimate_memory, read_base_shape
@@ -127,7 +127,12 @@ def _show_plan(config: TrainingConfig, resume_from: int | None = None) -> int:
     if start and not config.optimizer.global_batch_size:
         packs_per_step = read_state(checkpoints.path_of(start))["identity"]["packs_per_step"]
     stream = PackStream(
-        table, config.stages, config.packing, config.run.seed, packs_per_step, config.data.kind_weights
+        table,
+        config.stages,
+        config.packing,
+        config.run.seed,
+        packs_per_step,
+        choose_kind_weights(config, source.items),
     )
     for number in range(len(config.stages)):
         _show_stage(config, stream, number)

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from ..engine.engine import Engine
+from ..offline_page import make_histogram
 from .configuration import CurationConfig, SourceConfig
 from .errors import CurationError
 from .files import write_json
 from .networks import FaceNetworks
-from .page_data import make_histogram
 from .quality import find_fault
 from .records import SourceFile, TrackFacts
 from .scan import make_scan_stage

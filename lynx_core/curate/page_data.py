@@ -5,7 +5,6 @@ It is kept beside the page, so that a person can be taken out of it without the 
 
 from __future__ import annotations
 
-import base64
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..faces.crops import crop_for_reference
+from ..offline_page import encode_picture, make_histogram
 from .manifests import PairRow
-from .media import read_jpeg, scale_down, write_jpeg
+from .media import read_jpeg, scale_down
 from .target_crops import cut_view
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ MAX_PEOPLE = 200
 MAX_FACES = 6
 MAX_PAIRS_PER_KIND = 12
 NUM_EXTREMES = 6
-NUM_BINS = 40
 _FACE_PX, _TARGET_PX = 96, 168
 
 
@@ -134,21 +133,6 @@ def _make_histograms(state: CurationState, by_kind: dict[str, list[PairRow]]) ->
     ]
 
 
-def make_histogram(title: str, series: dict[str, list[float]], lines: dict[str, float]) -> dict[str, Any]:
-    """Counts of several series over common bins, with named lines."""
-    values = [value for some in series.values() for value in some] + list(lines.values())
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    margin = max((high - low) * 0.05, 0.005)
-    edges = np.linspace(low - margin, high + margin, NUM_BINS + 1)
-    return {
-        "title": title,
-        "low": float(edges[0]),
-        "high": float(edges[-1]),
-        "series": {name: np.histogram(some, edges)[0].tolist() for name, some in series.items() if some},
-        "lines": lines,
-    }
-
-
 def _list_look_alikes(state: CurationState) -> list[dict[str, Any]]:
     found = [member for member in state.memberships.values() if member.look_alike]
     return [
@@ -186,10 +170,10 @@ class _Thumbnails:
         pair = self._candidates()[row.id]
         variant = self.state.variants.get(row.id)
         if variant:
-            references = [_encode(scale_down(read_jpeg(variant.picture), _TARGET_PX))]
+            references = [encode_picture(scale_down(read_jpeg(variant.picture), _TARGET_PX))]
         else:
             references = [
-                _encode(
+                encode_picture(
                     scale_down(
                         read_jpeg(self.state.read_pictures(ref.track).pictures[ref.sample]), _TARGET_PX
                     )
@@ -210,7 +194,7 @@ class _Thumbnails:
             "person": row.person,
             "tracks": sorted({row.target_track, *(ref.track for ref in pair.references)}),
             "references": references,
-            "target": _encode(scale_down(view, _TARGET_PX)),
+            "target": encode_picture(scale_down(view, _TARGET_PX)),
             "similarity": row.face_similarity,
             "caption": row.caption,
             "kind": row.kind,
@@ -228,8 +212,4 @@ class _Thumbnails:
 
     def _show_aligned(self, picture: bytes, landmarks: np.ndarray) -> str:
         crop = crop_for_reference(read_jpeg(picture), landmarks.reshape(5, 2))
-        return _encode(scale_down(crop, _FACE_PX))
-
-
-def _encode(pixels: np.ndarray) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(write_jpeg(pixels, 80)).decode()
+        return encode_picture(scale_down(crop, _FACE_PX))

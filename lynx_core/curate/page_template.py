@@ -1,36 +1,5 @@
 """The page's HTML, for Jinja. It follows the reader's light or dark setting, and fits a narrow window."""
 
-STYLE = """:root { color-scheme: light dark; --line: light-dark(#d8dde3, #3a414a); --soft: light-dark(#5b6672, #a3adb8);
-  --card: light-dark(#ffffff, #1d2228); --page: light-dark(#f4f6f8, #14181d); --text: light-dark(#1b2127, #e8ebee); }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 24px 20px 64px; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 40px 0 12px; } h3 { font-size: 15px; margin: 0 0 8px; }
-p { margin: 0 0 10px; } .soft { color: var(--soft); }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 20px 0; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; min-width: 0; }
-.figure b { display: block; font-size: 24px; line-height: 1.2; font-variant-numeric: tabular-nums; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 5px 14px 5px 0; border-top: 1px solid var(--line); vertical-align: top; }
-td.soft { overflow-wrap: anywhere; min-width: 240px; } td.name { white-space: nowrap; }
-tr:first-child th, tr:first-child td { border-top: 0; } th { font-weight: 600; } .number { text-align: right; white-space: nowrap; }
-.scroll, .two > .card { overflow-x: auto; }
-.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 12px; }
-svg { width: 100%; height: auto; display: block; } svg text { font: 12px system-ui, sans-serif; fill: var(--soft); }
-svg line { stroke: var(--text); stroke-dasharray: 4 3; } svg line.floor { stroke: var(--line); stroke-dasharray: none; }
-.legend span { margin-right: 14px; white-space: nowrap; } .legend i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 5px; }
-.people { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 12px; }
-.faces { display: flex; flex-wrap: wrap; gap: 5px; } .faces img { width: 60px; height: 60px; border-radius: 6px; object-fit: cover; }
-.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 270px), 1fr)); gap: 12px; }
-.pair .row { display: flex; gap: 6px; align-items: center; height: 132px; }
-.pair .row img { max-height: 132px; min-width: 0; max-width: 50%; border-radius: 6px; object-fit: contain; }
-.pair .row img + img { margin-left: auto; }
-th { overflow-wrap: anywhere; }
-.pair p { margin: 8px 0 0; font-size: 13px; overflow-wrap: anywhere; }
-.tag { display: inline-block; border: 1px solid var(--line); border-radius: 99px; padding: 0 9px; font-size: 12px; margin: 0 4px 4px 0; }
-.warn { color: light-dark(#9a3412, #fdba74); }
-"""
-
 TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>
@@ -42,14 +11,6 @@ TEMPLATE = """<!doctype html>
 </head>
 <body>
 <main>
-{% macro show(pair) %}
-<div class="card pair">
-<div class="row">{% for picture in pair.references %}<img src="{{ picture }}" alt="reference of {{ pair.person }}">{% endfor %}<img src="{{ pair.target }}" alt="target"></div>
-<p><span class="tag">{{ '%.3f'|format(pair.similarity) }}</span><span class="tag">{{ pair.raw_kind }}</span>{% if pair.augmenter %}<span class="tag">{{ pair.augmenter }}</span>{% endif %}{% if pair.split == 'heldout' %}<span class="tag">held out</span>{% endif %}</p>
-<p>{{ pair.person }}: {{ pair.caption }}</p>
-<p class="soft">{{ pair.path.replace('\\\\', '/').split('/')[-1] }}{% if pair.frames %}, frames {{ pair.frames[0] }}–{{ pair.frames[1] - 1 }}{% endif %}</p>
-</div>
-{% endmacro %}
 <h1>Curation</h1>
 <p class="soft">One person from a cosine of {{ '%.3f'|format(facts.threshold) }} of {{ facts.recogniser }} ({{ facts.threshold_origin }}); pairs above {{ '%.3f'|format(facts.too_alike) }} are left out as too alike.</p>
 <div class="figures">
@@ -73,8 +34,7 @@ TEMPLATE = """<!doctype html>
 <h2>Similarity</h2>
 <div class="two">
 {% for histogram in histograms %}
-<div class="card"><h3>{{ histogram.title }}</h3>{{ histogram.svg|safe }}
-<p class="legend">{% for name, colour, count in histogram.legend %}<span><i style="background: {{ colour }}"></i>{{ name }} ({{ count }})</span>{% endfor %}</p></div>
+{{ chart(histogram) }}
 {% endfor %}
 </div>
 <h2>People</h2>
@@ -131,8 +91,7 @@ CALIBRATION_TEMPLATE = """<!doctype html>
 <div class="card figure"><b>{{ '%.4g'|format(seen_false_accept_rate) }}</b>false accepts seen, {{ '%g'|format(false_accept_rate) }} asked</div>
 <div class="card figure"><b>{{ '%.3f'|format(true_accept_rate) }}</b>true accepts</div>
 </div>
-<div class="card"><h3>{{ histogram.title }}</h3>{{ drawn.svg|safe }}
-<p class="legend">{% for name, colour, count in drawn.legend %}<span><i style="background: {{ colour }}"></i>{{ name }} ({{ count }})</span>{% endfor %}</p></div>
+{{ chart(histograms[0]) }}
 {% for warning in warnings %}<p class="warn" style="margin-top: 14px">{{ warning }}</p>{% endfor %}
 </main></body></html>
 """

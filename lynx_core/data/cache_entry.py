@@ -5,6 +5,7 @@ The same bytes lie in a file of their own while a preparation makes them, and si
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 from ..foreign_text import parse_json
 from ..hashing import hash_tensors, hash_values
 
-_DIGEST, _SOURCE = "sha256", "source"
+_ABOUT = "lynx"
+"""One text, since safetensors writes several in any order, and equal entries have equal bytes."""
 
 
 def name_entry(kind: str, depends_on: Any) -> str:
@@ -29,15 +31,15 @@ def encode_entry(tensors: Mapping[str, Tensor], source: str) -> bytes:
     Args:
         source: hash of the file or text that it was made of, 64 hex digits; "" for an entry of no one's.
     """
-    metadata = {_DIGEST: hash_tensors(tensors), _SOURCE: source}
-    return safetensors.torch.save(dict(tensors), metadata=metadata)
+    about = {"sha256": hash_tensors(tensors), "source": source}
+    return safetensors.torch.save(dict(tensors), metadata={_ABOUT: json.dumps(about)})
 
 
 def decode_entry(raw: bytes) -> dict[str, Tensor] | None:
     """The tensors of an entry, every bit checked; None when it is damaged."""
     try:
         tensors = safetensors.torch.load(raw)
-        stored = parse_header(raw)["__metadata__"][_DIGEST]
+        stored = _read_about(parse_header(raw))["sha256"]
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError):
         return None
     if stored != hash_tensors(tensors):
@@ -61,4 +63,11 @@ def parse_header(raw: bytes) -> dict[str, Any]:
 
 def read_source(header: Mapping[str, Any]) -> str:
     """What the entry of a header was made of, as `encode_entry` took it."""
-    return str(header.get("__metadata__", {}).get(_SOURCE, ""))
+    try:
+        return str(_read_about(header)["source"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _read_about(header: Mapping[str, Any]) -> dict[str, str]:
+    return dict(parse_json(header["__metadata__"][_ABOUT]))

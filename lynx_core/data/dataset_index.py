@@ -135,7 +135,8 @@ def reject(pair: Pair, error: MediaError) -> Rejection:
 def _describe(item: IndexEntry) -> list[object]:
     pair = item.pair
     row = [pair.id, pair.caption, pair.kind, pair.face_similarity, pair.frame_range, pair.fps]
-    return [*row, item.target_hash, list(item.reference_hashes)]
+    weight = [] if pair.weight is None else [pair.weight]
+    return [*row, item.target_hash, list(item.reference_hashes), *weight]
 
 
 def _look_at_pair(

@@ -3,9 +3,9 @@
 Parquet, or JSONL with one object a line. Columns, in the words of a row:
 
     {"id": "a-17", "target": "clips/17.mp4", "references": ["faces/a.jpg"], "caption": "...",
-     "kind": "single-scene", "face_similarity": 0.71, "frame_range": [0, 120], "fps": 25}
+     "kind": "single-scene", "face_similarity": 0.71, "frame_range": [0, 120], "fps": 25, "weight": 1.5}
 
-The last three may be left out. Paths are relative to the manifest's folder, and may begin with `~` or
+The last four may be left out. Paths are relative to the manifest's folder, and may begin with `~` or
 an environment variable. A bad row never stops a run: it is skipped with its line and reason, and
 counted; the same holds for duplicates of an id (the first row stays).
 
@@ -141,9 +141,9 @@ KINDS = ("single-scene", "multi-scene", "augmented")
 """How a pair was made: both from one scene; from different scenes; one scene, edited afterwards."""
 
 _REQUIRED = ("id", "target", "references", "caption", "kind")
-_OPTIONAL = ("face_similarity", "frame_range", "fps")
+_OPTIONAL = ("face_similarity", "frame_range", "fps", "weight")
 _PROVENANCE = (
-    "person", "split", "raw_kind", "weight", "target_track", "caption_origin", "recogniser", "threshold", "augmenter",
+    "person", "split", "raw_kind", "target_track", "caption_origin", "recogniser", "threshold", "augmenter",
     "augmenter_licence", "look_alike", "consent", "licence",
 )  # fmt: skip
 """What `comfy-lynx curate` notes of a pair's origin: for people and queries, not for training."""
@@ -169,6 +169,8 @@ class Pair:
     """First frame and the one after the last, in frames of the target's file."""
     fps: float | None = None
     """Frame rate of the target that replaces the one its file claims."""
+    weight: float | None = None
+    """Its part of how often its kind is drawn, where the configuration gives no `data.kind_weights`."""
     row_hash: str = ""
     """Over the row as written, by which it is known again in another folder."""
 
@@ -195,6 +197,7 @@ def _parse_row(row: Mapping[str, Any], line: int, folder: Path) -> tuple[Pair, l
         face_similarity=_parse_number(row, "face_similarity", -1, 1),
         frame_range=_parse_frame_range(row),
         fps=_parse_number(row, "fps", 0, 1000, above=True),
+        weight=_parse_number(row, "weight", 0, 1e9),
         row_hash=hash_values([identity, *(str(row[name]) for name in _REQUIRED[1:])]),
     )
     detail = f"{empty} of the {empty + len(references)} references are empty; the others are used"

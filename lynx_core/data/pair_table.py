@@ -7,6 +7,7 @@ everything else in batches of `BATCH_ROWS`, of which a row is read when its samp
 
 from __future__ import annotations
 
+import json
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..foreign_text import parse_json
 from ..tokens import count_tokens
 from .decoding import ClipPlan
 from .manifest import KINDS, Pair
@@ -57,6 +59,8 @@ class PairTable(Sequence[IndexEntry]):
         latent_frames, latent_heights, latent_widths: of the target.
         kinds: places in `KINDS`.
         num_absent: files that are gone.
+        kind_weights: how often each kind is drawn as the manifest has it, the sum over the kind's pairs; None where no
+            pair has a weight, and 1 for one that has none beside others that do.
     """
 
     def __init__(self, pairs: Any, plan: Any, folder: Path) -> None:
@@ -71,6 +75,7 @@ class PairTable(Sequence[IndexEntry]):
         self.latent_frames = columns["latent_frames"]
         self.latent_heights, self.latent_widths = columns["latent_height"], columns["latent_width"]
         self.num_absent = int(batch.schema.metadata[b"num_absent"])
+        self.kind_weights: dict[str, float] | None = parse_json(batch.schema.metadata[b"kind_weights"])
         self.ids = IdColumn(self)
 
     def __len__(self) -> int:
@@ -121,6 +126,7 @@ class PairTable(Sequence[IndexEntry]):
             face_similarity=row["face_similarity"],
             frame_range=None if row["frame_range"] is None else tuple(row["frame_range"]),
             fps=row["fps"],
+            weight=row["weight"],
             row_hash=row["row_hash"],
         )
         states = zip(row["file_bytes"], row["file_times"], strict=True)
@@ -179,7 +185,7 @@ class IdColumn(Sequence[str]):
 
 _COLUMNS = (
     "id", "line", "kind", "caption", "face_similarity", "frame_range", "fps", "row_hash", "paths", "hashes",
-    "file_bytes", "file_times", "sizes_px", "pts",
+    "file_bytes", "file_times", "sizes_px", "pts", "weight",
 )  # fmt: skip
 
 
@@ -189,7 +195,7 @@ def _pairs_schema() -> Any:
     text, number, real = pa.string(), pa.int64(), pa.float64()
     kinds = (
         text, number, text, text, real, pa.list_(number), real, text, pa.list_(text), pa.list_(pa.binary(32)),
-        pa.list_(number), pa.list_(number), pa.list_(pa.int32()), pa.list_(number),
+        pa.list_(number), pa.list_(number), pa.list_(pa.int32()), pa.list_(number), real,
     )  # fmt: skip
     return pa.schema(list(zip(_COLUMNS, kinds, strict=True)))
 
@@ -212,6 +218,8 @@ class TableWriter:
         self._rows: list[dict[str, Any]] = []
         self._numbers = {name: array(code) for name, code in _PLAN_TYPES.items()}
         self._num_absent = 0
+        self._weights: dict[str, float] = {}
+        self._is_weighted = False
 
     def add(self, entry: IndexEntry) -> None:
         """Take a pair."""
@@ -232,8 +240,12 @@ class TableWriter:
             [(state or _GONE)[1] for state in states],
             plan.sizes_px,
             None if plan.pts is None else plan.pts.tolist(),
+            pair.weight,
         )
         self._rows.append(dict(zip(_COLUMNS, values, strict=True)))
+        self._is_weighted |= pair.weight is not None
+        weight = 1.0 if pair.weight is None else pair.weight
+        self._weights[pair.kind] = self._weights.get(pair.kind, 0.0) + weight
         shape = plan.latent_shape
         numbers = (pair.line, count_tokens(shape), KINDS.index(pair.kind), *shape)
         for column, number in zip(self._numbers.values(), numbers, strict=True):
@@ -255,7 +267,8 @@ class TableWriter:
             for name, column in self._numbers.items()
         }
         batch = pa.record_batch(columns)
-        schema = batch.schema.with_metadata({"num_absent": str(self._num_absent)})
+        weights = json.dumps(self._weights if self._is_weighted else None)
+        schema = batch.schema.with_metadata({"num_absent": str(self._num_absent), "kind_weights": weights})
         with pa.ipc.new_file(self._plan_sink, schema) as file:
             file.write_batch(batch.replace_schema_metadata(schema.metadata))
 

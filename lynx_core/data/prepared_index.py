@@ -31,7 +31,7 @@ from .quarantine import Rejection
 _logger = logging.getLogger(__name__)
 
 INDEX_FOLDER = "index"
-_FORMAT = 1
+_FORMAT = 2
 _TABLES = ("pairs", "plan", "skipped")
 
 

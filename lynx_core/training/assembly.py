@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +248,11 @@ def make_table(source: PairDataset, config: TrainingConfig) -> SampleTable:
     if trimmed:
         _logger.info("%d samples are trimmed to %d tokens", len(trimmed), config.packing.max_tokens)
     return table
+
+
+def choose_kind_weights(config: TrainingConfig, items: PairTable) -> Mapping[str, float] | None:
+    """How often each kind of pair is drawn: as configured, else as the manifest has it, else None."""
+    return items.kind_weights if config.data.kind_weights is None else config.data.kind_weights
 
 
 def tabulate_items(items: PairTable, packing: PackingConfig) -> tuple[SampleTable, dict[int, int]]:

@@ -265,7 +265,8 @@ class DataConfig:
     shard_gb: float = 1.0
     """Size of the files that `prepare` packs them into, about."""
     kind_weights: dict[str, float] | None = None
-    """Share of each kind of pair, any scale; unset: each pair once an epoch."""
+    """Share of each kind of pair, any scale; unset: as the manifest's column `weight` has it, else each pair once an
+    epoch."""
 
     def __post_init__(self) -> None:
         for name in ("manifest", "validation_manifest", "cache"):

@@ -165,7 +165,7 @@ def plan_epoch_items(
             return usable
         streams, shares = [usable], [1.0]
     else:
-        _check_weights(weights, present, table.present())
+        _check_weights(weights, present, list(table.names))
         present = [kind for kind in present if weights[kind] > 0]
         streams = [table.find(kind, usable) for kind in present]
         total = sum(weights[kind] for kind in present)
@@ -194,9 +194,7 @@ def _check_weights(weights: Mapping[str, float], present: list[str], known: list
         if kind not in known:
             close = difflib.get_close_matches(kind, known, n=1, cutoff=0.3)
             hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise DataError(
-                f"there is a weight for '{kind}', but the samples are of {', '.join(known)}{hint}"
-            )
+            raise DataError(f"there is a weight for '{kind}', but the kinds are {', '.join(known)}{hint}")
         if not (math.isfinite(weight) and weight >= 0):
             raise DataError(f"the weight of '{kind}' is 0 or more, got {weight}")
     missing = [kind for kind in present if kind not in weights]

@@ -20,7 +20,7 @@ from ..data.sample import Nulls
 from ..formats.adapter import open_adapter
 from ..models.adapter_modules import AdapterModules
 from ..spec import LynxError
-from .assembly import DTYPES, hash_base, make_adapter, make_table, open_base
+from .assembly import DTYPES, choose_kind_weights, hash_base, make_adapter, make_table, open_base
 from .checkpoint import CheckpointFolder, find_damage, read_state
 from .checkpoint_writer import CheckpointWriter
 from .configuration import TrainingConfig
@@ -147,7 +147,7 @@ class Trainer:
             config.packing,
             config.run.seed,
             config.packs_per_step(context.world_size),
-            config.data.kind_weights,
+            choose_kind_weights(config, self.source.items),
         )
         self.adapter = self._build_model()
         parts = self.adapter.configs

@@ -24,7 +24,7 @@ from ..data.pair_table import IndexEntry, PairTable
 from ..faces.errors import FaceError
 from ..formats.tensor_file import AdapterError
 from ..spec import TEXT_LENGTH, LynxError
-from .assembly import find_index, make_encoders, open_source, tabulate_items
+from .assembly import choose_kind_weights, find_index, make_encoders, open_source, tabulate_items
 from .checkpoint import CheckpointFolder
 from .configuration import TrainingConfig
 from .configuration_file import ConfigurationError, list_problems
@@ -232,7 +232,7 @@ def _find_stage_problems(items: PairTable, config: TrainingConfig) -> Iterator[s
         yield str(error)
         return
     stream = PackStream(
-        table, config.stages, config.packing, config.run.seed, kind_weights=config.data.kind_weights
+        table, config.stages, config.packing, config.run.seed, kind_weights=choose_kind_weights(config, items)
     )
     for number, stage in enumerate(config.stages):
         try:

@@ -12,8 +12,8 @@ from lynx_core.curate.configuration import CurationConfig, SourceConfig
 from lynx_core.curate.curation import hold_output
 from lynx_core.curate.errors import CurationError
 from lynx_core.curate.page import render_page
-from lynx_core.curate.page_data import make_histogram
 from lynx_core.curate.sources import list_sources
+from lynx_core.offline_page import make_histogram
 from lynx_core.spec import LynxError
 from lynx_core.training.configuration_file import read_settings
 

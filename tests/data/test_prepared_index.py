@@ -116,7 +116,7 @@ def _age(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_age, r"has format 0, this version reads 1; run comfy-lynx prepare again"),
+        (_age, r"has format 0, this version reads 2; run comfy-lynx prepare again"),
         (_truncate, r"pairs\.arrow of the index .* bytes instead of \d+; run comfy-lynx prepare again"),
         (
             lambda folder: next(folder.glob("*-plan.arrow")).unlink(),
