@@ -21,7 +21,7 @@ from lynx_core.data.dataset import PairDataset
 from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.manifest import read_manifest
-from lynx_core.data.prepare import PreparedDataset, Progress, Workers, prepare_dataset
+from lynx_core.data.prepare import PreparedDataset, Progress, prepare_dataset
 from lynx_core.training.progress import ProgressLine
 
 DECODING = DecodingConfig(max_px=64 * 64, max_frames=5)
@@ -283,22 +283,35 @@ def test_another_decoder_decodes_again(
 @pytest.mark.skipif("LYNX_RAY" not in os.environ, reason="LYNX_RAY=1: minutes on a busy machine")
 @pytest.mark.parametrize("runner", ["native", "ray"])
 def test_several_workers_make_what_one_makes(
-    folder: Path, rows: list[Row], models_dir: Path, runner: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, rows: list[Row], models_dir: Path, runner: str
 ) -> None:
-    monkeypatch.setattr("lynx_core.data.prepare._MIN_PAIRS", 4)
     many = [{**row, "id": f"{row['id']}{number}"} for number in range(4) for row in rows]
-    manifest = read_manifest(write_rows(folder / "pairs.jsonl", [*many, {**rows[0], "target": "face_a.png"}]))
-    reports = [
-        prepare_dataset(
-            manifest,
-            folder / name,
-            make_small_encoders(models_dir),
-            None,
-            DECODING,
-            workers=Workers(count, kind),
-        )
-        for name, count, kind in (("one", 1, "native"), ("two", 2, runner))
-    ]
-    assert reports[0].num_pairs == reports[1].num_pairs == 17
+    write_rows(folder / "pairs.jsonl", [*many, {**rows[0], "target": "face_a.png"}])
+    code = """
+import sys
+sys.path[:0] = sys.argv[4:]
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from small_encoders import make_small_encoders
+from lynx_core.data import prepare
+from lynx_core.data.decoding import DecodingConfig
+from lynx_core.data.manifest import read_manifest
+folder, models, runner = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+prepare._MIN_PAIRS = 4
+decoding = DecodingConfig(max_px=64 * 64, max_frames=5)
+for name, count, kind in (("one", 1, "native"), ("two", 2, runner)):
+    manifest = read_manifest(folder / "pairs.jsonl")
+    workers = prepare.Workers(count, kind)
+    encoders = make_small_encoders(models)
+    print(prepare.prepare_dataset(manifest, folder / name, encoders, None, decoding, workers=workers))
+"""
+    tests = Path(__file__).parent
+    # A process may choose one runner only.
+    command = [sys.executable, "-c", code, str(folder), str(models_dir), runner]
+    done = subprocess.run(
+        [*command, str(tests), str(tests.parent / "host")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and done.stdout.count("17 pairs ready, 0 skipped") == 2, done.stderr[-3000:]
     made = [read_cache(folder / name) for name in ("one", "two")]
     assert len(made[0]) > 10 and made[0] == made[1]
