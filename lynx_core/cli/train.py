@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..data.prepare import PreparedDataset, Workers
     from ..training.configuration import TrainingConfig
     from ..training.curriculum import PackStream
+    from ..training.estimate import BaseShape
 
 _STOPPED = 130
 
@@ -58,6 +59,19 @@ def add_parser(verbs: Any) -> None:
         "--dry-run", action="store_true", help="only show plan, memory estimate and the first packs"
     )
     train.add_argument(
+        "--card-gb",
+        type=float,
+        metavar="GB",
+        help="with --dry-run: advise on sharding, quantisation and offloading for cards of this memory; by default of "
+        "the card that is here",
+    )
+    train.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="with --dry-run: plan for so many processes; by default for those that there are",
+    )
+    train.add_argument(
         "--accept-changes",
         action="store_true",
         help="resume although data, base or optimiser have changed since the checkpoint",
@@ -83,9 +97,16 @@ def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_train(arguments: argparse.Namespace) -> int:
+    from ..training.configuration_file import ConfigurationError
+
     def act(config: TrainingConfig) -> int:
         if arguments.dry_run:
-            return _show_plan(config, arguments.resume_from)
+            return _show_plan(config, arguments)
+        for option in ("card_gb", "processes"):
+            if getattr(arguments, option) is not None:
+                raise ConfigurationError(
+                    f"--{option.replace('_', '-')} is for --dry-run; add that, or leave it out"
+                )
         from ..training.loop import train
 
         result = train(config, accept_changes=arguments.accept_changes, resume_from=arguments.resume_from)
@@ -94,11 +115,12 @@ def _run_train(arguments: argparse.Namespace) -> int:
     return _run_configured(arguments, act)
 
 
-def _show_plan(config: TrainingConfig, resume_from: int | None = None) -> int:
+def _show_plan(config: TrainingConfig, arguments: argparse.Namespace) -> int:
     """Print what a run would do, after the checks that it would make; loads no weights of base or encoders.
 
     Raises:
         PreflightError: when a run could not start, with all that is known to be wrong.
+        ConfigurationError: when an option makes no sense.
     """
     import torch
 
@@ -106,17 +128,19 @@ def _show_plan(config: TrainingConfig, resume_from: int | None = None) -> int:
     from ..training.checkpoint import CheckpointFolder, read_state
     from ..training.curriculum import PackStream
     from ..training.estimate import estimate_memory, read_base_shape
-    from ..training.preflight import check_settings, count_processes, look_for_more, open_data
+    from ..training.preflight import check_settings, look_for_more, open_data
     from ..training.run_lock import is_held
 
-    known = check_settings(config, resume_from)
+    resume_from = arguments.resume_from
+    world_size = _read_processes(arguments)
+    known = check_settings(config, resume_from, world_size)
     if known or is_held(config.run.output):
         look_for_more(config, known)
-    world_size = count_processes()
     shape = read_base_shape(config.base.transformer)
     print(f"base {config.base.transformer}: {shape.num_blocks} blocks of width {shape.dim}")
     print(f"adapter {config.adapter.variant}, {world_size} processes, {config.distributed.sharding}")
     print(estimate_memory(config, shape, world_size))
+    _show_advice(config, shape, world_size, arguments.card_gb)
     source = open_data(config, torch.device("cpu"), print, shows=True).training
     table = make_table(source, config)
     print(source.describe())
@@ -140,6 +164,30 @@ def _show_plan(config: TrainingConfig, resume_from: int | None = None) -> int:
         f"a run would {f'resume after step {start}' if start else 'start at step 0'} in {config.run.output}"
     )
     return 0
+
+
+def _read_processes(arguments: argparse.Namespace) -> int:
+    from ..training.configuration_file import ConfigurationError
+    from ..training.preflight import count_processes
+
+    for option, value in (("--processes", arguments.processes), ("--card-gb", arguments.card_gb)):
+        if value is not None and not value > 0:
+            raise ConfigurationError(f"{option} is above 0, got {value}")
+    return arguments.processes or count_processes()
+
+
+def _show_advice(config: TrainingConfig, shape: BaseShape, world_size: int, card_gb: float | None) -> None:
+    import torch
+
+    from ..training.advice import advise
+
+    if card_gb is None and torch.cuda.is_available():
+        card_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
+    if card_gb is None:
+        print("no card is here to advise for; --card-gb 80 tells what a run needs on cards of 80 GB")
+        return
+    for line in advise(config, shape, world_size, card_gb):
+        print(line)
 
 
 def _show_stage(config: TrainingConfig, stream: PackStream, number: int) -> None:

@@ -14,6 +14,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ..formats.adapter import open_adapter
@@ -21,6 +22,7 @@ from ..formats.base_file import BaseModelError, read_base_config
 from ..formats.tensor_file import open_tensor_file
 from ..models.adapter_configs import AdapterConfigs
 from ..models.adapter_modules import AdapterModules
+from .adapter_settings import AdapterSettings
 from .assembly import configure_new_adapter
 from .checkpoint import CHECKPOINTS_FOLDER, CheckpointFolder, choose_kept
 from .configuration import RunConfig, TrainingConfig
@@ -84,7 +86,7 @@ class MemoryEstimate:
 
 def estimate_memory(config: TrainingConfig, shape: BaseShape, world_size: int) -> MemoryEstimate:
     """Estimate what each process holds on its device."""
-    num_trained, num_frozen = _count_adapter_weights(config, shape)
+    num_trained, num_frozen = _count_adapter_weights(config.adapter, shape)
     num_shards = config.distributed.shard_size or world_size
     sharded = num_shards if config.distributed.sharding == "fsdp2" else 1
     trained = 4 * num_trained / sharded
@@ -118,13 +120,13 @@ def _estimate_activations(config: TrainingConfig, shape: BaseShape) -> float:
     return float(working * shape.num_blocks)
 
 
-def _count_adapter_weights(config: TrainingConfig, shape: BaseShape) -> tuple[int, int]:
+@lru_cache(maxsize=8)
+def _count_adapter_weights(settings: AdapterSettings, shape: BaseShape) -> tuple[int, int]:
     """Trained and frozen weights of the adapter, without making it."""
     import torch
 
-    settings = config.adapter
     with torch.device("meta"):
-        adapter = AdapterModules(_find_adapter_configs(config, shape))
+        adapter = AdapterModules(_find_adapter_configs(settings, shape))
     if not settings.lora_rank:
         return sum(parameter.numel() for parameter in adapter.parameters()), 0
     low_rank = 0
@@ -135,9 +137,8 @@ def _count_adapter_weights(config: TrainingConfig, shape: BaseShape) -> tuple[in
     return low_rank, sum(parameter.numel() for parameter in adapter.parameters())
 
 
-def _find_adapter_configs(config: TrainingConfig, shape: BaseShape) -> AdapterConfigs:
+def _find_adapter_configs(settings: AdapterSettings, shape: BaseShape) -> AdapterConfigs:
     """The adapter's shape: of the files it starts from, else of the variant."""
-    settings = config.adapter
     if settings.init:
         opened = open_adapter(*settings.init)
         return AdapterConfigs(
@@ -215,7 +216,7 @@ def _nearest_existing(path: Path) -> Path:
 def find_room_problems(config: TrainingConfig, shape: BaseShape, start_step: int) -> Iterator[str]:
     """Compare what checkpoints and the exported adapter will take with what is free."""
     run = config.run
-    num_trained, num_frozen = _count_adapter_weights(config, shape)
+    num_trained, num_frozen = _count_adapter_weights(config.adapter, shape)
     checkpoint_bytes = _estimate_checkpoint(config, num_trained)
     there = CheckpointFolder(run.output, run.keep_last, run.keep_every).steps()
     num_more = count_more_checkpoints(there, start_step, config.total_steps, run)

@@ -29,11 +29,13 @@ def run_command(verb: str, *arguments: str) -> int:
 
 
 def test_dry_run_shows_plan_memory_and_packs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command("train", "--dry-run") == 0
+    assert run_command("train", "--dry-run", "--card-gb", "80", "--processes", "2") == 0
     out = capsys.readouterr().out
     for expected in (
         "2 blocks of width 32",
         "memory of each process, estimated: ",
+        "ways to run it on 2 x 80 GB",
+        "advice: distributed.sharding=ddp\n",
         "12 samples",
         "stage images (images): 4 steps",
         "stage videos (videos): 4 steps",
@@ -43,6 +45,23 @@ def test_dry_run_shows_plan_memory_and_packs(workplace: Path, capsys: pytest.Cap
     ):
         assert expected in out
     assert not (workplace / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--card-gb", "80"], "--card-gb is for --dry-run; add that, or leave it out"),
+        (["--processes", "2"], "--processes is for --dry-run"),
+        (["--dry-run", "--card-gb", "-1"], "--card-gb is above 0, got -1.0"),
+        (["--dry-run", "--card-gb", "nan"], "--card-gb is above 0, got nan"),
+        (["--dry-run", "--processes", "0"], "--processes is above 0, got 0"),
+    ],
+)
+def test_options_of_the_dry_run_that_make_no_sense(
+    workplace: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert run_command("train", *options) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_prepare_train_and_resume(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
