@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from comfy_api.latest import io
 
 from ..lynx_core.faces import licences
 from ..lynx_core.faces.analyzer import FaceAnalyzer
-from ..lynx_core.faces.detection import ONNX_PROVIDERS, PACK_FILES
+from ..lynx_core.faces.detection import ONNX_PROVIDERS, PACK_FILES, FaceDetector
 from ..lynx_core.formats.adapter import Adapter, open_adapter
 from . import sockets
-from .host import mini_lynx, model_files
+from .host import landmarker, mini_lynx, model_files
+from .host.landmarker import LandmarkerDetector
 from .host.messages import raise_plainly, show_note
 from .host.model_files import NONE, PACK_RECOGNISER, RELEASE_FILE
 
@@ -203,15 +205,28 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
                     advanced=True,
                     tooltip="Where the detector runs. CPU takes well under a second a photo and always works.",
                 ),
+                sockets.HostLandmarker.Input(
+                    landmarker.NAME,
+                    optional=True,
+                    advanced=True,
+                    tooltip="From Load Face Detection Model (MediaPipe) of ComfyUI 0.30.0 and newer: finds the face in the "
+                    "place of detector_pack (Apache-2.0).",
+                ),
             ],
             outputs=[sockets.FaceAnalyzer.Output(display_name="face_analyzer")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def validate_inputs(cls, detector_pack: str | None = None, encoder: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls,
+        detector_pack: str | None = None,
+        encoder: str | None = None,
+        face_detection_model: Any = sockets.NOT_CONNECTED,
+    ) -> bool | str:
         """Name all files that are missing, before anything runs; what is linked is not known yet."""
-        return explain_face_models(detector_pack, encoder) or True
+        has_detector = face_detection_model != sockets.NOT_CONNECTED
+        return explain_face_models(detector_pack, encoder, has_detector) or True
 
     @classmethod
     def fingerprint_inputs(
@@ -222,21 +237,29 @@ class LynxLoadFaceAnalyzer(io.ComfyNode):
 
     @classmethod
     @raise_plainly
-    def execute(cls, detector_pack: str, encoder: str, provider: str) -> io.NodeOutput:
-        analyzer = open_face_models(detector_pack, encoder, provider)
+    def execute(
+        cls, detector_pack: str, encoder: str, provider: str, face_detection_model: Any = None
+    ) -> io.NodeOutput:
+        detector = None if face_detection_model is None else LandmarkerDetector(face_detection_model)
+        analyzer = open_face_models(detector_pack, encoder, provider, detector)
         show_note(
             cls,
-            *describe_licences(detector_pack, encoder),
-            warnings=explain_provider(detector_pack, provider),
+            *describe_licences(detector_pack, encoder, detector is not None),
+            warnings=[] if detector else explain_provider(detector_pack, provider),
         )
         return io.NodeOutput(analyzer)
 
 
-def describe_licences(detector_pack: str, encoder: str) -> list[str]:
-    """Say under which licences the networks are that the lists' choices stand for."""
+def describe_licences(detector_pack: str, encoder: str, has_detector: bool = False) -> list[str]:
+    """Say under which licences the networks are that the lists' choices, or a connected detector, stand for."""
     pack, name = model_files.strip_mark(detector_pack), model_files.strip_mark(encoder)
     of_encoder = licences.INSIGHTFACE if name == PACK_RECOGNISER else licences.FILE
-    return [f"detector {pack}: {licences.name_detector_licence(pack)}", f"encoder {name}: {of_encoder}"]
+    of_detector = (
+        f"{landmarker.NAME}, in the place of {pack}: {licences.LANDMARKER}"
+        if has_detector
+        else f"{pack}: {licences.name_detector_licence(pack)}"
+    )
+    return [f"detector {of_detector}", f"encoder {name}: {of_encoder}"]
 
 
 def explain_provider(detector_pack: str, provider: str) -> list[str]:
@@ -246,24 +269,28 @@ def explain_provider(detector_pack: str, provider: str) -> list[str]:
     return [f"provider {provider} does nothing: {pack} runs through OpenCV on the CPU."] if is_idle else []
 
 
-def open_face_models(detector_pack: str, encoder: str, provider: str) -> FaceAnalyzer:
+def open_face_models(
+    detector_pack: str, encoder: str, provider: str, detector: FaceDetector | None = None
+) -> FaceAnalyzer:
     """Make the analyzer that choices of the lists stand for.
+
+    Args:
+        detector: finds faces in the place of the pack's.
 
     Raises:
         ValueError: when a file of them is not there.
     """
-    fault = explain_face_models(detector_pack, encoder)
+    fault = explain_face_models(detector_pack, encoder, detector is not None)
     if fault:
         raise ValueError(fault)
     pack = model_files.strip_mark(detector_pack)
     name = model_files.strip_mark(encoder)
-    root = model_files.locate_detector_root(pack)
-    assert root is not None
     return FaceAnalyzer(
-        root=root,
+        root=model_files.locate_detector_root(pack) or Path(),
         pack=pack,
         provider=provider,
         recogniser_path=None if name == PACK_RECOGNISER else model_files.locate_recogniser(name),
+        detector=detector,
     )
 
 
@@ -295,9 +322,15 @@ def stamp_face_models(detector_pack: str | None, encoder: str | None) -> str:
     return model_files.stamp_files([*files, *(place for place in places if place)])
 
 
-def explain_face_models(detector_pack: str | None, encoder: str | None) -> str:
-    """Say why the choices cannot be used; nothing when they can. What is linked is None, and passed over."""
+def explain_face_models(detector_pack: str | None, encoder: str | None, has_detector: bool = False) -> str:
+    """Say why the choices cannot be used; nothing when they can. What is linked is None, and passed over.
+
+    Args:
+        has_detector: another detector is connected: the pack is needed for its own recogniser alone.
+    """
     missing = []
+    if has_detector and encoder != PACK_RECOGNISER:
+        detector_pack = None
     pack = None if detector_pack is None else model_files.strip_mark(detector_pack)
     root = None if pack is None else model_files.locate_detector_root(pack)
     if pack is not None and root is None:

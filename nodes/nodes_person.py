@@ -31,9 +31,6 @@ from .nodes_load import (
 )
 from .presets import PRESETS, IdentitySettings
 
-NOT_CONNECTED = "not connected"
-"""What a socket holds while inputs are checked; None is one whose value is not known yet."""
-
 _references = ReferenceCache(max_entries=2)
 """Wan 2.2 has two experts."""
 
@@ -100,16 +97,16 @@ class LynxPerson(io.ComfyNode):
     def validate_inputs(
         cls,
         adapter: str | None = None,
-        loaded_adapter: Any = NOT_CONNECTED,
-        face_analyzer: Any = NOT_CONNECTED,
+        loaded_adapter: Any = sockets.NOT_CONNECTED,
+        face_analyzer: Any = sockets.NOT_CONNECTED,
     ) -> bool | str:
         """Name all files that are missing, before anything runs."""
         faults = []
         is_published = adapter is not None and model_files.strip_mark(adapter) in model_files.ADAPTERS
-        if loaded_adapter == NOT_CONNECTED:
+        if loaded_adapter == sockets.NOT_CONNECTED:
             faults.append(explain_choice([adapter]))
             # Which recogniser a file of the user's own takes shows when it is opened.
-            if face_analyzer == NOT_CONNECTED and is_published:
+            if face_analyzer == sockets.NOT_CONNECTED and is_published:
                 faults.append(explain_face_models(*choose_release_models()))
         return "\n".join(fault for fault in faults if fault) or True
 

@@ -1,4 +1,4 @@
-"""The socket types that Lynx nodes pass to each other."""
+"""The socket types that Lynx nodes pass to each other, and one of the host that it does not name in its API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ FaceID = io.Custom("LYNX_ID")
 Reference = io.Custom("LYNX_REFERENCE")
 FaceTrack = io.Custom("LYNX_FACE_TRACK")
 
+HostLandmarker = io.Custom("FACE_DETECTION_MODEL")
+"""Of ComfyUI's Load Face Detection Model (MediaPipe); hosts older than 0.30.0 have none."""
+
 CATEGORY = "Lynx"
+
+NOT_CONNECTED = "not connected"
+"""What a socket holds while inputs are checked; None is one whose value is not known yet."""
 
 SEARCH_WORDS = [
     "instantid",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..spec import ID_CROP_PX, first_line
 from .arcface import ArcFaceIRSE50, load_arcface
-from .detection import PACK_FILES, find_pack_folder, resolve_providers
+from .detection import PACK_FILES, FaceDetector, find_pack_folder, resolve_providers
 from .errors import FaceError, import_package
 from .yunet import open_detector
 
@@ -34,11 +34,19 @@ class FaceAnalyzer:
         pack: insightface model pack whose detector is used, or the name of YuNet's file.
         provider: "CPU", "CUDA", "CoreML" or "DirectML".
         recogniser_path: the recogniser's file, or None for the model pack's own.
+        detector: finds faces in the place of the model pack's.
     """
 
-    def __init__(self, root: Path, pack: str, provider: str, recogniser_path: Path | None) -> None:
-        self.pack = pack
-        self.detector = open_detector(root, pack, provider)
+    def __init__(
+        self,
+        root: Path,
+        pack: str,
+        provider: str,
+        recogniser_path: Path | None,
+        detector: FaceDetector | None = None,
+    ) -> None:
+        self.root, self.pack, self.provider = root, pack, provider
+        self.detector = detector or open_detector(root, pack, provider)
         self.recogniser_path = recogniser_path
 
     @cached_property
@@ -56,7 +64,7 @@ class FaceAnalyzer:
                 f"{', '.join(list(PACK_FILES)[:-1])} or {list(PACK_FILES)[-1]}, or an encoder file as encoder"
             )
         model = Path(PACK_FILES[self.pack][1]).stem
-        return InsightFaceRecogniser(self.detector.root, self.pack, model, self.detector.providers)
+        return InsightFaceRecogniser(self.root, self.pack, model, (self.provider,))
 
 
 class ArcFaceRecogniser:

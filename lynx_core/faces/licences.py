@@ -6,6 +6,7 @@ from .yunet import SUFFIX
 
 INSIGHTFACE = "non-commercial research, as the publisher of the packs states"
 YUNET = "MIT (OpenCV zoo)"
+LANDMARKER = "Apache-2.0 (MediaPipe)"
 MTCNN = "MIT (facenet-pytorch)"
 DLIB = "CC0 (model), Boost (library)"
 FILE = "as the publisher of the file states (facexlib: MIT)"

@@ -84,6 +84,7 @@ NODE_TYPES: dict[str, NodeType] = {
         picture_height=130,
     ),
     "LynxLoadFaceAnalyzer": NodeType(
+        "face_detection_model:FACE_DETECTION_MODEL?",
         widgets="detector_pack:COMBO encoder:COMBO provider:COMBO",
         outputs="face_analyzer:LYNX_FACE_ANALYZER",
         width=340,
