@@ -24,6 +24,7 @@ TimestepSampling = Literal["uniform", "logit_normal", "shifted"]
 LossReduction = Literal["token", "sample"]
 StageKind = Literal["images", "first_frames", "videos", "mixed"]
 OptimizerKind = Literal["adamw", "adamw8bit_bitsandbytes", "adamw8bit_torchao", "muon"]
+Schedule = Literal["constant", "linear", "cosine"]
 Sharding = Literal["ddp", "fsdp2"]
 ExportDtype = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu"]
@@ -114,10 +115,12 @@ class OptimizerConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    schedule: Schedule = "constant"
+    """Learning rate after its warm-up: constant; linear, cosine: falling to 0 over the whole run (diffusers')."""
     warmup_steps: int = 0
     """Linear warm-up of the learning rate from 0."""
     decay_steps: int = 0
-    """Linear decay to 0 over this many last steps of the run."""
+    """Linear decay to 0 over this many last steps of a run with a constant rate."""
     max_grad_norm: float = 1.0
     """Gradient clipping by global norm; 0: none."""
     global_batch_size: int = 0
@@ -140,6 +143,11 @@ class OptimizerConfig:
                 "gradient_accumulation_steps",
                 not self.global_batch_size or self.gradient_accumulation_steps == 1,
                 "an alternative to optimizer.global_batch_size; unset one of the two",
+            )
+            check.check(
+                "decay_steps",
+                not self.decay_steps or self.schedule == "constant",
+                f'only for optimizer.schedule = "constant"; "{self.schedule}" falls all along',
             )
             for name in ("beta1", "beta2", "ema_decay"):
                 check.check(name, 0 <= getattr(self, name) < 1, "0 or more and below 1")
@@ -166,6 +174,8 @@ class RunConfig:
     """The run stops after this many steps in a row with a loss or gradient that is not finite."""
     export_dtype: ExportDtype = "bf16"
     """Of the adapter written at the end."""
+    push_to_hub: str = ""
+    """Repository on the Hugging Face Hub, as "name/adapter", that the adapter is uploaded to at the end."""
     device: Device = "auto"
     """auto: the GPU if there is one; cpu."""
 

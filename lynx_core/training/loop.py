@@ -27,7 +27,7 @@ from .configuration import TrainingConfig
 from .configuration_file import as_plain
 from .curriculum import Cursors, PackStream, count_steps_left, describe_stages
 from .distributed import AdapterForward, DistributedContext
-from .export import export_together
+from .export import export_together, push_adapter
 from .flow_matching import make_smallest_inputs
 from .model_checks import collect_versions
 from .optimizer import (
@@ -370,6 +370,8 @@ class Trainer:
         with self.ema.swapped_in() if self.ema else contextlib.nullcontext():
             export_together(self.adapter, path, dtype, self.context)
         self.progress.note(f"the adapter is in {path}; put it into ComfyUI's models/lynx")
+        if self.config.run.push_to_hub and self.context.is_main:
+            self.progress.note(push_adapter(path, self.config.run.push_to_hub))
 
     def close(self) -> None:
         """Close the threads of loader and writer, and the progress bar."""

@@ -104,6 +104,27 @@ def _find_package_problems(config: TrainingConfig) -> Iterator[str]:
             'take "adamw"'
         )
     yield from _find_tracker_problems(config.run.trackers)
+    if config.run.push_to_hub:
+        yield from _find_hub_problems(config.run.push_to_hub)
+
+
+def _find_hub_problems(repository: str) -> Iterator[str]:
+    """What would keep the adapter from being uploaded after days of training."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        yield "run.push_to_hub needs the package huggingface_hub: pip install huggingface_hub"
+        return
+    from huggingface_hub import get_token
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+        is_named = repository.count("/") == 1
+    except HFValidationError:
+        is_named = False
+    if not is_named:
+        yield f'run.push_to_hub is a repository as "name/adapter", got {repository!r}'
+    if get_token() is None:
+        yield "run.push_to_hub needs a token of the Hugging Face Hub: run hf auth login, or set HF_TOKEN"
 
 
 def _find_tracker_problems(trackers: tuple[str, ...]) -> Iterator[str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -69,10 +70,24 @@ def make_optimizer(config: OptimizerConfig, parameters: NamedParameters) -> torc
 
 
 def learning_rate_at(step: int, config: OptimizerConfig, total_steps: int) -> float:
-    """Learning rate of a step (from 0): linear warm-up, constant, linear decay at the end of the run."""
+    """Learning rate of a step (from 0): linear warm-up, then as scheduled; a function of its arguments alone."""
+    if config.schedule != "constant":
+        # A step later than diffusers counts, so that neither the first nor the last step has a rate of 0.
+        factor_at = _make_schedule(config.schedule, config.warmup_steps + 1, total_steps + 1)
+        return config.learning_rate * factor_at(step + 1)
     warm_up = (step + 1) / (config.warmup_steps + 1)
     decay = (total_steps - step) / (config.decay_steps + 1)
     return config.learning_rate * min(1.0, warm_up, decay)
+
+
+@cache
+def _make_schedule(kind: str, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
+    """Give diffusers' schedule as a function of the step, which needs no state in a checkpoint."""
+    from diffusers.optimization import get_scheduler
+
+    unused = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    scheduler = get_scheduler(kind, unused, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
+    return scheduler.lr_lambdas[0]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +159,19 @@ def test_learning_rate_warms_up_and_decays() -> None:
         learning_rate_at(step, config.optimizer, config.total_steps) for step in range(config.total_steps)
     ]
     assert rates == [0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_learning_rate_falls_all_along(schedule: str) -> None:
+    changes = ["optimizer.learning_rate=1", f"optimizer.schedule={schedule}", "optimizer.warmup_steps=1"]
+    config = read_configuration(MINI_CONFIG, changes)
+    rates = [learning_rate_at(step, config.optimizer, 9) for step in range(9)]
+    assert rates[0] == 0.5 and rates[1] == 1.0, "warm-up as with a constant rate"
+    assert all(before > after > 0 for before, after in itertools.pairwise(rates[1:]))
+    # Half of the way between the peak, at step 1, and 0, a step after the last.
+    assert rates[5] == pytest.approx(0.5)
+    expected = 1 / 8 if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * 7 / 8))
+    assert rates[8] == pytest.approx(expected)
+    message = f'only for optimizer.schedule = "constant"; "{schedule}" falls all along'
+    with pytest.raises(ValueError, match=message):
+        read_configuration(MINI_CONFIG, [*changes, "optimizer.decay_steps=2"])
