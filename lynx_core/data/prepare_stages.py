@@ -145,4 +145,12 @@ def _open_worker(
         told = json.dumps([[warning.reason, warning.detail] for warning in warnings])
         return PairDone(record.id, counts.made, counts.reused, counts.damaged, counts.written_bytes, told)
 
-    return lambda records: [[do_one(record)] for record in records]
+    def do(records: Sequence[PairRecord]) -> list[list[PairDone | Rejected]]:
+        if name == "latents":
+            try:
+                features.encode_together(record.entry() for record in records)
+            except DataError as error:
+                raise EngineError(str(error)) from error
+        return [[do_one(record)] for record in records]
+
+    return do

@@ -17,7 +17,7 @@ D width of the text.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ..hashing import hash_values
 from ..spec import REFERENCE_CROP_PX, REFERENCE_PROMPT, null_image
 from ..tokens import LatentShape, count_tokens
 from .cache import TensorCache
+from .cache_entry import name_entry
 from .dataset_index import reject
 from .decoding import (
     DECODING_VERSION,
@@ -118,6 +119,8 @@ class Features:
     """Name -> version, parts of the keys."""
     _unusable: dict[str, MediaError] = field(default_factory=dict)
     """Photos that did not decode, by their hash: not tried again in this process."""
+    _ready: dict[str, Tensor] = field(default_factory=dict)
+    """Latents that `encode_together` has made, by the hash of what they depend on."""
 
     def load_sample(self, item: IndexEntry) -> Sample:
         """All tensors of a pair.
@@ -140,18 +143,66 @@ class Features:
 
     def load_latents(self, item: IndexEntry) -> Tensor:
         """The target in model space, [16, T, H, W] float32."""
-        path, plan = item.pair.target, item.plan
+        path = item.pair.target
 
         def make() -> dict[str, Tensor]:
-            with opened_media(path) as file:
-                pixels_CTHW = convert_pixels(decode_clip(file, plan))
-                check_unchanged(file, path, item.target_hash)
-            return {"latents": _check_finite(self.encoders.video.encode(pixels_CTHW), path)}
+            return {"latents": _check_finite(self._encode(lambda: _decode_target(item), depends_on), path)}
 
+        depends_on = self._describe_target(item)
+        return self._load("latents", depends_on, make, item.target_hash)["latents"].float()
+
+    def _describe_target(self, item: IndexEntry) -> list[object]:
         # Both: an animation is a clip that the decoder of photos reads.
         decoders = [self.video_decoders, self.photo_decoders]
-        depends_on = [item.target_hash, _describe_plan(plan), self.encoders.video.fingerprint, decoders]
-        return self._load("latents", depends_on, make, item.target_hash)["latents"].float()
+        return [item.target_hash, _describe_plan(item.plan), self.encoders.video.fingerprint, decoders]
+
+    def _encode(self, decode: Callable[[], Tensor], depends_on: list[object]) -> Tensor:
+        """Latents of what is decoded, or those that `encode_together` has made."""
+        ready = self._ready.pop(hash_values(depends_on), None)
+        return self.encoders.video.encode(decode()) if ready is None else ready
+
+    def encode_together(self, items: Iterable[IndexEntry]) -> None:
+        """Encode what the cache lacks of pairs, pictures and clips of one shape in a batch, for `load_*` to take.
+
+        What cannot be used, or is too large to share a batch, is left to them.
+        """
+        limit = self.encoders.video.batch_pixels
+        self._ready.clear()
+        waiting: dict[torch.Size, dict[str, Tensor]] = {}
+        for item in items if limit else ():
+            for kind, depends_on, decode in self._list_encodings(item):
+                key = hash_values(depends_on)
+                if key in self._ready or any(key in some for some in waiting.values()):
+                    continue
+                if self.cache.read(name_entry(kind, [DECODING_VERSION, depends_on])) is not None:
+                    continue
+                try:
+                    pixels_CTHW = decode()
+                except MediaError:
+                    continue
+                if pixels_CTHW[0].numel() * 2 > limit:
+                    continue
+                batch = waiting.setdefault(pixels_CTHW.shape, {})
+                batch[key] = pixels_CTHW
+                if (len(batch) + 1) * pixels_CTHW[0].numel() > limit:
+                    self._encode_batch(waiting.pop(pixels_CTHW.shape))
+        for batch in waiting.values():
+            self._encode_batch(batch)
+
+    def _encode_batch(self, batch: dict[str, Tensor]) -> None:
+        latents = self.encoders.video.encode_batch(list(batch.values()))
+        self._ready.update(zip(batch, latents, strict=True))
+
+    def _list_encodings(self, item: IndexEntry) -> Iterator[tuple[str, list[object], Callable[[], Tensor]]]:
+        """Kind, key and pixels of the target, and of the first reference that has a face."""
+        yield "latents", self._describe_target(item), lambda: _decode_target(item)
+        for path, digest in zip(item.pair.references, item.reference_hashes, strict=True):
+            try:
+                self._load_crops(path, digest)
+            except MediaError:
+                continue
+            yield "references", self._describe_photo(digest), lambda: self._crop_pixels(path, digest)  # noqa: B023
+            return
 
     def load_text(self, caption: str) -> Tensor:
         """The tokens of a caption, [L, D]."""
@@ -215,12 +266,17 @@ class Features:
 
     def _load_photo_latents(self, path: Path, digest: str) -> Tensor:
         def make() -> dict[str, Tensor]:
-            crop = self._load_crops(path, digest)["reference_crop"]
-            latents = self.encoders.video.encode(convert_pixels(crop.numpy()[None]))
+            latents = self._encode(lambda: self._crop_pixels(path, digest), depends_on)
             return {"latents": _check_finite(latents, path)}
 
-        depends_on = [*self._describe_crop(digest), self.encoders.video.fingerprint]
+        depends_on = self._describe_photo(digest)
         return self._load("references", depends_on, make, digest)["latents"].float()
+
+    def _describe_photo(self, digest: str) -> list[object]:
+        return [*self._describe_crop(digest), self.encoders.video.fingerprint]
+
+    def _crop_pixels(self, path: Path, digest: str) -> Tensor:
+        return convert_pixels(self._load_crops(path, digest)["reference_crop"].numpy()[None])
 
     def _load_photo_embedding(self, path: Path, digest: str, item: IndexEntry) -> Tensor:
         def make() -> dict[str, Tensor]:
@@ -275,6 +331,14 @@ class Features:
 def hash_caption(caption: str) -> str:
     """Source of the entry of a caption."""
     return hash_values(clean_caption(caption))
+
+
+def _decode_target(item: IndexEntry) -> Tensor:
+    path = item.pair.target
+    with opened_media(path) as file:
+        pixels_CTHW = convert_pixels(decode_clip(file, item.plan))
+        check_unchanged(file, path, item.target_hash)
+    return pixels_CTHW
 
 
 def _describe_plan(plan: ClipPlan) -> list[object]:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from small_encoders import make_small_encoders, save_small_models
 from small_media import read_cache, write_image, write_rows
 
 from lynx_core.data import decoding
+from lynx_core.data.cache_entry import decode_entry
 from lynx_core.data.dataset import PairDataset
 from lynx_core.data.decoding import DecodingConfig
-from lynx_core.data.encoders import Encoders
+from lynx_core.data.encoders import Encoders, WanVideoEncoder
 from lynx_core.data.manifest import read_manifest
 from lynx_core.data.prepare import PreparedDataset, Progress, prepare_dataset
 from lynx_core.training.progress import ProgressLine
@@ -236,6 +238,36 @@ print(prepare(folder, rows, make_small_encoders(folder / "models")))
     for index in range(3):
         source.load(index)
     assert source.features.cache.counts.made == 0
+
+
+def test_pictures_of_one_shape_go_through_the_vae_together(
+    folder: Path, rows: list[Row], models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the same latents but for the last bits of float16, and a broken clip costs itself only."""
+    monkeypatch.setattr("lynx_core.data.prepare_stages._NUM_BATCHES", 1)
+    (folder / "b.mp4").write_bytes((folder / "b.mp4").read_bytes()[:-600])
+    manifest = read_manifest(write_rows(folder / "pairs.jsonl", rows))
+    sizes: list[int] = []
+    real = WanVideoEncoder.encode_batch
+
+    def encode_batch(encoder: WanVideoEncoder, pixels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        sizes.append(len(pixels))
+        return real(encoder, pixels)
+
+    monkeypatch.setattr(WanVideoEncoder, "encode_batch", encode_batch)
+    made = []
+    for name, batch_pixels in (("alone", 0), ("together", 3 * 256 * 256)):
+        encoders = make_small_encoders(models_dir)
+        encoders.video.batch_pixels = batch_pixels
+        report = prepare_dataset(manifest, folder / name, encoders, None, DECODING)
+        made.append((report.num_pairs, report.made, read_cache(folder / name)))
+        assert max(sizes) == (1 if name == "alone" else 3), sizes
+    assert made[0][:2] == made[1][:2] and made[0][2].keys() == made[1][2].keys()
+    for key, raw in made[0][2].items():
+        one, other = decode_entry(raw), decode_entry(made[1][2][key])
+        assert one is not None and other is not None
+        for name, tensor in one.items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)
 
 
 def test_progress_shows_from_the_first_item(monkeypatch: pytest.MonkeyPatch) -> None:
