@@ -24,18 +24,20 @@ def measure(found: Found, cases: Sequence[Any], gallery: np.ndarray) -> list[dic
     """A row for each setting: predictions, likeness as a share of the first row's, and what follows the prompt."""
     truth = Truth(cases, gallery)
     arrays = [Measured(truth, [rows]).arrays() for _, rows in found]
-    first = arrays[0]
     rows = []
     for (setting, readings), each in zip(found, arrays, strict=True):
         predictions = readings["predictions"].astype(float)
-        share = float(predictions.mean() / found[0][1]["predictions"].mean())
+        people = len(predictions)
+        share = float(predictions.mean() / found[0][1]["predictions"][:people].mean())
         # Case by case: the same noise, photo and caption.
-        lost = estimate_mean(each["cosine"].astype(float) - first["cosine"].astype(float))
-        scale = float(first["cosine"].mean())
+        first = arrays[0]["cosine"][..., :people].astype(float)
+        lost = estimate_mean(each["cosine"].astype(float) - first)
+        scale = float(first.mean())
         rows.append(
             {
                 "name": setting.name,
                 "group": setting.group,
+                "people": people,
                 "predictions": float(predictions.mean()),
                 "share": share,
                 "kept": Estimate(1 + lost.mean / scale, 1 + lost.lo / scale, 1 + lost.hi / scale, lost.n),
@@ -46,10 +48,10 @@ def measure(found: Found, cases: Sequence[Any], gallery: np.ndarray) -> list[dic
 
 
 def write_table(rows: Sequence[dict[str, Any]]) -> str:
-    heads = ["setting", "predictions", "of all", "likeness kept", *MEASURES.values()]
+    heads = ["setting", "people", "predictions", "of all", "likeness kept", *MEASURES.values()]
     lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for row in rows:
-        cells = [row["name"], f"{row['predictions']:.1f}", f"{row['share']:.0%}"]
+        cells = [row["name"], str(row["people"]), f"{row['predictions']:.1f}", f"{row['share']:.0%}"]
         cells += [_show(row["kept"]), *(_show(row[name]) for name in MEASURES)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -90,7 +92,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def write_report(found: Found, cases: Sequence[Any], gallery: np.ndarray, docs: Path) -> None:
     """Put the table into docs/guidance.md, between its marks, and draw the plot beside it."""
     rows = measure(found, cases, gallery)
-    table = f"{BEGIN}\n{write_table(rows)}\n\n{rows[0]['cosine'].n} people, one video each.\n{END}"
+    table = f"{BEGIN}\n{write_table(rows)}\n{END}"
     page = docs / "guidance.md"
     text = page.read_text(encoding="utf-8")
     page.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: table, text, flags=re.S), encoding="utf-8")
