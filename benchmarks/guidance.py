@@ -37,6 +37,8 @@ from miniature.world.pairs import Pair
 
 ASSETS = REPO / "assets" / "mini"
 CFG, IDENTITY_CFG, STEPS, SHIFT = 3.0, 2.0, 20, 5.0
+LEAST_PEOPLE = 10
+"""Of a setting in the report."""
 
 
 @dataclass(frozen=True)
@@ -179,12 +181,15 @@ class Bench:
         return self.work / "readings" / f"{key[:24]}.npz"
 
     def collect(self, setting: Setting, count: int) -> Rows | None:
-        """The readings of the first `count` people, [count, ...] each; None where one is missing."""
-        paths = [self.path(number, setting) for number in range(count)]
-        if not all(path.is_file() for path in paths):
-            return None
-        opened = [dict(np.load(path)) for path in paths]
-        return {name: np.concatenate([rows[name] for rows in opened]) for name in opened[0]}
+        """The readings of the first people, at most `count`, up to the first that is missing; None where there is none."""
+        opened = []
+        for path in (self.path(number, setting) for number in range(count)):
+            if not path.is_file():
+                break
+            opened.append(dict(np.load(path)))
+        return (
+            {name: np.concatenate([rows[name] for rows in opened]) for name in opened[0]} if opened else None
+        )
 
 
 def copy_input(model: Any) -> Any:
@@ -230,7 +235,11 @@ def main() -> None:
             print(f"{number + 1} of {arguments.cases} people, {time.monotonic() - begun:.0f} s", flush=True)
         return
     rows = [(setting, bench.collect(setting, arguments.cases)) for setting in SETTINGS]
-    found = [(setting, each) for setting, each in rows if each is not None]
+    found = [
+        (setting, each)
+        for setting, each in rows
+        if each is not None and len(each["embedding"]) >= LEAST_PEOPLE
+    ]
     write_report(found, bench.cases, mean_gallery(bench.readers), REPO / "docs")
 
 

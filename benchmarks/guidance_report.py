@@ -24,21 +24,24 @@ def measure(found: Found, cases: Sequence[Any], gallery: np.ndarray) -> list[dic
     """A row for each setting: predictions, likeness as a share of the first row's, and what follows the prompt."""
     truth = Truth(cases, gallery)
     arrays = [Measured(truth, [rows]).arrays() for _, rows in found]
-    first = arrays[0]
     rows = []
     for (setting, readings), each in zip(found, arrays, strict=True):
         predictions = readings["predictions"].astype(float)
-        share = float(predictions.mean() / found[0][1]["predictions"].mean())
+        people = len(predictions)
+        share = float(predictions.mean() / found[0][1]["predictions"][:people].mean())
         # Case by case: the same noise, photo and caption.
-        lost = estimate_mean(each["cosine"].astype(float) - first["cosine"].astype(float))
-        scale = float(first["cosine"].mean())
+        first = {name: arrays[0][name][..., :people].astype(float) for name in MEASURES}
+        change = {name: estimate_mean(each[name].astype(float) - first[name]) for name in MEASURES}
+        lost, scale = change["cosine"], float(first["cosine"].mean())
         rows.append(
             {
                 "name": setting.name,
                 "group": setting.group,
+                "people": people,
                 "predictions": float(predictions.mean()),
                 "share": share,
                 "kept": Estimate(1 + lost.mean / scale, 1 + lost.lo / scale, 1 + lost.hi / scale, lost.n),
+                "change": change,
                 **{name: estimate_mean(each[name].astype(float)) for name in MEASURES},
             }
         )
@@ -46,10 +49,10 @@ def measure(found: Found, cases: Sequence[Any], gallery: np.ndarray) -> list[dic
 
 
 def write_table(rows: Sequence[dict[str, Any]]) -> str:
-    heads = ["setting", "predictions", "of all", "likeness kept", *MEASURES.values()]
+    heads = ["setting", "people", "predictions", "of all", "likeness kept", *MEASURES.values()]
     lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for row in rows:
-        cells = [row["name"], f"{row['predictions']:.1f}", f"{row['share']:.0%}"]
+        cells = [row["name"], str(row["people"]), f"{row['predictions']:.1f}", f"{row['share']:.0%}"]
         cells += [_show(row["kept"]), *(_show(row[name]) for name in MEASURES)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -63,16 +66,20 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Likeness, prompt following and motion over the predictions."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), layout="constrained")
     groups = list(dict.fromkeys(row["group"] for row in rows if row["group"] != "base"))
     colours = dict(zip(groups, plt.get_cmap("tab10").colors, strict=False))
-    for axis, (name, title) in zip(axes, (("kept", "likeness kept"), ("action", "action of the caption"), ("motion", "motion")), strict=True):  # fmt: skip
+    titles = ("likeness kept", "action of the caption, change", "motion, change")
+    shown = [[row["kept"], row["change"]["action"], row["change"]["motion"]] for row in rows]
+    for place, (axis, title) in enumerate(zip(axes, titles, strict=True)):
         for group in groups:
-            chosen = [row for row in rows if row["group"] == group]
-            mean = np.array([row[name].mean for row in chosen])
-            bounds = np.array([[row[name].lo, row[name].hi] for row in chosen]).T
+            chosen = [
+                (row, each[place]) for row, each in zip(rows, shown, strict=True) if row["group"] == group
+            ]
+            mean = np.array([each.mean for _, each in chosen])
+            bounds = np.array([[each.lo, each.hi] for _, each in chosen]).T
             axis.errorbar(
-                [row["predictions"] for row in chosen], mean, np.abs(bounds - mean), fmt="o", ms=4, lw=0.8,
+                [row["predictions"] for row, _ in chosen], mean, np.abs(bounds - mean), fmt="o", ms=4, lw=0.8,
                 color=colours[group], label=group,
             )  # fmt: skip
         axis.set_title(title, fontsize=10)
@@ -81,7 +88,9 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes[0].axhspan(LEAST_LIKENESS, 2 - LEAST_LIKENESS, color="#2e9d5b", alpha=0.12)
     for axis in axes:
         axis.axvline(MOST_SHARE * rows[0]["predictions"], color="black", lw=0.6, ls=":")
-    axes[1].legend(fontsize=7, frameon=False, loc="lower right")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=5
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -90,7 +99,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def write_report(found: Found, cases: Sequence[Any], gallery: np.ndarray, docs: Path) -> None:
     """Put the table into docs/guidance.md, between its marks, and draw the plot beside it."""
     rows = measure(found, cases, gallery)
-    table = f"{BEGIN}\n{write_table(rows)}\n\n{rows[0]['cosine'].n} people, one video each.\n{END}"
+    table = f"{BEGIN}\n{write_table(rows)}\n{END}"
     page = docs / "guidance.md"
     text = page.read_text(encoding="utf-8")
     page.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: table, text, flags=re.S), encoding="utf-8")

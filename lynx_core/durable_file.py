@@ -81,17 +81,17 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def hold_alone(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Let one process at a time write to a file; makes its folder.
+    """Let one process at a time write to a file.
 
     Args:
         on_wait: called when another process has it.
     """
     from filelock import FileLock, Timeout
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name.removeprefix('.')}.lock"))
-    # Some network drives have no locks. There the sum tells when two have written to one file.
+    # Some network drives have no locks, and what cannot be locked because it cannot be written says so when it is.
     with contextlib.suppress(OSError, NotImplementedError):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -310,6 +310,7 @@ def _fetch(fetch: Fetch, report: Callable[[str], None]) -> None:
         with hold_alone(partial, lambda: report(waiting)):
             if fetch.target.is_file() and hash_every_byte(fetch.target) == pin.sha256:
                 return  # the other one has brought it
+            partial.parent.mkdir(parents=True, exist_ok=True)
             with _hub_errors(pin, pin.revision):
                 _transfer(pin, partial)
             seen = hash_every_byte(partial)

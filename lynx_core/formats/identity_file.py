@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..durable_file import hold_alone
 from ..foreign_text import parse_json
 from ..models.kv_cache import BlockKV, KVCache
 from ..spec import ID_CROP_PX, REFERENCE_CROP_PX
@@ -124,8 +125,6 @@ def save_identity(path: Path, identity: SavedIdentity, *, overwrite: bool = Fals
     Raises:
         AdapterError: when the file is there already, or the disk is full or refuses.
     """
-    if path.exists() and not overwrite:
-        raise AdapterError(f"{path} is already there; choose another name, or allow it with overwrite.")
     tensors = _collect_tensors(identity)
     infos = {name: tensor_info(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     metadata = {
@@ -134,9 +133,12 @@ def save_identity(path: Path, identity: SavedIdentity, *, overwrite: bool = Fals
         ABOUT_KEY: json.dumps(_describe(identity)),
     }
     num_bytes = safetensors_bytes(infos, metadata)
-    write_together(
-        [(path, num_bytes, lambda raw: write_safetensors(raw, infos, tensors.__getitem__, metadata))]
-    )
+    with hold_alone(path):  # two hosts may share a folder
+        if path.exists() and not overwrite:
+            raise AdapterError(f"{path} is already there; choose another name, or allow it with overwrite.")
+        write_together(
+            [(path, num_bytes, lambda raw: write_safetensors(raw, infos, tensors.__getitem__, metadata))]
+        )
     return num_bytes
 
 

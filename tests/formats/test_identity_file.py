@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lynx_core.formats import identity_file
 from lynx_core.formats.identity_file import (
     ABOUT_KEY,
     FORMAT_KEY,
@@ -112,6 +115,37 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
 
 
 Change = Callable[[dict[str, torch.Tensor], dict[str, str]], None]
+
+
+def test_of_two_who_save_one_name_at_once_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first waits for the second while it writes; nothing of either is lost in silence."""
+    path, writing, refused = tmp_path / "Ann.safetensors", [], []
+    has_second = threading.Event()
+    write = identity_file.write_together
+
+    def write_slowly(files: Any) -> None:
+        writing.append(files)
+        if len(writing) > 1:
+            has_second.set()
+        has_second.wait(0.5)
+        write(files)
+
+    def save(num_photos: int) -> None:
+        try:
+            save_identity(path, make_identity(num_photos))
+        except AdapterError as error:
+            refused.append(str(error))
+
+    monkeypatch.setattr(identity_file, "write_together", write_slowly)
+    both = [threading.Thread(target=save, args=(number,)) for number in (1, 2)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert len(writing) == 1 and len(refused) == 1 and "is already there" in refused[0]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def edit_about(**changes: object) -> Change:
