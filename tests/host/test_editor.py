@@ -24,7 +24,7 @@ from test_browser import (
     open_workflow,
     page,
     photo,
-    wait_for_queued_prompt,
+    press_run,
 )
 
 __all__ = ["browser", "host", "page", "photo"]  # fixtures
@@ -99,7 +99,7 @@ def test_nodes_2_keeps_the_lines_of_a_note(nodes_2: Any, host: ComfyHost, photo:
     nodes_2.evaluate(SHRINK, [WIDTH, HEIGHT, NUM_FRAMES, NUM_STEPS])
     host.free_memory()  # every node runs and shows what it has to show
     nodes_2.wait_for_timeout(1000)
-    wait_for_queued_prompt(nodes_2, host)
+    host.wait(press_run(nodes_2))
     node = find_node(nodes_2, "LynxLoadAdapter")
     shown = node.get_by_text("resampler: 16 tokens").first
     shown.wait_for(timeout=20_000)
@@ -139,7 +139,7 @@ def test_a_promoted_preset_that_fills_nothing_is_told_in_the_editor(
         page.evaluate(SET_PROMOTED, {"preset": PRESET, "ref_strength": strength})
         inputs = page.evaluate(READ_PROMPT)
         assert inputs["preset"] == PRESET and inputs["ref_strength"] == strength
-        wait_for_queued_prompt(page, host)
+        host.wait(press_run(page))
         toast = page.get_by_text("the values here count", exact=False).first
         toast.wait_for(timeout=20_000)
         assert f"ref_strength is {strength} (preset: 0.6)" in toast.inner_text()
