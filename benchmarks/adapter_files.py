@@ -13,8 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from lynx_core.formats.safetensors_writer import tensor_info, write_safetensors
-from lynx_core.models.id_adapter import IDAdapterConfig, IDAdapterLayer, Resampler, ResamplerConfig
-from lynx_core.models.ref_adapter import RefAdapterConfig, RefAdapterLayer
+from lynx_core.models.adapters import (
+    IDAdapterConfig,
+    IDAdapterLayer,
+    RefAdapterConfig,
+    RefAdapterLayer,
+    Resampler,
+    ResamplerConfig,
+)
 from lynx_core.spec import EMBEDDING_DIM
 
 Shapes = dict[str, tuple[int, ...]]

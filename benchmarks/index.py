@@ -32,10 +32,10 @@ from packing import generate_shapes
 from peak_memory import PeakMemory, read_resident
 from PIL import Image
 
-from lynx_core.data.cache import TensorCache
+from lynx_core.data.cache.tensor_cache import TensorCache
 from lynx_core.data.dataset_index import build_index
-from lynx_core.data.decoding import ClipPlan, DecodingConfig
 from lynx_core.data.manifest import KINDS, Pair, read_manifest
+from lynx_core.data.media.decoding import ClipPlan, DecodingConfig
 from lynx_core.data.pair_table import BATCH_ROWS, IndexEntry, PairTable, make_table
 from lynx_core.data.prepared_index import open_index, write_index
 from lynx_core.rng import ORDER_OF_SAMPLES, shuffled_part

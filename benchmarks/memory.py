@@ -94,7 +94,7 @@ def measure_sampling(pack: Any, folder: Path, shape: Shape) -> None:
     adapter_types = tuple(
         getattr(pack.pack_module(f"lynx_core.models.{module}"), name)
         for module, name in (
-            ("resampler", "Resampler"), ("id_adapter", "IDAdapterLayer"), ("ref_adapter", "RefAdapterLayer"),
+            ("adapters", "Resampler"), ("adapters", "IDAdapterLayer"), ("adapters", "RefAdapterLayer"),
         )
     )  # fmt: skip
     alive: list[nn.Module] = []

@@ -26,8 +26,8 @@ import torch
 from PIL import Image
 
 from lynx_core.data import prepare
-from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.manifest import KINDS, read_manifest
+from lynx_core.data.media.decoding import DecodingConfig
 from lynx_core.training.checkpoint import CheckpointFolder
 from lynx_core.training.checkpoint_writer import CheckpointWriter
 

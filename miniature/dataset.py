@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lynx_core.data.video_file import probe_video, read_frames
+from lynx_core.data.media.video_file import probe_video, read_frames
 
 from .parts.resumable import write_beside
 from .world.clip import FPS, FRAME_PX

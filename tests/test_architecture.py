@@ -142,8 +142,8 @@ def test_no_files_of_the_core_import_each_other_in_a_circle() -> None:
     ("module", "known", "wrong"),
     [
         ("models.kv_cache", "formats.adapter", "models.kv_cache imports formats"),
-        ("data.cache", "training.loop", "data.cache imports training"),
-        ("spec", "models.id_adapter", "spec imports models"),
+        ("data.sample", "training.loop", "data.sample imports training"),
+        ("spec", "models.adapters", "spec imports models"),
         ("newcomer.thing", "faces.crops", "newcomer.thing imports faces"),
     ],
 )

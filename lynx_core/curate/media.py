@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.animation import peek_animation, read_whole_animation
-from ..data.decoding import ImageInfo, decode_photo, probe_media
 from ..data.errors import MediaError
-from ..data.video_file import ClipHeader, VideoInfo, peek_video, read_whole_video
+from ..data.media.animation import peek_animation, read_whole_animation
+from ..data.media.decoding import ImageInfo, decode_photo, probe_media
+from ..data.media.video_file import ClipHeader, VideoInfo, peek_video, read_whole_video
 from ..faces.errors import FaceError
 from ..faces.photo import probe_photo
 from ..faces.picture_file import PhotoInfo, UnknownPictureError

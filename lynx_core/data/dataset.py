@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from ..tokens import count_tokens
-from .cache import TensorCache
+from .cache.tensor_cache import TensorCache
 from .dataset_index import DatasetIndex, OnCount, build_index, reject
-from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError, MediaError
 from .manifest import KINDS, Manifest
+from .media.decoding import DecodingConfig
 from .quarantine import RejectionFile, SkippedRows
 from .sample import Features, Nulls, Sample
 

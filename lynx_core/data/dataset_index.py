@@ -29,22 +29,22 @@ from torch import Tensor
 from ..buckets import fetched
 from ..foreign_text import parse_json
 from ..hashing import hash_file, hash_values
-from .cache import TensorCache
-from .decoding import (
+from .cache.tensor_cache import TensorCache
+from .errors import DataError, MediaError, first_line
+from .manifest import Manifest, Pair
+from .media.decoding import (
     DecodingConfig,
     ImageInfo,
+    opened_media,
     photo_decoder_versions,
     plan_clip,
     probe_media,
     video_decoder_versions,
 )
-from .errors import DataError, MediaError, first_line
-from .manifest import Manifest, Pair
-from .media import opened_media
+from .media.video_file import VideoInfo
 from .pair_table import IndexEntry, PairTable, make_table
 from .quarantine import Rejection
 from .text_files import find_file
-from .video_file import VideoInfo
 
 _PROBE_VERSION = 2
 _NUM_THREADS = 8

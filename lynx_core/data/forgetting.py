@@ -9,14 +9,14 @@ from ..durable_file import write_durably
 from ..engine.parts import erase_records
 from ..foreign_text import parse_json
 from ..hashing import hash_file
-from .bucket_cache import pull_cache, push_cache
+from .cache.bucket_cache import pull_cache, push_cache
+from .cache.shards import FOLDER, rewrite_shards
 from .dataset_index import INDEX_NAME
 from .errors import DataError, first_line
 from .pair_table import list_holders
 from .prepare import WORK_NAME
 from .prepared_index import INDEX_FOLDER
 from .sample import hash_caption
-from .shards import FOLDER, rewrite_shards
 
 
 def forget_files(cache_dir: Path, paths: Iterable[Path], captions: Iterable[str], ids: set[str]) -> int:

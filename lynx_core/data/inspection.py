@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..offline_page import encode_picture, make_histogram, render
-from .bucket_cache import pull_cache
-from .cache import TensorCache
+from .cache.bucket_cache import pull_cache
+from .cache.tensor_cache import TensorCache
 from .dataset_index import DatasetIndex, OnCount, build_index
-from .decoding import ClipPlan, DecodingConfig, decode_clip, decode_photo
 from .errors import DataError, MediaError
 from .manifest import KINDS, read_manifest
-from .media import opened_media
+from .media.decoding import ClipPlan, DecodingConfig, decode_clip, decode_photo, opened_media
 from .pair_table import IndexEntry, PairTable
 from .prepared_index import INDEX_FOLDER, open_index
 from .quarantine import Rejection

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from ..foreign_text import parse_json
+from ..hashing import hash_file
 from ..tokens import count_tokens
-from .decoding import ClipPlan
+from .errors import MediaError
 from .manifest import KINDS, Pair
+from .media.decoding import ClipPlan
 
 BATCH_ROWS = 1 << 14
 _GONE = (-1, -1)
@@ -43,6 +45,27 @@ class IndexEntry:
     def absent_files(self) -> int:
         """How many of its files are gone."""
         return sum(state is None for state in self.file_states)
+
+    def check_files(self) -> None:
+        """Notice a file that was changed after it was indexed; one that is gone is no fault, what was made of it holds.
+
+        Raises:
+            MediaError: when one has another content.
+        """
+        paths = (self.pair.target, *self.pair.references)
+        digests = (self.target_hash, *self.reference_hashes)
+        for path, digest, state in zip(paths, digests, self.file_states, strict=False):
+            try:
+                now = path.stat()
+                if (now.st_size, now.st_mtime_ns) == state or hash_file(path) == digest:
+                    continue
+            except OSError:
+                continue
+            raise MediaError(
+                path,
+                "file has changed",
+                "it is another one than when it was prepared; prepare the dataset again",
+            )
 
 
 class PairTable(Sequence[IndexEntry]):

@@ -21,17 +21,17 @@ from ..engine.engine import Engine, StageResult
 from ..engine.parts import RecordReader
 from ..engine.stage import EngineError, Rejected
 from ..spec import REFERENCE_PROMPT
-from .bucket_cache import pull_cache, push_cache
-from .cache import CacheCounts
+from .cache.bucket_cache import pull_cache, push_cache
+from .cache.shards import SHARD_BYTES, open_shards, pack_entries
+from .cache.tensor_cache import CacheCounts
 from .dataset import PairDataset
-from .decoding import DecodingConfig
 from .encoders import Encoders
 from .errors import DataError
 from .manifest import Manifest
+from .media.decoding import DecodingConfig
 from .prepare_stages import PairDone, PairRecord, StageName, make_stage
 from .prepared_index import name_index, write_index
 from .quarantine import Rejection, SkippedRows
-from .shards import SHARD_BYTES, open_shards, pack_entries
 
 WORK_NAME = "work"
 _MIN_PAIRS = 64

@@ -16,12 +16,12 @@ from typing import Literal
 import torch
 
 from ..engine.stage import EngineError, Rejected, Stage
-from .cache import TensorCache
+from .cache.tensor_cache import TensorCache
 from .dataset_index import reject
-from .decoding import ClipPlan, photo_decoder_versions, video_decoder_versions
 from .encoders import Encoders
 from .errors import DataError, MediaError
 from .manifest import Pair
+from .media.decoding import ClipPlan, photo_decoder_versions, video_decoder_versions
 from .pair_table import IndexEntry
 from .quarantine import Rejection
 from .sample import Features

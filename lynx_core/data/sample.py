@@ -31,21 +31,21 @@ from ..foreign_text import parse_json
 from ..hashing import hash_values
 from ..spec import REFERENCE_CROP_PX, REFERENCE_PROMPT, null_image
 from ..tokens import LatentShape, count_tokens
-from .cache import TensorCache
-from .cache_entry import name_entry
+from .cache.tensor_cache import TensorCache, name_entry
 from .dataset_index import reject
-from .decoding import (
+from .encoders import Encoders, clean_caption
+from .errors import MediaError, first_line
+from .media.decoding import (
     DECODING_VERSION,
     ClipPlan,
+    check_unchanged,
     convert_pixels,
     decode_clip,
     decode_photo,
+    opened_media,
     photo_decoder_versions,
     video_decoder_versions,
 )
-from .encoders import Encoders, clean_caption
-from .errors import MediaError, first_line
-from .media import check_as_indexed, check_unchanged, opened_media
 from .pair_table import IndexEntry
 from .quarantine import Rejection
 
@@ -130,7 +130,7 @@ class Features:
             DataError: when an encoder or the cache fails, which is not the sample's fault.
         """
         pair = item.pair
-        check_as_indexed(item)
+        item.check_files()
         return Sample(
             id=pair.id,
             kind=pair.kind,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.errors import MediaError
-from ..data.video_file import VideoInfo, probe_video, read_frames
+from ..data.media.video_file import VideoInfo, probe_video, read_frames
 from ..spec import first_line
 from .errors import EvaluationError
 

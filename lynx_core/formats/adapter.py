@@ -17,8 +17,14 @@ from torch import Tensor, nn
 
 from ..hashing import add_file_samples
 from ..models.adapter_configs import PART_KINDS, PART_NAMES, AdapterConfigs, PartKind, find_misfit
-from ..models.id_adapter import IDAdapterConfig, IDAdapterLayer, Resampler, ResamplerConfig
-from ..models.ref_adapter import RefAdapterConfig, RefAdapterLayer
+from ..models.adapters import (
+    IDAdapterConfig,
+    IDAdapterLayer,
+    RefAdapterConfig,
+    RefAdapterLayer,
+    Resampler,
+    ResamplerConfig,
+)
 from ..spec import RELEASE_RECOGNISER
 from . import layouts
 from .parts import AdapterPart, find_parts

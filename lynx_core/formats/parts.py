@@ -12,8 +12,14 @@ from dataclasses import dataclass
 import torch
 
 from ..models.adapter_configs import PART_KINDS, PART_NAMES, PartConfig, PartKind
-from ..models.id_adapter import IDAdapterConfig, KeyNorm, Resampler, ResamplerConfig, infer_resampler_config
-from ..models.ref_adapter import RefAdapterConfig
+from ..models.adapters import (
+    IDAdapterConfig,
+    KeyNorm,
+    RefAdapterConfig,
+    Resampler,
+    ResamplerConfig,
+    infer_resampler_config,
+)
 from ..spec import EMBEDDING_DIM
 from . import layouts, single_file
 from .layouts import KeyForm

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from ..foreign_text import parse_json
-from ..models.id_adapter import KeyNorm
+from ..models.adapters import KeyNorm
 from . import layouts
 from .tensor_file import AdapterError, TensorFile
 

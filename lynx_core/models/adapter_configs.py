@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..spec import EMBEDDING_DIM, LynxError, Variant
-from .id_adapter import IDAdapterConfig, ResamplerConfig
-from .ref_adapter import RefAdapterConfig
+from .adapters import IDAdapterConfig, RefAdapterConfig, ResamplerConfig
 
 PartKind = Literal["resampler", "id", "ref"]
 PART_KINDS: tuple[PartKind, ...] = get_args(PartKind)

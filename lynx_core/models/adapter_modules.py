@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from ..spec import RELEASE_RECOGNISER, LynxError
 from .adapter_configs import AdapterConfigs
-from .id_adapter import IDAdapterLayer, Resampler
-from .ref_adapter import RefAdapterLayer
+from .adapters import IDAdapterLayer, RefAdapterLayer, Resampler
 
 
 class LowRankLinear(nn.Linear):

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..spec import LynxError
-from .id_adapter import IDAdapterLayer, Resampler
-from .ref_adapter import RefAdapterLayer
+from .adapters import IDAdapterLayer, RefAdapterLayer, Resampler
 
 
 class BlockKV(nn.Module):

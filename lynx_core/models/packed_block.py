@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from ..spec import AttentionBackend
 from .adapter_modules import AdapterModules
-from .id_adapter import IDAdapterLayer
-from .ref_adapter import RefAdapterLayer
+from .adapters import IDAdapterLayer, RefAdapterLayer
 from .segment_attention import Segments, SequenceGroup, attend_segments, attend_shared, find_runs
 
 _ROWS = 32

@@ -9,8 +9,7 @@ from typing import Literal
 
 from ..formats.adapter import Adapter
 from ..models.adapter_configs import PartKind, describe_base_misfit
-from ..models.id_adapter import IDAdapterConfig
-from ..models.ref_adapter import RefAdapterConfig
+from ..models.adapters import IDAdapterConfig, RefAdapterConfig
 from ..spec import Variant
 from .configuration_file import SettingChecks
 

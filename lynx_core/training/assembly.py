@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data.bucket_cache import pull_cache
+from ..data.cache.bucket_cache import pull_cache
 from ..data.dataset import PairDataset
 from ..data.dataset_index import DatasetIndex
 from ..data.encoders import AnalyzerRecogniser, Encoders, UMT5TextEncoder, WanVideoEncoder

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..buckets import place_of, written_url
-from ..data.decoding import DecodingConfig
+from ..data.media.decoding import DecodingConfig
 from ..spec import AttentionBackend, Quantisation
 from .adapter_settings import AdapterSettings
 from .configuration_file import SettingChecks, read_settings

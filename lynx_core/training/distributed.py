@@ -3,6 +3,7 @@
 accelerate finds the processes and wraps the adapter in DDP. FSDP2 (`fully_shard`) shards trained
 weights, gradients and optimiser instead: 68.5 GB for the full adapter become 8.6 on each of 8 GPUs.
 The frozen base is no part of either; `ShardedBlocks` shards it, by FSDP2 as well, with the interface of offloading.
+Sharded weights are gathered one tensor at a time when the adapter is written.
 On many nodes, HSDP shards within a group of processes and replicates the groups.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..formats.adapter_weights import list_in_order, save_modules
+from ..formats.tensor_file import AdapterError
 from ..models.adapter_modules import AdapterModules
 from ..models.frozen_base import BlockOffload
 from ..models.packed_wan import PackedInputs, PackedWan
@@ -258,3 +261,43 @@ class ShardedBlocks(BlockOffload):
                 self._blocks[index + step].unshard(async_op=True)
             self._last = index
         return block
+
+
+class _Gathering:
+    """Gathers the tensors of an adapter in one order, which all processes keep to."""
+
+    def __init__(self, adapter: AdapterModules, names: Sequence[str]) -> None:
+        self.adapter = adapter
+        self.left = list(names)
+
+    def read(self, name: str) -> Tensor:
+        assert name == self.left[0], f"{name} is read before {self.left[0]}"
+        self.left.pop(0)
+        return full_tensor(self.adapter.canonical_tensor(name)).cpu()
+
+    def finish(self) -> None:
+        """Take part in what the other processes still gather."""
+        while self.left:
+            self.read(self.left[0])
+
+
+@torch.no_grad()
+def export_together(
+    adapter: AdapterModules, path: Path, dtype: torch.dtype, context: DistributedContext
+) -> None:
+    """Write an adapter; every process takes part, the main one writes.
+
+    Raises:
+        AdapterError: on every process, when a weight is not finite, or the disk is full or refuses.
+    """
+    gathering = _Gathering(adapter, list_in_order(adapter, dtype))
+    problem = None
+    if context.is_main:
+        try:
+            save_modules(adapter, path, dtype=dtype, read=gathering.read, overwrite=True)
+        except AdapterError as error:
+            problem = str(error)
+    gathering.finish()
+    problem = context.share(problem)
+    if problem is not None:
+        raise AdapterError(problem)

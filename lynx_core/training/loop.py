@@ -26,9 +26,9 @@ from .checkpoint_writer import CheckpointWriter
 from .configuration import TrainingConfig
 from .configuration_file import as_plain
 from .curriculum import Cursors, PackStream, count_steps_left, describe_stages
-from .distributed import AdapterForward, DistributedContext
-from .export import export_together, push_adapter
+from .distributed import AdapterForward, DistributedContext, export_together
 from .flow_matching import make_smallest_inputs
+from .hub import push_adapter
 from .model_checks import collect_versions
 from .optimizer import (
     EMA,

@@ -15,7 +15,7 @@ from typing import NoReturn, TypeVar
 
 import torch
 
-from ..data.cache import TensorCache
+from ..data.cache.tensor_cache import TensorCache
 from ..data.dataset import PairDataset
 from ..data.dataset_index import build_index
 from ..data.errors import DataError

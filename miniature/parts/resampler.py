@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lynx_core.formats.adapter_weights import save_single_file
 from lynx_core.formats.layouts import canonical_name
-from lynx_core.models.id_adapter import Resampler, ResamplerConfig
+from lynx_core.models.adapters import Resampler, ResamplerConfig
 from lynx_core.rng import numpy_generator
 
 from ..making import Making

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...lynx_core.formats.adapter import Adapter
-from ...lynx_core.models.id_adapter import IDAdapterLayer
+from ...lynx_core.models.adapters import IDAdapterLayer
 from ...lynx_core.models.kv_cache import KVCache, compute_id_kv
 from ..presets import PART_NAMES, IdentitySettings, PartSettings, parse_curve
 from .attention_hooks import attach

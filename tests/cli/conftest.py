@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lynx_core.models.id_adapter import IDAdapterConfig, IDAdapterLayer, Resampler, ResamplerConfig
+from lynx_core.models.adapters import IDAdapterConfig, IDAdapterLayer, Resampler, ResamplerConfig
 
 
 def write_lite_release(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from drawn import draw, draw_frames, put_side_by_side, write_clip, write_photo
 from test_curation import read_rows
 
 from lynx_core.cli.main import main
-from lynx_core.data.shard_file import read_entries
+from lynx_core.data.cache.shard_file import read_entries
 from lynx_core.formats.adapter import open_adapter
 from lynx_core.hashing import hash_file
 from miniature.make import unpack_encoders

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lynx_core.data.cache.shard_file import ShardEntry, read_entries
 from lynx_core.data.dataset import PairDataset
 from lynx_core.data.quarantine import Rejection
-from lynx_core.data.shard_file import ShardEntry, read_entries
 from lynx_core.tokens import count_tokens
 
 

@@ -12,10 +12,10 @@ from small_encoders import make_small_encoders
 from small_media import list_ids, write_image, write_rows, write_video
 
 from lynx_core.data.dataset import PairDataset
-from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError
 from lynx_core.data.manifest import read_manifest
+from lynx_core.data.media.decoding import DecodingConfig
 from lynx_core.data.prepare import prepare_dataset
 
 DECODING = DecodingConfig(max_px=64 * 64, max_frames=5)

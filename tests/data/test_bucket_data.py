@@ -17,13 +17,13 @@ from small_media import write_rows
 
 from lynx_core import buckets
 from lynx_core.buckets import fetched, place_of, url_of
-from lynx_core.data.bucket_cache import pull_cache
+from lynx_core.data.cache.bucket_cache import pull_cache
 from lynx_core.data.dataset import PairDataset
-from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError, MediaError
 from lynx_core.data.forgetting import forget_files
 from lynx_core.data.manifest import read_manifest
+from lynx_core.data.media.decoding import DecodingConfig
 from lynx_core.data.prepare import PreparedDataset, prepare_dataset
 from lynx_core.data.prepared_index import name_index, open_index
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lynx_core import durable_file
-from lynx_core.data.cache import TensorCache, name_entry
+from lynx_core.data.cache.tensor_cache import TensorCache, name_entry
 from lynx_core.data.errors import DataError
 from lynx_core.hashing import WHOLE_FILE_BYTES, hash_file, hash_values
 

@@ -16,10 +16,10 @@ from small_encoders import make_small_encoders, save_small_models
 from small_media import count_sample_tokens, list_ids, quarantine_sample, write_image, write_rows, write_video
 
 from lynx_core.data.dataset import PairDataset
-from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError, MediaError
 from lynx_core.data.manifest import read_manifest
+from lynx_core.data.media.decoding import DecodingConfig
 from lynx_core.data.sample import Sample
 from lynx_core.hashing import hash_values
 from lynx_core.training.curriculum import plan_epoch_items
@@ -190,7 +190,7 @@ def test_full_disk_is_not_the_fault_of_a_sample(
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lynx_core.data.cache.write_durably", fail)
+    monkeypatch.setattr("lynx_core.data.cache.tensor_cache.write_durably", fail)
     with pytest.raises(DataError, match="the disk is full"):
         source.load_pack([0])
     assert not len(source.quarantine)

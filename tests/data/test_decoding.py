@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from small_media import write_image, write_video
 
-from lynx_core.data.decoding import (
+from lynx_core.data.errors import DataError, MediaError
+from lynx_core.data.media.decoding import (
     DecodingConfig,
     ImageInfo,
     convert_pixels,
@@ -18,8 +19,7 @@ from lynx_core.data.decoding import (
     plan_clip,
     probe_media,
 )
-from lynx_core.data.errors import DataError, MediaError
-from lynx_core.data.video_file import VideoInfo
+from lynx_core.data.media.video_file import VideoInfo
 from lynx_core.faces.photo import load_photo
 
 AS_IS = DecodingConfig(fps=None)
@@ -228,7 +228,7 @@ def test_a_large_jpeg_is_reduced_while_it_is_decoded(tmp_path: Path, monkeypatch
     small.resize((2000, 1501), Image.Resampling.BICUBIC).save(path, quality=95)
     config = DecodingConfig(max_px=160 * 160)
     reduced = decode(path, config).astype(float)
-    monkeypatch.setattr("lynx_core.data.decoding.load_photo", lambda path, _: load_photo(path))
+    monkeypatch.setattr("lynx_core.data.media.decoding.load_photo", lambda path, _: load_photo(path))
     whole = decode(path, config).astype(float)
     assert reduced.shape == whole.shape
     assert np.abs(reduced - whole).mean() < 3 and np.abs(reduced - whole).max() > 0

@@ -11,11 +11,11 @@ from small_encoders import make_small_encoders
 from small_media import read_cache, write_rows, write_video
 
 from lynx_core.data.dataset import PairDataset
-from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError
 from lynx_core.data.forgetting import forget_files
 from lynx_core.data.manifest import read_manifest
+from lynx_core.data.media.decoding import DecodingConfig
 from lynx_core.data.prepare import PreparedDataset, prepare_dataset
 from lynx_core.hashing import hash_file
 

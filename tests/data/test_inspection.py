@@ -12,8 +12,8 @@ from small_encoders import make_small_encoders
 from small_media import write_image, write_rows
 
 from lynx_core.cli.main import main
-from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.manifest import read_manifest
+from lynx_core.data.media.decoding import DecodingConfig
 from lynx_core.data.prepare import prepare_dataset
 from lynx_core.data.prepared_index import open_index
 

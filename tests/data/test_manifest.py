@@ -12,10 +12,10 @@ import pytest
 from small_media import write_image, write_rows
 
 from lynx_core.data.dataset import PairDataset
-from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError
 from lynx_core.data.manifest import Manifest, read_manifest
+from lynx_core.data.media.decoding import DecodingConfig
 
 Row = dict[str, Any]
 

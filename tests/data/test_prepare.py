@@ -17,12 +17,12 @@ from PIL import Image
 from small_encoders import make_small_encoders, save_small_models
 from small_media import read_cache, write_image, write_rows
 
-from lynx_core.data import decoding
-from lynx_core.data.cache_entry import decode_entry
+from lynx_core.data.cache.tensor_cache import decode_entry
 from lynx_core.data.dataset import PairDataset
-from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders, WanVideoEncoder
 from lynx_core.data.manifest import read_manifest
+from lynx_core.data.media import decoding
+from lynx_core.data.media.decoding import DecodingConfig
 from lynx_core.data.prepare import PreparedDataset, Progress, prepare_dataset
 from lynx_core.training.progress import ProgressLine
 
@@ -327,7 +327,7 @@ import torch
 torch.set_num_threads(1)
 from small_encoders import make_small_encoders
 from lynx_core.data import prepare
-from lynx_core.data.decoding import DecodingConfig
+from lynx_core.data.media.decoding import DecodingConfig
 from lynx_core.data.manifest import read_manifest
 folder, models, runner = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 prepare._MIN_PAIRS = 4

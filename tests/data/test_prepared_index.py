@@ -14,13 +14,13 @@ from small_encoders import make_small_encoders
 from small_media import write_image, write_rows
 
 from lynx_core.data import dataset_index
-from lynx_core.data.cache import TensorCache
+from lynx_core.data.cache.tensor_cache import TensorCache
 from lynx_core.data.dataset import PairDataset
 from lynx_core.data.dataset_index import DatasetIndex, build_index
-from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError, MediaError
 from lynx_core.data.manifest import read_manifest
+from lynx_core.data.media.decoding import DecodingConfig
 from lynx_core.data.prepare import prepare_dataset
 from lynx_core.data.prepared_index import name_index, open_index
 

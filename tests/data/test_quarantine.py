@@ -11,10 +11,10 @@ import pytest
 from small_media import quarantine_sample, write_rows
 
 from lynx_core.data.dataset import PairDataset
-from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError
 from lynx_core.data.manifest import read_manifest
+from lynx_core.data.media.decoding import DecodingConfig
 from lynx_core.data.quarantine import Rejection, RejectionFile
 
 DECODING = DecodingConfig(max_px=64 * 64, max_frames=5)

@@ -16,15 +16,15 @@ from small_encoders import make_small_encoders
 from small_media import write_rows
 
 from lynx_core import durable_file
-from lynx_core.data.cache import TensorCache
+from lynx_core.data.cache.shards import FOLDER, ShardFolder, open_shards, pack_entries, rewrite_shards
+from lynx_core.data.cache.tensor_cache import TensorCache
 from lynx_core.data.dataset import PairDataset
-from lynx_core.data.decoding import DecodingConfig
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError, MediaError
 from lynx_core.data.manifest import read_manifest
+from lynx_core.data.media.decoding import DecodingConfig
 from lynx_core.data.prepare import PreparedDataset, prepare_dataset
 from lynx_core.data.prepared_index import name_index, open_index
-from lynx_core.data.shards import FOLDER, ShardFolder, open_shards, pack_entries, rewrite_shards
 
 DECODING = DecodingConfig(max_px=64 * 64, max_frames=5)
 NUMBERS = range(12)

@@ -11,8 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lynx_core.models.id_adapter import IDAdapterConfig, IDAdapterLayer, Resampler, ResamplerConfig
-from lynx_core.models.ref_adapter import RefAdapterConfig, RefAdapterLayer
+from lynx_core.models.adapters import (
+    IDAdapterConfig,
+    IDAdapterLayer,
+    RefAdapterConfig,
+    RefAdapterLayer,
+    Resampler,
+    ResamplerConfig,
+)
 
 DIM, LITE_TOKEN_DIM, NUM_BLOCKS = 32, 24, 4
 State = dict[str, Tensor]

@@ -60,14 +60,14 @@ def make_videos(folder: Path) -> list[Seed]:
 
 
 def open_photo(path: Path) -> None:
-    from lynx_core.data.decoding import probe_media
+    from lynx_core.data.media.decoding import probe_media
     from lynx_core.faces.photo import load_photo
 
     _try_both(lambda: load_photo(path), lambda: _read_media(path, probe_media(path)))
 
 
 def open_video(path: Path) -> None:
-    from lynx_core.data.decoding import probe_media
+    from lynx_core.data.media.decoding import probe_media
 
     _read_media(path, probe_media(path))
 
@@ -87,6 +87,6 @@ def _try_both(*calls: Callable[[], Any]) -> None:
 
 
 def _read_media(path: Path, info: Any) -> None:
-    from lynx_core.data.decoding import DecodingConfig, decode_clip, plan_clip
+    from lynx_core.data.media.decoding import DecodingConfig, decode_clip, plan_clip
 
     decode_clip(path, plan_clip(path, info, DecodingConfig(), None))

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from media_files import Recipe, read_reference
 
-from lynx_core.data.decoding import DecodingConfig, ImageInfo, decode_clip, plan_clip, probe_media
 from lynx_core.data.errors import MediaError
-from lynx_core.data.video_file import VideoInfo
+from lynx_core.data.media.decoding import DecodingConfig, ImageInfo, decode_clip, plan_clip, probe_media
+from lynx_core.data.media.video_file import VideoInfo
 
 MEAN_LIMIT = 0.5
 """Of the absolute differences of a frame, in steps of 1/255."""

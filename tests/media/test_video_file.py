@@ -15,10 +15,10 @@ from media_cases import BFRAMES, MPEG4, NAMES, X264
 from media_files import cut, encode, joined, noise, then
 from media_looks import INTERLACED
 
-import lynx_core.data.video_container as video_container
-from lynx_core.data.decoding import DecodingConfig, decode_clip, plan_clip, probe_media
+import lynx_core.data.media.video_container as video_container
 from lynx_core.data.errors import DataError, MediaError
-from lynx_core.data.video_file import probe_video, read_frames
+from lynx_core.data.media.decoding import DecodingConfig, decode_clip, plan_clip, probe_media
+from lynx_core.data.media.video_file import probe_video, read_frames
 
 AS_IS = DecodingConfig(fps=None)
 _IN_OPEN = 0x20
@@ -141,7 +141,7 @@ def test_pyav_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_decoder_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lynx_core.data import decoding
+    from lynx_core.data.media import decoding
 
     before = AS_IS.fingerprint()
     assert AS_IS.fingerprint() == before

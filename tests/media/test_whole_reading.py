@@ -12,11 +12,11 @@ from media_files import encode
 from test_media import choose_cases
 
 from lynx_core.curate.media import open_footage
-from lynx_core.data import video_file
-from lynx_core.data.animation import read_animation
-from lynx_core.data.decoding import probe_media
 from lynx_core.data.errors import MediaError
-from lynx_core.data.video_file import VideoInfo, read_frames
+from lynx_core.data.media import video_file
+from lynx_core.data.media.animation import read_animation
+from lynx_core.data.media.decoding import probe_media
+from lynx_core.data.media.video_file import VideoInfo, read_frames
 from lynx_core.faces.photo import probe_photo
 from lynx_core.faces.picture_file import UnknownPictureError
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lynx_core.data.decoding import DecodingConfig, decode_clip, plan_clip, probe_media
 from lynx_core.data.manifest import read_manifest
+from lynx_core.data.media.decoding import DecodingConfig, decode_clip, plan_clip, probe_media
 from lynx_core.faces.crops import crop_aligned
 from miniature.dataset import (
     FIRST_HELD_OUT_IDENTITY,

@@ -17,8 +17,8 @@ from lynx_core.formats.conversion import convert_adapter
 from lynx_core.formats.tensor_file import AdapterError
 from lynx_core.models.adapter_configs import AdapterConfigs, configure_variant
 from lynx_core.models.adapter_modules import AdapterModules, LowRankLinear
+from lynx_core.models.adapters import RefAdapterConfig
 from lynx_core.models.packed_wan import PackedWan
-from lynx_core.models.ref_adapter import RefAdapterConfig
 from lynx_core.spec import INSTANTID_RECOGNISER, RELEASE_RECOGNISER, Variant
 
 GOLDEN = (

@@ -10,9 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lynx_core.models.id_adapter import IDAdapterConfig, IDAdapterLayer, Resampler, ResamplerConfig
+from lynx_core.models.adapters import (
+    IDAdapterConfig,
+    IDAdapterLayer,
+    RefAdapterConfig,
+    RefAdapterLayer,
+    Resampler,
+    ResamplerConfig,
+)
 from lynx_core.models.kv_cache import KVCache, ReferenceKVBuilder, attend_extra, compute_id_kv
-from lynx_core.models.ref_adapter import RefAdapterConfig, RefAdapterLayer
 from lynx_core.spec import LynxError
 
 DIM, TOKEN_DIM = 32, 24

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lynx_core.models.id_adapter import Resampler, ResamplerConfig, infer_resampler_config
+from lynx_core.models.adapters import Resampler, ResamplerConfig, infer_resampler_config
 
 CONFIG = ResamplerConfig(
     dim=48, depth=2, num_heads=3, num_queries=5, embedding_dim=20, output_dim=36, ff_dim=96, head_dim=64

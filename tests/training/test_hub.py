@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from small_run import make_configuration
 
-from lynx_core.training.export import push_adapter
+from lynx_core.training.hub import push_adapter
 from lynx_core.training.loop import train
 from lynx_core.training.preflight import PreflightError
 

@@ -11,11 +11,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..buckets import RemoteFile, ask, describe_file, describe_listed, download, upload, url_of
-from ..durable_file import write_aside
-from .dataset_index import INDEX_NAME as FILES_NAME
-from .errors import DataError, first_line
-from .prepared_index import INDEX_FOLDER
+from ...buckets import RemoteFile, ask, describe_file, describe_listed, download, upload, url_of
+from ...durable_file import write_aside
+from ..dataset_index import INDEX_NAME as FILES_NAME
+from ..errors import DataError, first_line
+from ..prepared_index import INDEX_FOLDER
 from .shards import FOLDER
 from .shards import INDEX_NAME as SHARD_INDEX_NAME
 

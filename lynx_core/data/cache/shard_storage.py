@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ..buckets import RemoteFile, ask, describe_listed, read_range, upload, url_of
-from ..spec import LynxError
-from .errors import DataError, first_line
+from ...buckets import RemoteFile, ask, describe_listed, read_range, upload, url_of
+from ...spec import LynxError
+from ..errors import DataError, first_line
 from .shard_file import SUFFIX, MappedShard, ShardEntry, read_entries
 
 _OPEN_SHARDS = 64

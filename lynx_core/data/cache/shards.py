@@ -22,10 +22,9 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from ..buckets import fetched
-from .cache_entry import decode_entry, parse_header, read_source
-from .errors import DataError, first_line
-from .shard_file import SUFFIX, Piece, ShardEntry, write_shard
+from ...buckets import fetched
+from ..errors import DataError, first_line
+from .shard_file import SUFFIX, Piece, ShardEntry, parse_header, read_source, write_shard
 from .shard_index import ShardIndex, key_of, make_rows, open_shard_index, sort_rows, write_shard_index
 from .shard_storage import ShardFault, ShardStorage, move_shards_in
 
@@ -183,7 +182,7 @@ def pack_entries(root: Path, shard_bytes: int = SHARD_BYTES, *, whole_only: bool
         count = 0
         for group in _group(_list_files(root), shard_bytes, whole_only):
             # A file whose entry a shard has already is left of a kill, or made by two at once.
-            new = [piece for piece in group if not _holds(shards, piece.name)]
+            new = [piece for piece in group if not _holds(shards, piece)]
             if new:
                 path = folder / _name_next(shards)
                 written = {entry.name for entry in write_shard(path, new)}
@@ -320,11 +319,12 @@ def _group(pieces: Sequence[Piece], shard_bytes: int, whole_only: bool) -> list[
     return groups[:-1] if whole_only else groups
 
 
-def _holds(shards: ShardFolder, name: str) -> bool:
-    place = shards.find(name)
+def _holds(shards: ShardFolder, piece: Piece) -> bool:
+    """Whether a shard has the same bytes; those of a damaged one, or of another machine's rounding, differ."""
+    place = shards.find(piece.name)
     try:
-        return place is not None and decode_entry(shards.read(place)) is not None
-    except ShardFault:
+        return place is not None and shards.read(place) == piece.read(0, piece.length)
+    except (ShardFault, OSError):
         return False
 
 

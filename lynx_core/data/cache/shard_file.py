@@ -1,6 +1,6 @@
 """A shard: many cache entries in one safetensors file, any of which can be read by offset and length alone.
 
-An entry lies in it byte for byte as `cache_entry` wrote it. The shard's own header calls the tensors of the entry
+An entry lies in it byte for byte as `tensor_cache` wrote it. The shard's own header calls the tensors of the entry
 `KIND/HASH/NAME`, so other programs read them, and the bytes before them, the entry's header, `KIND/HASH#header`.
 """
 
@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ..durable_file import write_aside
-from .cache_entry import parse_header, read_source
+from ...durable_file import write_aside
+from ...foreign_text import parse_json
 
 SUFFIX = ".safetensors"
+ABOUT = "lynx"
+"""What the header of an entry says beside its tensors: their hash, and what they were made of. One text, since
+safetensors writes several in any order, and equal entries have equal bytes."""
 _HEADER = "#header"
 _ALIGNMENT = 8
 _CHUNK_BYTES = 16 << 20
@@ -175,3 +178,33 @@ class MappedShard:
     def read(self, offset: int, length: int) -> bytes:
         """A copy of some of its bytes, fewer where it ends before."""
         return self._map[offset : min(offset + length, self.num_bytes)]
+
+
+def parse_header(raw: bytes) -> dict[str, Any]:
+    """The header of a safetensors document, by the name of the tensor.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    length = int.from_bytes(raw[:8], "little")
+    header = parse_json(raw[8 : 8 + length]) if len(raw) >= 8 + length > 8 else None
+    if not isinstance(header, dict):
+        raise ValueError("no header of a safetensors file")
+    return header
+
+
+def read_source(header: Mapping[str, Any]) -> str:
+    """What the entry of a header was made of, as `encode_entry` took it."""
+    try:
+        return str(read_about(header)["source"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def read_about(header: Mapping[str, Any]) -> dict[str, str]:
+    """Hash and source of an entry.
+
+    Raises:
+        ValueError, KeyError, TypeError: when its header has none.
+    """
+    return dict(parse_json(header["__metadata__"][ABOUT]))

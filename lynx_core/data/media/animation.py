@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..faces.errors import FaceError
-from ..faces.picture_file import PhotoInfo, decode_picture, decoder_errors, open_picture
-from .errors import MediaError, first_line
+from ...faces.errors import FaceError
+from ...faces.picture_file import PhotoInfo, decode_picture, decoder_errors, open_picture
+from ..errors import MediaError, first_line
 from .video_container import check_whole
 from .video_file import ClipHeader, Fit, VideoInfo
 from .video_frames import flatten_picture

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..durable_file import write_aside
-from .errors import DataError, first_line
+from ...durable_file import write_aside
+from ..errors import DataError, first_line
 from .shard_file import ShardEntry
 
 ROW = np.dtype([("key", "S32"), ("source", "S32"), ("shard", "<i4"), ("offset", "<i8"), ("length", "<i8")])

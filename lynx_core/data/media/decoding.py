@@ -8,7 +8,8 @@ for being small: any size packs with any other, so a small source simply takes f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
@@ -18,13 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..faces.errors import FaceError
-from ..faces.photo import PhotoInfo, UnknownPictureError, load_photo, probe_photo
-from ..faces.picture_file import decoder_errors, open_picture
-from ..hashing import hash_values
-from ..tokens import FRAMES_PER_LATENT, PX_PER_TOKEN, LatentShape, latent_shape
+from ...buckets import fetched, url_of
+from ...faces.errors import FaceError
+from ...faces.photo import PhotoInfo, UnknownPictureError, load_photo, probe_photo
+from ...faces.picture_file import decoder_errors, open_picture
+from ...hashing import hash_file, hash_values
+from ...tokens import FRAMES_PER_LATENT, PX_PER_TOKEN, LatentShape, latent_shape
+from ..errors import DataError, MediaError, first_line
 from .animation import probe_animation, read_animation
-from .errors import DataError, MediaError, first_line
 from .video_container import check_whole
 from .video_file import VideoInfo, probe_video, read_frames
 
@@ -321,3 +323,46 @@ def _package_versions(*names: str) -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "absent"
     return found
+
+
+@contextmanager
+def opened_media(path: Path) -> Iterator[Path]:
+    """Give the file to read for as long as the block runs; faults that the block finds in it name `path`.
+
+    Raises:
+        MediaError: when it is not there, or does not come from its bucket.
+    """
+    try:
+        with fetched(path) as file:
+            if not file.exists():
+                raise FileNotFoundError(path)
+            try:
+                yield file
+            except MediaError as error:
+                raise MediaError(path, error.reason, error.detail.replace(str(file), str(path))) from error
+    except FileNotFoundError as error:
+        raise MediaError(
+            path, "file is gone", "the cache has nothing for these settings; bring the file back"
+        ) from error
+    except OSError as error:
+        if url_of(path) is None:
+            raise
+        raise MediaError(path, "cannot be fetched", f"{url_of(path)}: {first_line(error)}") from error
+
+
+def check_unchanged(file: Path, path: Path, digest: str) -> None:
+    """Notice a file that has changed since its hash was taken.
+
+    Args:
+        file: the copy that was read; `path` is its name.
+
+    Raises:
+        DataError: when it has.
+        MediaError: when it cannot be read.
+    """
+    try:
+        found = hash_file(file)
+    except OSError as error:
+        raise MediaError(path, "cannot be read", first_line(error)) from error
+    if found != digest:
+        raise DataError(f"{path} has changed since the run began; start again, so that plan and data agree")

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .errors import DataError, MediaError, first_line
+from ..errors import DataError, MediaError, first_line
 from .foreign_content import describe_foreign
 
 _MIN_PYAV = 17

@@ -3,12 +3,13 @@
 The name of an entry comes from contents and settings, never from a file's name, so two sources called
 alike do not collide and a changed source or encoder finds no stale entry. An entry is written to the
 side, synced and renamed: a kill leaves either none or a whole one. `prepare` moves entries into shards.
-The hash of an entry stands in its header; a damaged one is recognised when it is read, and made again.
+An entry is a safetensors document whose header also says what it was made of, and its hash; a damaged one is recognised when it is read, and made again.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -16,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 from torch import Tensor
 
-from ..durable_file import write_durably
-from .cache_entry import decode_entry, encode_entry, name_entry
-from .errors import DataError, MediaError, first_line
+from ...durable_file import write_durably
+from ...hashing import hash_tensors, hash_values
+from ..errors import DataError, MediaError, first_line
+from .shard_file import ABOUT, parse_header, read_about
 from .shard_storage import ShardFault
 from .shards import ShardFolder
 
@@ -159,3 +162,32 @@ class TensorCache:
         with self._counting:
             for name, number in more.items():
                 setattr(self.counts, name, getattr(self.counts, name) + number)
+
+
+def name_entry(kind: str, depends_on: Any) -> str:
+    """Path of an entry inside the cache."""
+    digest = hash_values([kind, depends_on])
+    return f"{kind}/{digest[:2]}/{digest}.safetensors"
+
+
+def encode_entry(tensors: Mapping[str, Tensor], source: str) -> bytes:
+    """The bytes of an entry.
+
+    Args:
+        source: hash of the file or text that it was made of, 64 hex digits; "" for an entry of no one's.
+    """
+    about = {"sha256": hash_tensors(tensors), "source": source}
+    return safetensors.torch.save(dict(tensors), metadata={ABOUT: json.dumps(about)})
+
+
+def decode_entry(raw: bytes) -> dict[str, Tensor] | None:
+    """The tensors of an entry, every bit checked; None when it is damaged."""
+    try:
+        tensors = safetensors.torch.load(raw)
+        stored = read_about(parse_header(raw))["sha256"]
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError):
+        return None
+    if stored != hash_tensors(tensors):
+        return None
+    # Copied, since in the file they lie at any address, on which the last bits of matrix products depend.
+    return {name: tensor.clone() for name, tensor in tensors.items()}

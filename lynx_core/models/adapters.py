@@ -1,12 +1,14 @@
-"""ID-adapter: who the person is (paper section 3.2).
+"""The two adapters: who the person is, and what the person looks like (paper sections 3.2 and 3.3).
 
-A Perceiver Resampler, the network of InstantID and Lynx, makes a few identity tokens of one face embedding. Its
-parameter names are those of the published files, so that these load strictly, and every width is read off the
-weights: the full and the lite adapter, and InstantID's checkpoint, are configurations of one class.
+ID-adapter. A Perceiver Resampler, the network of InstantID and Lynx, makes a few identity tokens of one face
+embedding. Its parameter names are those of the published files, so that these load strictly, and every width is
+read off the weights: the full and the lite adapter, and InstantID's checkpoint, are configurations of one class.
+Identity tokens become keys and values of an extra cross-attention in chosen blocks. The full variant has biases, 16
+register tokens per block, and lets the block's own text `norm_k` norm its keys. The lite variant has neither, and
+norms its keys without weights.
 
-Identity tokens become keys and values of an extra cross-attention in chosen blocks. The
-full variant has biases, 16 register tokens per block, and lets the block's own text
-`norm_k` norm its keys. The lite variant has neither, and norms its keys without weights.
+Ref-adapter. What each block's self-attention sees in a pass of the frozen base over the face crop becomes keys and
+values of an extra attention in the same block of the generating pass.
 """
 
 from __future__ import annotations
@@ -208,3 +210,44 @@ class IDAdapterLayer(nn.Module):
         if self.key_norm == "weightless":
             key = F.rms_norm(key, key.shape[-1:], eps=_WEIGHTLESS_EPS)
         return key, value
+
+
+@dataclass(frozen=True)
+class RefAdapterConfig:
+    """Shape of a Ref-adapter; `dim` is the base model's.
+
+    Raises:
+        LynxError: when a value makes no sense.
+    """
+
+    dim: int
+    blocks: tuple[int, ...]
+    has_bias: bool
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise LynxError(f"Ref-adapter dim must be positive, got {self.dim}")
+        if not self.blocks or list(self.blocks) != sorted(set(self.blocks)) or self.blocks[0] < 0:
+            raise LynxError(f"Ref-adapter blocks must be rising block numbers, got {self.blocks}")
+
+
+class RefAdapterLayer(nn.Module):
+    """One block's projections of reference features to key and value."""
+
+    def __init__(self, config: RefAdapterConfig) -> None:
+        super().__init__()
+        self.to_k_ref = nn.Linear(config.dim, config.dim, bias=config.has_bias)
+        self.to_v_ref = nn.Linear(config.dim, config.dim, bias=config.has_bias)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Project reference features.
+
+        Args:
+            features: [batch, num_tokens, dim], the input of the block's self-attention
+                (after norm1 and modulation) at timestep 0.
+
+        Returns:
+            Key and value, [batch, num_tokens, dim]; the key still has to pass the block's
+            own self-attention norm_k. Neither gets a position (no RoPE).
+        """
+        return self.to_k_ref(features), self.to_v_ref(features)

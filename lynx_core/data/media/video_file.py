@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import MediaError, first_line
+from ..errors import MediaError, first_line
 from .foreign_content import ffmpeg_command
 from .video_container import NUMBERED_FORMATS, check_whole, open_video
 from .video_frames import FrameFormat, RGBConverter, deinterlace

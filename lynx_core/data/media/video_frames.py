@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..faces.photo import convert_picture
-from .errors import MediaError
+from ...faces.photo import convert_picture
+from ..errors import MediaError
 from .foreign_content import ffmpeg_command
 
 if TYPE_CHECKING:

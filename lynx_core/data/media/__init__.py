@@ -1,0 +1,1 @@
+"""Photos and clips: what they are, and their pixels."""
