@@ -259,3 +259,32 @@ def test_names_in_the_other_unicode_form(
     assert len(source.quarantine) == 0
     assert source.items[2].pair.target.samefile(place)
     assert source.load(2).latents.shape[1] == 1
+
+
+def test_columns_of_other_programs_are_read_or_named(tmp_path: Path) -> None:
+    """Dictionary columns, nulls, small integers, structs and maps."""
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {
+        "id": pa.array(["a", "b", "c"]).dictionary_encode(),
+        "target": pa.array(["x.mp4", "y.mp4", "z.mp4"]).dictionary_encode(),
+        "references": pa.array([["f.png", None], None, ["h.png"]]),
+        "caption": pa.array(["one", "two", None]).dictionary_encode(),
+        "kind": pa.array(["single-scene"] * 3).dictionary_encode(),
+        "weight": pa.array([2, None, None], pa.int8()),
+        "origin": pa.array([{"a": [1]}, None, None]),
+        "tags": pa.array([[("k", 1)], [], None], pa.map_(pa.string(), pa.int64())),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "pairs.parquet")
+    manifest = read_manifest(tmp_path / "pairs.parquet")
+    assert [(pair.id, pair.weight, len(pair.references)) for pair in manifest.pairs] == [("a", 2.0, 1)]
+    assert [(r.id, r.reason) for r in manifest.rejections] == [
+        ("b", "missing references"),
+        ("c", "missing caption"),
+    ]
+    assert manifest.ignored_columns == ("origin", "tags")
+    nested = pa.array([[{"path": "f.png"}]] * 3)
+    parquet.write_table(pa.table({**columns, "references": nested}), tmp_path / "nested.parquet")
+    with pytest.raises(
+        DataError, match="bad reference; first: line 1, id a: a dict; it is the path of a file"
+    ):
+        read_manifest(tmp_path / "nested.parquet")
