@@ -37,6 +37,10 @@ def draw_likeness_editability(points: Sequence[Point], x_title: str, y_title: st
         for point in points
     ]
     ours = [row for row in rows if row["kind"] == "measured here"]
+    low = _find_low_labels(points)
+    labels = [
+        [row for number, row in enumerate(rows) if (number in low) == is_low] for is_low in (False, True)
+    ]
     x = altair.X("x:Q", title=x_title, scale=altair.Scale(zero=False, nice=True, padding=20))
     y = altair.Y("y:Q", title=y_title, scale=altair.Scale(zero=False, nice=True, padding=20))
     colour = altair.Color(
@@ -53,7 +57,30 @@ def draw_likeness_editability(points: Sequence[Point], x_title: str, y_title: st
         base.mark_point(size=80, filled=True, opacity=1).encode(
             color=colour, shape=altair.Shape("kind:N", legend=None)
         ),
-        base.mark_text(align="left", dx=8, dy=-7, fontSize=11).encode(text="method:N", color=colour),
+        *(
+            altair.Chart(altair.Data(values=some))
+            .mark_text(align="left", dx=8, dy=dy, fontSize=11)
+            .encode(x=x, y=y, text="method:N", color=colour)
+            for some, dy in zip(labels, (-7, 13), strict=True)
+        ),
     ]
     chart = altair.layer(*layers).properties(width=620, height=360, background="white")
     return str(vl_convert.vegalite_to_svg(chart.to_json()))
+
+
+def _find_low_labels(points: Sequence[Point]) -> set[int]:
+    """Places of the points whose label stands below, since that of a near point stands above."""
+    wide, high = (
+        max(values) - min(values) if values else 0.0
+        for values in ([p.editability.mean for p in points], [p.likeness.mean for p in points])
+    )
+    low: set[int] = set()
+    for number, point in enumerate(points):
+        above = (points[other] for other in range(number) if other not in low)
+        if any(
+            abs(point.likeness.mean - other.likeness.mean) < 0.05 * high
+            and abs(point.editability.mean - other.editability.mean) < 0.25 * wide
+            for other in above
+        ):
+            low.add(number)
+    return low

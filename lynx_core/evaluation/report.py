@@ -241,8 +241,18 @@ class Content:
                 notes.append(
                     f"Repeated for the same video, its marks of prompt following differ by {spread:.3f} (mean SD)."
                 )
+            notes += [
+                f"{judge} gave every video the same mark of {TITLES[name].lower()}: it says nothing of the methods."
+                for name in JUDGED
+                if self._gives_one_mark(Metric(name, judge))
+            ]
         notes += [f"Marks of {other} are in the ledger and not shown." for other in results.other_judges]
         return notes
+
+    def _gives_one_mark(self, metric: Metric) -> bool:
+        rows = [row for key in self.results.videos for row in self.results.find_rows(metric, *key)]
+        values = [row.value for row in rows if row.value is not None]
+        return len(values) > 1 and min(values) == max(values)
 
     def _measure_spread(self, judge: str) -> float | None:
         spreads = []

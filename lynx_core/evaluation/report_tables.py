@@ -220,7 +220,7 @@ class TableMaker:
     def _make_lines(self, metrics: Sequence[Metric], *, marks_best: bool = True) -> list[Line]:
         grid = [[self.estimate(metric, method.name) for metric in metrics] for method in self.methods]
         columns = [[row[place] for row in grid] for place in range(len(metrics))]
-        best = [max((each.mean for each in column if each is not None), default=None) for column in columns]
+        best = [_find_best([each.mean for each in column if each is not None]) for column in columns]
         lines = []
         for method, row in zip(self.methods, grid, strict=True):
             figures = []
@@ -365,3 +365,8 @@ def _simplify(name: str) -> str:
 def _pick(row: PublishedRow, name: str) -> float | None:
     """The published figure by the recogniser of this name."""
     return next((value for key, value in row.faces.items() if key in _simplify(name)), None)
+
+
+def _find_best(means: Sequence[float]) -> float | None:
+    """The highest of several; None where all are the same."""
+    return max(means) if means and (len(means) == 1 or max(means) > min(means)) else None

@@ -14,9 +14,11 @@ import pytest
 from evaluated import Evaluated
 from small_benchmark import make_matrix
 
+from lynx_core.evaluation.charts import Point, draw_likeness_editability
 from lynx_core.evaluation.errors import ConfigurationError
 from lynx_core.evaluation.report import write_report
 from lynx_core.evaluation.results import Metric, Results
+from lynx_core.evaluation.statistics import Interval
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,26 @@ def test_markdown_and_parquet_say_the_same(report: Path, evaluated: Evaluated) -
     assert all(row["low"] is None for row in figures if row["published"])
     cells = pq.read_table(report / "cells.parquet").to_pylist()
     assert len(cells) == 18 and {"face_mean_all/mini", "prompt_following/stub-1", "motion"} <= set(cells[0])
+
+
+def test_a_judge_that_does_not_tell_videos_apart_is_named_and_praises_no_method(report: Path) -> None:
+    text = (report / "report.md").read_text()
+    assert "stub-1 gave every video the same mark of video quality: it says nothing" in text
+    assert "the same mark of prompt following" not in text
+    rows = pq.read_table(report / "cells.parquet").to_pydict()
+    assert len(set(rows["video_quality/stub-1"])) == 1 < len(set(rows["prompt_following/stub-1"]))
+
+
+def test_labels_of_near_points_do_not_cover_each_other() -> None:
+    def point(x: float, y: float) -> Point:
+        return Point("some method", Interval(x, x, x, 1), Interval(y, y, y, 1))
+
+    svg = draw_likeness_editability(
+        [point(0.5, 0.5), point(0.501, 0.5), point(0.9, 0.501), point(0.5, 0.1)], "x", "y"
+    )
+    heights = [float(found) for found in re.findall(r'translate\([\d.]+,([\d.]+)\)"[^>]*>some method', svg)]
+    assert len(heights) == 4
+    assert abs(heights[0] - heights[1]) > 11 or sorted(heights)[2] - sorted(heights)[1] > 11
 
 
 def test_the_known_order_comes_out(evaluated: Evaluated) -> None:
