@@ -65,7 +65,7 @@ def prepare_once(folder: Path, count: int) -> None:
         make_small_encoders(folder / "models"),
         None,
         DecodingConfig(max_px=_SIDE_PX**2),
-        workers=prepare.Workers(count),
+        workers=prepare.WorkerConfig(count),
     )
     shutil.rmtree(cache)
 

@@ -74,7 +74,7 @@ def _write_prompts(count: int) -> list[str]:
     return lines
 
 
-class ReaderEmbedder:
+class ReaderNetwork:
     """The identity reader as a recogniser of the benchmark: it was trained apart from the one that conditions.
 
     It reads whole pictures, so it sees the square of the frame's height around the face.
@@ -88,9 +88,9 @@ class ReaderEmbedder:
         return self.readers.embed(np.stack([_cut_square(face.frame, face.face.centre[0]) for face in faces]))
 
 
-def open_reader(file: Path) -> ReaderEmbedder:
+def open_reader(file: Path) -> ReaderNetwork:
     """What `callable` of a recogniser names in configs/benchmark_mini.toml."""
-    return ReaderEmbedder(file)
+    return ReaderNetwork(file)
 
 
 def _cut_square(frame: np.ndarray, x: float) -> np.ndarray:

@@ -25,7 +25,7 @@ def _add_curate(verbs: Any) -> None:
         help="make a manifest of pairs from folders of photos and footage",
         description="Looks at every file once, finds who is in it, and pairs photos of a person with other photos "
         "and clips of them: train.parquet and heldout.parquet for prepare and train, and page.html to look at. "
-        "What is done stays done: the same command takes in new files, or goes on where it was stopped.",
+        "What is done stays done: the same command takes in new files, or resumes where it was stopped.",
     )
     _add_config_arguments(parser)
     parser.add_argument(
@@ -64,7 +64,7 @@ def _show_estimate(config: CurationConfig) -> int:
     for reason, count in reasons.items():
         print(f"  {count} left out: {reason}")
     if estimate.num_left == 0:
-        print("every file has been looked at; a run would take up new settings and write the manifests")
+        print("every file has been looked at; a run would apply new settings and write the manifests")
     else:
         seconds = (
             f"about {timedelta(seconds=round(estimate.seconds))}"

@@ -22,7 +22,7 @@ def add_parser(verbs: Any) -> None:
         "evaluate",
         help="benchmark methods: make videos, score them, ask people, report",
         description="Subjects x prompts x methods, as a TOML file says. Each step does what is missing, so the same "
-        "command goes on after a crash.",
+        "command resumes after a crash.",
     )
     steps = parser.add_subparsers(title="steps", metavar="STEP", required=True)
 

@@ -15,7 +15,7 @@ from ..spec import LynxError
 
 if TYPE_CHECKING:
     from ..data.manifest import Manifest
-    from ..data.prepare import PreparedDataset, Workers
+    from ..data.prepare import PreparedDataset, WorkerConfig
     from ..training.configuration import TrainingConfig
     from ..training.curriculum import PackStream
     from ..training.estimate import BaseShape
@@ -214,7 +214,7 @@ def _prepare(config: TrainingConfig, arguments: argparse.Namespace) -> int:
     import torch
 
     from ..data.manifest import read_manifest
-    from ..data.prepare import Workers
+    from ..data.prepare import WorkerConfig
     from ..training.configuration_file import ConfigurationError
 
     if config.data.cache is None:
@@ -223,7 +223,7 @@ def _prepare(config: TrainingConfig, arguments: argparse.Namespace) -> int:
     use_gpu = config.run.device == "auto" and torch.cuda.is_available()
     if arguments.workers < 1:
         raise ConfigurationError(f"--workers is 1 or more, got {arguments.workers}")
-    workers = Workers(
+    workers = WorkerConfig(
         arguments.workers, arguments.runner, 1.0 if use_gpu and arguments.runner == "ray" else 0.0
     )
     # All of them first, so that a wrong name does not show after hours of work.
@@ -241,7 +241,7 @@ def _prepare(config: TrainingConfig, arguments: argparse.Namespace) -> int:
 
 
 def _prepare_manifest(
-    config: TrainingConfig, manifest: Manifest, workers: Workers, use_gpu: bool
+    config: TrainingConfig, manifest: Manifest, workers: WorkerConfig, use_gpu: bool
 ) -> PreparedDataset:
     import torch
 

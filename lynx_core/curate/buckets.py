@@ -122,7 +122,7 @@ def _mirror(url: str, files: Iterable[BucketFile], folder: Path, on_progress: Pr
                 system.get_file(file.key, str(aside))
         except Exception as error:
             raise CurationError(
-                f"{url}: {file.name} does not come ({type(error).__name__}: {first_line(error)}); the same command goes on"
+                f"{url}: {file.name} does not come ({type(error).__name__}: {first_line(error)}); the same command resumes"
             ) from error
         os.utime(path, (file.modified_s, file.modified_s))
         done += 1

@@ -327,7 +327,7 @@ class CurationConfig:
     """All of it."""
 
     output: Path
-    """Folder of manifests, references, page, and of the work folder by which a run goes on."""
+    """Folder of manifests, references, page, and of the work folder by which a run resumes."""
     sources: tuple[SourceConfig, ...]
     """Where photos and footage are."""
     identity: IdentityConfig

@@ -36,7 +36,7 @@ def read_forgotten(output: Path) -> list[dict[str, Any]]:
     """The places of everyone who was removed.
 
     Raises:
-        CurationError: when the file is damaged: going on would bring people back.
+        CurationError: when the file is damaged: to continue would bring people back.
     """
     path = output / FORGOTTEN_NAME
     if not path.is_file():

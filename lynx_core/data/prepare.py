@@ -51,7 +51,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Workers:
+class WorkerConfig:
     """Where the stages of a preparation run."""
 
     count: int = 1
@@ -102,7 +102,7 @@ def prepare_dataset(
     *,
     quarantine_path: Path | None = None,
     warnings_path: Path | None = None,
-    workers: Workers = Workers(),
+    workers: WorkerConfig = WorkerConfig(),
     shard_bytes: int = SHARD_BYTES,
 ) -> PreparedDataset:
     """Make and keep all tensors of a dataset, and an index by which a run opens it without looking at its files.
@@ -181,7 +181,7 @@ class _Packing:
 
 
 def _run_stages(
-    source: PairDataset, packing: _Packing, report: Callable[[Progress], None], workers: Workers
+    source: PairDataset, packing: _Packing, report: Callable[[Progress], None], workers: WorkerConfig
 ) -> tuple[int, CacheCounts]:
     """Run the stages one after another; the number of pairs that passed all of them, and what was made."""
     encoders, features, cache_dir = source.features.encoders, source.features, packing.cache_dir

@@ -25,7 +25,7 @@ from ..faces.photo import load_photo
 from ..spec import LynxError
 from .errors import ConfigurationError
 from .face_tracks import choose_track, find_faces, link_faces
-from .seen_faces import CropEmbedder, Recogniser, SeenFace
+from .seen_faces import CropNetwork, Recogniser, SeenFace
 
 if TYPE_CHECKING:  # the nodes score faces, too, and have no package that reads tables or videos
     from .subjects import Subject
@@ -134,7 +134,7 @@ def make_judge(analyzer: FaceAnalyzer) -> Recogniser:
     Raises:
         FaceError: when it does not open.
     """
-    return Recogniser(analyzer.recogniser.name, "", SAME_PERSON_COSINE, CropEmbedder(analyzer.recogniser))
+    return Recogniser(analyzer.recogniser.name, "", SAME_PERSON_COSINE, CropNetwork(analyzer.recogniser))
 
 
 def measure_similarity(frames: np.ndarray, embedding: Tensor, analyzer: FaceAnalyzer) -> FaceSimilarity:

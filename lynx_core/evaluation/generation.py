@@ -98,7 +98,7 @@ def generate(matrix: Matrix, note: Note = print) -> None:
 
     Raises:
         ConfigurationError: when a workflow, a list of videos, the people or the prompts are wrong.
-        GenerationError: when videos are missing at the end; the same command goes on.
+        GenerationError: when videos are missing at the end; the same command resumes.
         LedgerError: when the disk is full.
     """
     videos = open_videos(matrix.output)
@@ -250,7 +250,7 @@ class Queue:
                 self.note(f"{server.url} is back")
                 return True
             if time.monotonic() > deadline:
-                self.note(f"{server.url} stays away; going on without it")
+                self.note(f"{server.url} stays away; continuing without it")
                 return False
             self._stop.wait(_REVIVAL_S)
         return False

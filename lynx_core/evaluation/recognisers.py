@@ -19,10 +19,10 @@ from ..hashing import hash_every_byte, hash_values
 from ..spec import first_line
 from .configuration import Faces, RecogniserSettings
 from .errors import ConfigurationError
-from .seen_faces import CropEmbedder, FaceEmbedder, Recogniser, SeenFace
+from .seen_faces import CropNetwork, FaceNetwork, Recogniser, SeenFace
 
 
-class SFaceEmbedder:
+class SFaceNetwork:
     """OpenCV's SFace (Apache-2.0), `face_recognition_sface_2021dec.onnx`, on the same 112 px crop."""
 
     def __init__(self, file: Path) -> None:
@@ -39,7 +39,7 @@ class SFaceEmbedder:
         return torch.from_numpy(np.concatenate(vectors).copy())
 
 
-class DlibEmbedder:
+class DlibNetwork:
     """dlib's 128-d network (CC0) by `face_recognition_models`, aligned by its own five landmarks."""
 
     def __init__(self) -> None:
@@ -78,34 +78,34 @@ def open_recogniser(settings: RecogniserSettings, faces: Faces) -> Recogniser:
         FaceError: when its files are missing or are no such network.
         ConfigurationError: when a callable of one's own cannot be used.
     """
-    embedder: FaceEmbedder
+    network: FaceNetwork
     if settings.kind == "arcface":
         assert settings.file is not None
-        embedder, sha256 = (
-            CropEmbedder(ArcFaceRecogniser(load_arcface(settings.file))),
+        network, sha256 = (
+            CropNetwork(ArcFaceRecogniser(load_arcface(settings.file))),
             hash_every_byte(settings.file),
         )
     elif settings.kind == "insightface":
         model = settings.file or Path(PACK_FILES.get(faces.pack, ("", ""))[1])
         recogniser = InsightFaceRecogniser(faces.root, faces.pack, model.stem, (faces.provider,))
         recogniser.load()
-        embedder = CropEmbedder(recogniser)
+        network = CropNetwork(recogniser)
         sha256 = hash_every_byte(find_pack_folder(faces.root, faces.pack) / f"{model.stem}.onnx")
     elif settings.kind == "sface":
         assert settings.file is not None
         if not settings.file.is_file():
             raise FaceError(f"there is no SFace network {settings.file}")
-        embedder, sha256 = SFaceEmbedder(settings.file), hash_every_byte(settings.file)
+        network, sha256 = SFaceNetwork(settings.file), hash_every_byte(settings.file)
     elif settings.kind == "dlib":
-        embedder = DlibEmbedder()
-        sha256 = hash_every_byte(embedder.file)
+        network = DlibNetwork()
+        sha256 = hash_every_byte(network.file)
     else:
-        embedder = _call(settings)
+        network = _call(settings)
         sha256 = hash_every_byte(settings.file) if settings.file else hash_values(settings.callable or "")
-    return Recogniser(settings.name, sha256, settings.same_person, embedder)
+    return Recogniser(settings.name, sha256, settings.same_person, network)
 
 
-def _call(settings: RecogniserSettings) -> FaceEmbedder:
+def _call(settings: RecogniserSettings) -> FaceNetwork:
     module, _, name = (settings.callable or "").partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # as `python -m` does: a module of one's own lies where one works

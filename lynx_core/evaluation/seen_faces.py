@@ -34,7 +34,7 @@ class SeenFace:
         return crop_for_id(self.frame, self.face.landmarks)
 
 
-class FaceEmbedder(Protocol):
+class FaceNetwork(Protocol):
     """What a recogniser of any kind offers; a callable of kind "python" returns one."""
 
     def embed(self, faces: list[SeenFace]) -> Tensor:
@@ -50,7 +50,7 @@ class Recogniser:
     sha256: str
     """Of the weights."""
     same_person: float
-    embedder: FaceEmbedder
+    network: FaceNetwork
 
     def embed(self, faces: list[SeenFace]) -> Tensor:
         """Unit vectors [n, dim] float32 on the CPU.
@@ -58,13 +58,13 @@ class Recogniser:
         Raises:
             FaceError: when the network fails or gives vectors of no length.
         """
-        vectors = torch.as_tensor(np.asarray(self.embedder.embed(faces)), dtype=torch.float32)
+        vectors = torch.as_tensor(np.asarray(self.network.embed(faces)), dtype=torch.float32)
         if vectors.ndim != 2 or len(vectors) != len(faces):
             raise FaceError(f"{self.name} gave embeddings {list(vectors.shape)} for {len(faces)} faces")
         return normalise(vectors)
 
 
-class CropEmbedder:
+class CropNetwork:
     """A recogniser of the face front end, which wants 112 px crops."""
 
     def __init__(self, recogniser: ArcFaceRecogniser | InsightFaceRecogniser) -> None:

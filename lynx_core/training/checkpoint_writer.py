@@ -1,4 +1,4 @@
-"""Writes checkpoints while training goes on: torch.distributed.checkpoint in a thread, every process its own part.
+"""Writes checkpoints while training continues: torch.distributed.checkpoint in a thread, every process its own part.
 
 A step waits for the copy of this process's part to the CPU and for nothing else. Weights that all processes
 hold alike are dealt out by size, so that each copies and writes its share of them only. The processes talk
@@ -33,7 +33,7 @@ class CheckpointWriter:
         self._pending: Future[None] | None = None
 
     def begin(self, state: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Copy what is to be written, and go on while it is.
+        """Copy what is to be written, and return while it is.
 
         Args:
             state: plain values, among them `step`.

@@ -334,7 +334,7 @@ prepare._MIN_PAIRS = 4
 decoding = DecodingConfig(max_px=64 * 64, max_frames=5)
 for name, count, kind in (("one", 1, "native"), ("two", 2, runner)):
     manifest = read_manifest(folder / "pairs.jsonl")
-    workers = prepare.Workers(count, kind)
+    workers = prepare.WorkerConfig(count, kind)
     encoders = make_small_encoders(models)
     print(prepare.prepare_dataset(manifest, folder / name, encoders, None, decoding, workers=workers))
 """

@@ -133,7 +133,7 @@ class ShardStorage:
             upload(path, f"{self.url}/{shard}")
             path.unlink()
 
-    def set_aside(self, shard: str) -> None:
+    def quarantine(self, shard: str) -> None:
         """Name a shard that is not whole `NAME.damaged`.
 
         Raises:

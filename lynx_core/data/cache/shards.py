@@ -137,7 +137,7 @@ class ShardFolder:
 def open_shards(root: Path) -> str:
     """Ready the shards of a cache for a preparation; gives their generation, another one when entries got lost.
 
-    A shard that is gone is taken out of the index; one that is cut short is set aside as `NAME.damaged`.
+    A shard that is gone is taken out of the index; one that is cut short is quarantined as `NAME.damaged`.
 
     Raises:
         DataError: when the index cannot be written.
@@ -153,7 +153,7 @@ def open_shards(root: Path) -> str:
         lost = [name for name in broken if name in listed]
         for name in broken:
             if name in shards.sizes:
-                shards.storage.set_aside(name)
+                shards.storage.quarantine(name)
         if lost:
             _logger.warning(
                 "%d of %d shards of %s are gone or cut short, first %s: every pair is looked at again",
