@@ -300,7 +300,13 @@ def run_demo(arguments: argparse.Namespace) -> None:
     host_dir.mkdir(parents=True)
     face = find_face(model, arguments.photo, host_dir)
     workflow = make_workflow(model, face, text, arguments)
-    paths = make_videos(model, face, workflow, arguments)
+    try:
+        paths = make_videos(model, face, workflow, arguments)
+    finally:
+        # The host's folder may lie inside the pack: what follows links would walk round in it for ever.
+        for link in (host_dir / "custom_nodes").glob("*"):
+            if link.is_symlink():
+                link.unlink()
     sheet_path = arguments.out / "lynx_contact_sheet.png"
     likeness = draw_contact_sheet(
         model, face, [read_video(path) for path in paths], text, workflow, sheet_path

@@ -253,12 +253,12 @@ def _make_indices(folder: Path) -> list[Seed]:
 def _open_index(path: Path) -> None:
     """The index of a cache: lines that say nothing are passed over, and the files are looked at again."""
     from lynx_core.data.cache.tensor_cache import TensorCache
-    from lynx_core.data.dataset_index import _INDEX_NAME, build_index
+    from lynx_core.data.dataset_index import INDEX_NAME, build_index
     from lynx_core.data.manifest import read_manifest
     from lynx_core.data.media.decoding import DecodingConfig
 
     with tempfile.TemporaryDirectory() as root:
-        shutil.copy(path, Path(root) / _INDEX_NAME)
+        shutil.copy(path, Path(root) / INDEX_NAME)
         manifest = Path(root) / "pairs.jsonl"
         manifest.write_text(json.dumps(_ROW) + "\n")
         build_index(read_manifest(manifest), DecodingConfig(), TensorCache(Path(root)))

@@ -224,6 +224,7 @@ def test_demo_makes_a_video_and_a_sheet_from_the_shipped_files(tmp_path: Path) -
         (sampler,) = [node for node in nodes if node["type"] == "LynxSampler"]
         assert sampler["widgets_values"][4] == 4, "steps are those of the run"
     assert "drawn people" in done.stdout
+    assert not [path for path in tmp_path.rglob("*") if path.is_symlink()], "no way round through the pack"
     assert all(path.read_text() == "mine" for path in mine)
 
 
