@@ -17,7 +17,7 @@ from small_media import write_rows
 
 from lynx_core import durable_file
 from lynx_core.data.cache.shards import FOLDER, ShardFolder, open_shards, pack_entries, rewrite_shards
-from lynx_core.data.cache.tensor_cache import TensorCache
+from lynx_core.data.cache.tensor_cache import TensorCache, name_entry
 from lynx_core.data.dataset import PairDataset
 from lynx_core.data.encoders import Encoders
 from lynx_core.data.errors import DataError, MediaError
@@ -298,3 +298,14 @@ def test_a_lost_shard_costs_the_pairs_whose_files_are_gone(
     assert len(list((cache / FOLDER).glob("*.damaged"))) == 1
     again = prepare(folder, make_small_encoders(models_dir))
     assert (again.made, again.num_pairs) == (0, 4)
+
+
+def test_a_shard_that_comes_within_a_tick_of_the_clock_is_found(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    (tmp_path / FOLDER).mkdir()
+    reader = ShardFolder(tmp_path)
+    before = (tmp_path / FOLDER).stat()
+    cache.write(name_entry("latents", 1), {"x": torch.ones(2)})
+    assert pack_entries(tmp_path) == 1
+    os.utime(tmp_path / FOLDER, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert reader.refresh() and reader.find(name_entry("latents", 1))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ INDEX_NAME = "index.arrow"
 SHARD_BYTES = 10**9
 _MAX_ENTRIES = 1 << 16
 """Of a shard, whose header is limited."""
+_TICK_NS = 2_000_000_000
+"""Of the coarsest clock of a file system, FAT's."""
 _MOST_UNLISTED = 32
 """Shards that may wait for the index; each process reads their headers."""
 
@@ -81,7 +84,8 @@ class ShardFolder:
         with self._using:
             if now_ns == self._seen_ns:
                 return False
-            self._seen_ns = now_ns
+            # A change within one tick of the disk's clock leaves the same time, so a new one is not trusted yet.
+            self._seen_ns = now_ns if time.time_ns() - now_ns > _TICK_NS else -1
             self.index = open_shard_index(self.folder / INDEX_NAME)
             listed = self.index.shards
             try:
