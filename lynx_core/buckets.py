@@ -51,6 +51,14 @@ class RemoteFile:
     size_bytes: int
     modified_ns: int
 
+    def is_at(self, path: Path) -> bool:
+        """Whether a file here is this one, by size and time."""
+        try:
+            now = path.stat()
+        except OSError:
+            return False
+        return (now.st_size, now.st_mtime_ns) == (self.size_bytes, self.modified_ns)
+
 
 def is_url(text: str) -> bool:
     """Whether a text is an address and no path; `C:/data` is a path."""
@@ -174,6 +182,34 @@ def describe_file(url: str) -> RemoteFile:
     return ask(url, call)
 
 
+def list_files(url: str) -> dict[str, RemoteFile]:
+    """The files under an address by their last names; none where there is no such folder.
+
+    Raises:
+        OSError: as `ask`.
+    """
+
+    def call(system: Any, key: str) -> dict[str, RemoteFile]:
+        system.invalidate_cache()
+        found = system.find(key, detail=True)
+        return {name.rpartition("/")[2]: describe_listed(info) for name, info in found.items()}
+
+    try:
+        return ask(url, call)
+    except FileNotFoundError:
+        return {}
+
+
+def remove_file(url: str) -> None:
+    """Delete a file, if it is there.
+
+    Raises:
+        OSError: as `ask`.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        ask(url, lambda system, key: system.rm_file(key))
+
+
 def describe_listed(info: dict[str, Any]) -> RemoteFile:
     """What a listing says of a file."""
     return RemoteFile(int(info.get("size") or 0), int(read_time(info) * 1e9))
@@ -216,8 +252,7 @@ def _link(url: str, state: RemoteFile, path: Path, lease: Path) -> None:
     """Make `lease` the file of an address; what another process drops meanwhile stays under this name."""
     for _ in range(3):
         with contextlib.suppress(FileNotFoundError):
-            now = path.stat()
-            if (now.st_size, now.st_mtime_ns) == (state.size_bytes, state.modified_ns):
+            if state.is_at(path):
                 os.link(path, lease)
                 os.utime(lease, ns=(time.time_ns(), state.modified_ns))
                 return

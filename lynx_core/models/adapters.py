@@ -144,6 +144,11 @@ class Resampler(nn.Module):
         return self.norm_out(self.proj_out(latents))
 
 
+def _check_blocks(part: str, blocks: tuple[int, ...]) -> None:
+    if not blocks or list(blocks) != sorted(set(blocks)) or blocks[0] < 0:
+        raise LynxError(f"{part}-adapter blocks must be rising block numbers, got {blocks}")
+
+
 @dataclass(frozen=True)
 class IDAdapterConfig:
     """Shape of an ID-adapter: `dim` of the base model, `token_dim` of the resampler's output.
@@ -169,8 +174,7 @@ class IDAdapterConfig:
             raise LynxError(
                 f"ID-adapter widths must be positive, got dim {self.dim}, token_dim {self.token_dim}"
             )
-        if not self.blocks or list(self.blocks) != sorted(set(self.blocks)) or self.blocks[0] < 0:
-            raise LynxError(f"ID-adapter blocks must be rising block numbers, got {self.blocks}")
+        _check_blocks("ID", self.blocks)
         if self.num_registers < 0:
             raise LynxError(f"ID-adapter num_registers must not be negative, got {self.num_registers}")
         if self.key_norm not in get_args(KeyNorm):
@@ -227,8 +231,7 @@ class RefAdapterConfig:
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise LynxError(f"Ref-adapter dim must be positive, got {self.dim}")
-        if not self.blocks or list(self.blocks) != sorted(set(self.blocks)) or self.blocks[0] < 0:
-            raise LynxError(f"Ref-adapter blocks must be rising block numbers, got {self.blocks}")
+        _check_blocks("Ref", self.blocks)
 
 
 class RefAdapterLayer(nn.Module):

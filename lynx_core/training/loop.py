@@ -162,8 +162,6 @@ class Trainer:
             self.parameters,
             self.optimizer,
             self.ema,
-            nulls,
-            parts,
             self.flops,
         )
         num_tokens = config.distributed.sequence_parallel_size  # one for each process

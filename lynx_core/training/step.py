@@ -192,8 +192,6 @@ class TrainingStep:
     parameters: NamedParameters
     optimizer: torch.optim.Optimizer
     ema: EMA | None
-    nulls: Nulls
-    parts: AdapterConfigs
     flops: StepFlops
 
     def run(

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
 
-from ...buckets import RemoteFile, ask, describe_file, describe_listed, download, upload, url_of
+from ...buckets import RemoteFile, describe_file, download, list_files, remove_file, upload, url_of
 from ...durable_file import write_aside
 from ..dataset_index import INDEX_NAME as FILES_NAME
 from ..errors import DataError, first_line
@@ -32,7 +31,7 @@ def pull_cache(root: Path) -> None:
     try:
         for name, remote in _list_remote(url).items():
             path = root / name
-            if not _is_same(path, remote):
+            if not remote.is_at(path):
                 with write_aside(path) as (aside,):
                     download(f"{url}/{name}", aside)
                     os.utime(aside, ns=(remote.modified_ns, remote.modified_ns))
@@ -56,13 +55,12 @@ def push_cache(root: Path) -> None:
         local += sorted((root / INDEX_FOLDER).glob("[!.]*.json"))
         names = {path.relative_to(root).as_posix(): path for path in local if path.is_file()}
         for name, path in names.items():
-            if name not in remote or not _is_same(path, remote[name]):
+            if name not in remote or not remote[name].is_at(path):
                 upload(path, f"{url}/{name}")
                 modified_ns = describe_file(f"{url}/{name}").modified_ns
                 os.utime(path, ns=(modified_ns, modified_ns))
         for name in remote.keys() - names.keys():
-            with contextlib.suppress(FileNotFoundError):
-                ask(f"{url}/{name}", lambda system, key: system.rm_file(key))
+            remove_file(f"{url}/{name}")
     except OSError as error:
         raise DataError(
             f"the cache {url} cannot be written ({first_line(error)}); nothing is lost: run comfy-lynx prepare again"
@@ -71,25 +69,12 @@ def push_cache(root: Path) -> None:
 
 def _list_remote(url: str) -> dict[str, RemoteFile]:
     """The small files of a cache in a bucket."""
-    found: dict[str, RemoteFile] = {}
-
-    def list_folder(system: Any, key: str) -> dict[str, Any]:
-        system.invalidate_cache()
-        return dict(system.find(key, detail=True))
-
-    with contextlib.suppress(FileNotFoundError):
-        for key, info in ask(f"{url}/{INDEX_FOLDER}", list_folder).items():
-            if key.endswith((".arrow", ".json")):
-                found[f"{INDEX_FOLDER}/{key.rpartition('/')[2]}"] = describe_listed(info)
+    found = {
+        f"{INDEX_FOLDER}/{name}": file
+        for name, file in list_files(f"{url}/{INDEX_FOLDER}").items()
+        if name.endswith((".arrow", ".json"))
+    }
     for name in (FILES_NAME, f"{FOLDER}/{SHARD_INDEX_NAME}"):
         with contextlib.suppress(FileNotFoundError):
             found[name] = describe_file(f"{url}/{name}")
     return found
-
-
-def _is_same(path: Path, remote: RemoteFile) -> bool:
-    try:
-        now = path.stat()
-    except OSError:
-        return False
-    return (now.st_size, now.st_mtime_ns) == (remote.size_bytes, remote.modified_ns)

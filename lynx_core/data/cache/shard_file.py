@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -71,7 +71,7 @@ def write_shard(path: Path, pieces: Sequence[Piece]) -> list[ShardEntry]:
     end = 0
     for piece in pieces:
         try:
-            own, header_bytes = _read_header(piece)
+            own, header_bytes = _read_whole_header(piece)
         except ValueError:
             continue
         start = -(-end // _ALIGNMENT) * _ALIGNMENT
@@ -96,12 +96,29 @@ def write_shard(path: Path, pieces: Sequence[Piece]) -> list[ShardEntry]:
     return [ShardEntry(piece.name, source, base + start, piece.length) for piece, start, source in places]
 
 
-def _read_header(piece: Piece) -> tuple[dict[str, Any], int]:
-    """The header of an entry, and how many bytes come before its tensors."""
-    length = 8 + int.from_bytes(piece.read(0, 8), "little")
-    if length > piece.length:
+def read_piece_source(piece: Piece) -> str:
+    """What an entry was made of, by its header alone.
+
+    Raises:
+        OSError, ValueError: when it has none.
+    """
+    return read_source(_read_header(piece.read, piece.length)[0])
+
+
+def _read_header(read: Callable[[int, int], bytes], length: int) -> tuple[dict[str, Any], int]:
+    """The header of an entry of so many bytes, and how many of them come before its tensors.
+
+    Args:
+        read: gives bytes of the entry by start and number.
+    """
+    end = 8 + int.from_bytes(read(0, 8), "little")
+    if end > length:
         raise ValueError("cut short")
-    header = parse_header(piece.read(0, length))
+    return parse_header(read(0, end)), end
+
+
+def _read_whole_header(piece: Piece) -> tuple[dict[str, Any], int]:
+    header, length = _read_header(piece.read, piece.length)
     ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
     if length + max(ends, default=0) != piece.length:
         raise ValueError("cut short")
@@ -131,16 +148,19 @@ def read_entries(file: IO[bytes]) -> list[ShardEntry]:
             starts[stem] = -(-first // _ALIGNMENT) * _ALIGNMENT
     if max(ends.values(), default=base) != size:
         raise ValueError(f"it has {size} bytes, its header says {max(ends.values(), default=base)}")
+
+    def read_source_of(start: int, length: int) -> str:
+        def read(offset: int, number: int) -> bytes:
+            file.seek(start + offset)
+            return file.read(number)
+
+        return read_source(_read_header(read, length)[0])
+
+    lengths = {stem: ends[stem] - start for stem, start in starts.items()}
     return [
-        ShardEntry(_name(stem), _read_source_at(file, start), start, ends[stem] - start)
+        ShardEntry(_name(stem), read_source_of(start, lengths[stem]), start, lengths[stem])
         for stem, start in starts.items()
     ]
-
-
-def _read_source_at(file: IO[bytes], start: int) -> str:
-    file.seek(start)
-    size = file.read(8)
-    return read_source(parse_header(size + file.read(int.from_bytes(size, "little"))))
 
 
 def _stem(name: str) -> str:

@@ -6,9 +6,9 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from ...buckets import RemoteFile, ask, describe_listed, read_range, upload, url_of
+from ...buckets import ask, list_files, read_range, remove_file, upload, url_of
 from ...spec import LynxError
 from ..errors import DataError, first_line
 from .shard_file import SUFFIX, MappedShard, ShardEntry, read_entries
@@ -42,22 +42,8 @@ class ShardStorage:
         for path in self.folder.glob(f"[!.]*{SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):
                 found[path.name] = path.stat().st_size
-        return {name: file.size_bytes for name, file in self._list_remote().items()} | found
-
-    def _list_remote(self) -> dict[str, RemoteFile]:
-        if self.url is None:
-            return {}
-
-        def call(system: Any, key: str) -> dict[str, RemoteFile]:
-            system.invalidate_cache()
-            found = system.find(key, detail=True)
-            return {name.rpartition("/")[2]: describe_listed(info) for name, info in found.items()}
-
-        try:
-            found = ask(self.url, call)
-        except FileNotFoundError:
-            return {}
-        return {name: file for name, file in found.items() if name.endswith(SUFFIX)}
+        remote = {} if self.url is None else list_files(self.url)
+        return {name: file.size_bytes for name, file in remote.items() if name.endswith(SUFFIX)} | found
 
     def name(self, shard: str) -> str:
         """As a person would look for it."""
@@ -153,8 +139,7 @@ class ShardStorage:
         """
         (self.folder / shard).unlink(missing_ok=True)
         if self.url is not None:
-            with contextlib.suppress(FileNotFoundError):
-                ask(f"{self.url}/{shard}", lambda system, key: system.rm_file(key))
+            remove_file(f"{self.url}/{shard}")
 
 
 def move_shards_in(storage: ShardStorage) -> None:

@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from ...buckets import fetched
 from ..errors import DataError, first_line
-from .shard_file import SUFFIX, Piece, ShardEntry, parse_header, read_source, write_shard
+from .shard_file import SUFFIX, Piece, ShardEntry, read_piece_source, write_shard
 from .shard_index import ShardIndex, key_of, make_rows, open_shard_index, sort_rows, write_shard_index
 from .shard_storage import ShardFault, ShardStorage, move_shards_in
 
@@ -263,7 +263,7 @@ def _find_holders(shards: ShardFolder, sources: set[str]) -> list[str]:
 
 def _source_of(piece: Piece) -> str:
     try:
-        return read_source(parse_header(piece.path.read_bytes()))
+        return read_piece_source(piece)
     except (OSError, ValueError):
         return ""
 
