@@ -309,3 +309,17 @@ def test_a_shard_that_comes_within_a_tick_of_the_clock_is_found(tmp_path: Path) 
     assert pack_entries(tmp_path) == 1
     os.utime(tmp_path / FOLDER, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert reader.refresh() and reader.find(name_entry("latents", 1))
+
+
+def test_an_entry_that_says_it_is_endless_makes_no_shard(tmp_path: Path) -> None:
+    name = name_entry("latents", 1)
+    TensorCache(tmp_path).write(name, {"x": torch.ones(2)})
+    pack_entries(tmp_path)
+    place = ShardFolder(tmp_path).find(name)
+    assert place is not None
+    (tmp_path / FOLDER / "index.arrow").unlink()
+    with (tmp_path / FOLDER / place.shard).open("r+b") as file:
+        file.seek(place.offset)
+        file.write(b"\xff" * 8)
+    shards = ShardFolder(tmp_path)
+    assert shards.find_broken() == [place.shard] and shards.find(name) is None
