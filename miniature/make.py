@@ -52,8 +52,8 @@ class Part:
     train: Callable[[Making], bool]
     """Gives whether all is done."""
     export: Callable[[Making], None] = lambda making: None
-    is_shared: bool = False
-    """Whether several processes of a CPU train it together."""
+    is_done: Callable[[Making], bool] | None = None
+    """Of a part that several processes of a CPU train together: whether they need not be started."""
 
 
 def list_parts() -> dict[str, Part]:
@@ -63,16 +63,16 @@ def list_parts() -> dict[str, Part]:
 
     parts = {
         "data": Part(write_data),
-        "vae": Part(vae.train_vae, vae.export_vae, is_shared=True),
+        "vae": Part(vae.train_vae, vae.export_vae, is_done=vae.is_vae_trained),
         "text": Part(text_encoder.train_text_encoder, text_encoder.export_text_encoder),
         "recogniser": Part(recogniser.train_recogniser, recogniser.export_recogniser),
         "detector": Part(detector.train_detector, detector.export_detector),
         "landmarks": Part(landmarks.train_landmarks, landmarks.export_landmarks),
-        "drawings": Part(base_data.encode_drawings, is_shared=True),
+        "drawings": Part(base_data.encode_drawings, is_done=base_data.are_drawings_encoded),
         "base": Part(
             lambda making: base.train_base(making, base_data.load_drawings(making)),
             base.export_base,
-            is_shared=True,
+            is_done=base.is_base_trained,
         ),
         "cache": Part(lambda making: run_lynx("prepare", making)),
         "resampler": Part(start_resampler),
@@ -121,8 +121,10 @@ def make(names: list[str], making: Making, num_together: int) -> bool:
     for name in names:
         part = parts[name]
         begun = time.monotonic()
-        if part.is_shared and num_together > 1:
-            done = run_together(name, making, num_together)
+        if part.is_done and num_together > 1:
+            if not part.is_done(making):
+                run_together(name, making, num_together)
+            done = part.is_done(making)
         else:
             done = part.train(making)
         if not done:
@@ -133,8 +135,8 @@ def make(names: list[str], making: Making, num_together: int) -> bool:
     return True
 
 
-def run_together(name: str, making: Making, num_together: int) -> bool:
-    """Train a part in several processes of the CPU; whether it is done."""
+def run_together(name: str, making: Making, num_together: int) -> None:
+    """Train a part in several processes of the CPU."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={num_together}"]
     command += ["-m", "miniature.make", "--worker", name]
@@ -146,7 +148,6 @@ def run_together(name: str, making: Making, num_together: int) -> bool:
     code = subprocess.run(command, check=False, cwd=REPO_DIR, env=environment).returncode
     if code:
         raise SystemExit(code)
-    return list_parts()[name].train(replace(making, stop_at=time.monotonic()))  # one step at most
 
 
 def main() -> int:

@@ -28,7 +28,16 @@ from lynx_core.spec import TEXT_LENGTH
 from ..making import Making
 from .base_data import EMPTY, EncodedSet
 from .muon import Muon, split_weights
-from .resumable import my_rank, num_ranks, read_part, run_steps, set_cosine_rate, take_step, write_beside
+from .resumable import (
+    count_done_steps,
+    my_rank,
+    num_ranks,
+    read_part,
+    run_steps,
+    set_cosine_rate,
+    take_step,
+    write_beside,
+)
 
 DIM, HEAD_DIM, NUM_BLOCKS, FFN_DIM, TEXT_DIM = 256, 128, 5, 512, 4096
 STEPS = 6000
@@ -118,6 +127,11 @@ def train_base(making: Making, data: EncodedSet) -> bool:
     parts = {"base": base, "mean": mean, "muon": muon, "adam": adam}
     alone = replace(making, num_drawers=0)  # all data is in memory, and what is drawn here is little
     return run_steps(alone, "base", parts, num_steps, step, partial(draw_flow, data))
+
+
+def is_base_trained(making: Making) -> bool:
+    """Whether `train_base` has no step left."""
+    return count_done_steps(making, "base") == making.count(STEPS)
 
 
 class FlowDraws(NamedTuple):

@@ -101,10 +101,21 @@ def list_shards(making: Making) -> list[Shard]:
     return shards
 
 
+def are_drawings_encoded(making: Making) -> bool:
+    """Whether `encode_drawings` has nothing left to do."""
+    paths = [find_texts(making), *(shard.path for shard in list_shards(making))]
+    return all(path.is_file() for path in paths)
+
+
+def find_texts(making: Making) -> Path:
+    """The file of the captions' embeddings."""
+    return making.folder / "drawings" / "texts.safetensors"
+
+
 def encode_drawings(making: Making) -> bool:
     """Draw and encode what is not there yet; whether all is done. Processes share the work."""
     encoder = _Encoder(making)
-    texts_path = making.folder / "drawings" / "texts.safetensors"
+    texts_path = find_texts(making)
     if my_rank() == 0 and not texts_path.is_file():
         write_beside(texts_path, partial(save_file, encoder.encode_texts()))
     shards = [shard for shard in list_shards(making)[my_rank() :: num_ranks()] if not shard.path.is_file()]
@@ -137,7 +148,7 @@ def _draw_crop(shot: Shot, number: int) -> FaceCrop:
 
 def load_drawings(making: Making) -> EncodedSet:
     """Open what `encode_drawings` wrote."""
-    texts = load_file(making.folder / "drawings" / "texts.safetensors")
+    texts = load_file(find_texts(making))
     shards = {sort: _load_shards(making, sort) for sort in SIZES}
 
     def join(name: str) -> dict[str, Tensor]:

@@ -69,6 +69,12 @@ def run_steps(
     return True
 
 
+def count_done_steps(making: Making, name: str) -> int:
+    """How many steps of `run_steps` the file `<name>.pt` holds; 0 when it is not there."""
+    path = making.folder / f"{name}.pt"
+    return int(torch.load(path, mmap=True, weights_only=True)["step"]) if path.is_file() else 0
+
+
 def read_part(path: Path, name: str) -> dict[str, Tensor]:
     """The weights of one part in a file of `run_steps`, on the CPU."""
     weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)[name]

@@ -29,7 +29,16 @@ from ..world.draws import draw_training_shot
 from .muon import Muon, split_weights
 from .noisy_latents import build_latent_reader, draw_noisy_batch, measure_noisy_loss
 from .pixel_signal import to_video_signal
-from .resumable import my_rank, num_ranks, read_part, run_steps, set_cosine_rate, take_step, write_beside
+from .resumable import (
+    count_done_steps,
+    my_rank,
+    num_ranks,
+    read_part,
+    run_steps,
+    set_cosine_rate,
+    take_step,
+    write_beside,
+)
 
 BASE_DIM, LATENT_CHANNELS = 16, 16
 IMAGE_STEPS, IMAGE_BATCH = 4200, 16
@@ -84,7 +93,7 @@ def train_vae(making: Making) -> bool:
     matrices, rest = split_weights(vae)
     rest += list(reader.parameters())
     muon, adam = Muon(matrices, MUON_RATE), torch.optim.Adam(rest, lr=ADAM_RATE, betas=(0.9, 0.95))
-    lengths = {stage: making.count(length) for stage, (_, length) in STAGES.items()}
+    lengths = count_stages(making)
 
     def step(number: int, drawn: Any) -> Tensor:
         stage, place = find_stage(number, lengths)
@@ -100,6 +109,16 @@ def train_vae(making: Making) -> bool:
 
     parts = {"vae": vae, "reader": reader, "muon": muon, "adam": adam}
     return run_steps(making, "vae", parts, sum(lengths.values()), step, partial(draw_step, lengths))
+
+
+def is_vae_trained(making: Making) -> bool:
+    """Whether `train_vae` has no step left."""
+    return count_done_steps(making, "vae") == sum(count_stages(making).values())
+
+
+def count_stages(making: Making) -> dict[str, int]:
+    """The steps of each stage."""
+    return {stage: making.count(length) for stage, (_, length) in STAGES.items()}
 
 
 def find_stage(number: int, lengths: Mapping[str, int]) -> tuple[str, int]:
