@@ -49,7 +49,9 @@ def train_adapter(comfy: InProcessComfy, root: Path) -> Path:
     values["optimizer"] |= {"learning_rate": 1e-2, "ema_decay": 0.0, "global_batch_size": 2}
     for stage in values["stages"]:
         stage["steps"] = 2
-    paths = [f"data.{key}={values['data'][key]}" for key in DATA_PATHS] + [f"run.output={values['run']['output']}"]
+    paths = [f"data.{key}={values['data'][key]}" for key in DATA_PATHS] + [
+        f"run.output={values['run']['output']}"
+    ]
     assert run_command(["prepare", str(MINI_CONFIG), *paths, *PREPARE_OPTIONS]) == 0
     for num_processes, step in ((1, 1), (2, 3)):
         run = Run(values, num_processes, "slow_down", 0.3)
