@@ -176,28 +176,22 @@ def plan_packs(lengths: np.ndarray, budget: int, window: int) -> np.ndarray:
     pack_of = array("q")
     num_packs = 0
     for length in lengths.tolist():
-        slot = _find_room(room, length)
-        if slot == len(room):
+        for slot, free in enumerate(room):
+            if free >= length:
+                break
+        else:
             if len(room) == window:
                 fullest = room.index(min(room))
                 del room[fullest], numbers[fullest]
-                slot -= 1
-            room.append(budget)
+            slot, free = len(room), budget
+            room.append(free)
             numbers.append(num_packs)
             num_packs += 1
-        room[slot] -= length
+        room[slot] = free - length
         pack_of.append(numbers[slot])
         if room[slot] < shortest:
             del room[slot], numbers[slot]
     return np.frombuffer(pack_of, dtype=np.int64)
-
-
-def _find_room(room: list[int], length: int) -> int:
-    """The first open pack that takes `length` tokens, or one past the last."""
-    for slot, free in enumerate(room):
-        if free >= length:
-            return slot
-    return len(room)
 
 
 def group_by_flops(
