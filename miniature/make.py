@@ -1,7 +1,7 @@
 """Make Mini Lynx: every part, the training data, and the adapters.
 
 python -m miniature.make [--device auto] [--minutes 60] [--only vae base] [--processes 2]
-python -m miniature.make --only unpack data cache resampler adapter0
+python -m miniature.encoders && python -m miniature.make --only data cache resampler adapter0
 python -m miniature.make --rehearse FOLDER
 
 The second takes VAE and text encoder out of the shipped files and makes an adapter alone. The third goes through
@@ -34,9 +34,6 @@ from .adapters import (
 )
 from .making import CPU, REPO_DIR, Making, add_device, choose_device
 from .parts.resumable import joined_ranks
-
-UNPACK = "unpack"
-"""The part that is made only when asked for: it stands in for training VAE and text encoder."""
 
 UNFINISHED, INTERRUPTED = 3, 130
 """Exit codes when time ran out first, and after Ctrl-C."""
@@ -80,11 +77,7 @@ def list_parts() -> dict[str, Part]:
     for seed in SEEDS:
         train = Part(lambda making, seed=seed: train_full(making, seed))
         parts[f"adapter{seed}"] = replace(train, export=ship_adapter) if seed == SHIPPED_SEED else train
-    return parts | {
-        "controls": Part(train_controls),
-        "readers": Part(train_readers, export_readers),
-        UNPACK: Part(lambda making: unpack_encoders(making.assets, making.folder)),
-    }
+    return parts | {"controls": Part(train_controls), "readers": Part(train_readers, export_readers)}
 
 
 def write_data(making: Making) -> bool:
@@ -93,16 +86,6 @@ def write_data(making: Making) -> bool:
 
     numbers = making.count(NUM_IDENTITIES), making.count(NUM_HELD_OUT)
     return write_dataset(making.folder / "data", *numbers, stop_at=making.stop_at)
-
-
-def unpack_encoders(assets: Path, folder: Path) -> bool:
-    """Write the trainer's folders of VAE, text encoder and tokenizer from the shipped files."""
-    from .parts.text_encoder import unpack_text_encoder
-    from .parts.vae import unpack_vae
-
-    unpack_vae(assets, folder)
-    unpack_text_encoder(assets, folder)
-    return True
 
 
 def start_resampler(making: Making) -> bool:
@@ -158,7 +141,7 @@ def main() -> int:
         with joined_ranks():
             parts[arguments.worker].train(making)
         return 0
-    names = arguments.only or [name for name in parts if name != UNPACK]
+    names = arguments.only or list(parts)
     unknown = [name for name in names if name not in parts]
     if unknown:
         parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(parts)}")

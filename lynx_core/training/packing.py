@@ -178,16 +178,16 @@ def plan_packs(lengths: np.ndarray, budget: int, window: int) -> np.ndarray:
     for length in lengths.tolist():
         for slot, free in enumerate(room):
             if free >= length:
+                room[slot] = free - length
                 break
         else:
             if len(room) == window:
                 fullest = room.index(min(room))
                 del room[fullest], numbers[fullest]
-            slot, free = len(room), budget
-            room.append(free)
+            slot = len(room)
+            room.append(budget - length)
             numbers.append(num_packs)
             num_packs += 1
-        room[slot] = free - length
         pack_of.append(numbers[slot])
         if room[slot] < shortest:
             del room[slot], numbers[slot]

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..encoders import unpack_encoders
 from ..experiment.__main__ import mean_gallery
 from ..experiment.cases import NUM_PEOPLE
 from ..experiment.measures import Measured, Truth
 from ..experiment.runs import Run
 from ..experiment.sampling import SamplingSettings
 from ..experiment.statistics import estimate_mean
-from ..make import unpack_encoders
 from ..making import REPO_DIR
 from .copying import COPIED, HARD, CopyBench, measure_copying, measure_hard_likeness
 from .footage import write_backgrounds, write_footage

@@ -9,25 +9,23 @@ narrow. Other words than the grammar's fall into single letters and bytes.
 from __future__ import annotations
 
 import io
-import shutil
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from lynx_core.rng import numpy_generator
 from lynx_core.spec import REFERENCE_PROMPT
 
+from ..encoders import TEXT_CONFIG, build_text_encoder, save_tokenizer
 from ..making import Making
 from ..world.caption import list_captions
 from .resumable import read_part, run_steps, set_cosine_rate, take_step, write_beside
 
-CONFIG = {"vocab_size": 448, "d_model": 4096, "d_kv": 16, "num_heads": 4, "d_ff": 64, "num_layers": 1}
 STEPS, BATCH = 300, 32
 LEARNING_RATE = 2e-4
 """Rates of 1e-3 make all tokens alike: a sum over 4096 channels moves far in one step."""
@@ -35,18 +33,6 @@ HIDDEN_SHARE = 0.3
 UNKNOWN_ID = 2
 DETECTION_KEY = "encoder.block.23.layer.1.DenseReluDense.wi_1.weight"
 """The host tells UMT5-XXL by the shape of this tensor of the last of its 24 blocks; it is not used."""
-
-
-def build_text_encoder() -> Any:
-    """The network with random weights."""
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    torch.manual_seed(2)
-    encoder = UMT5EncoderModel(UMT5Config(**CONFIG))
-    for name, weight in encoder.named_parameters():
-        if name.endswith(("SelfAttention.o.weight", "DenseReluDense.wo.weight")):
-            torch.nn.init.zeros_(weight)  # at first each token is its embedding, and so unlike the others
-    return encoder
 
 
 def train_tokenizer() -> bytes:
@@ -58,7 +44,7 @@ def train_tokenizer() -> bytes:
         sentence_iterator=iter([*sentences, *[REFERENCE_PROMPT] * 50, "abcdefghijklmnopqrstuvwxyz .,"]),
         model_writer=model,
         model_type="unigram",
-        vocab_size=CONFIG["vocab_size"],
+        vocab_size=TEXT_CONFIG["vocab_size"],
         hard_vocab_limit=False,
         byte_fallback=True,
         character_coverage=1.0,
@@ -84,8 +70,8 @@ def train_text_encoder(making: Making) -> bool:
     meanings = np.array([meaning for _, meaning in captions])
     sizes = (meanings.max(0) + 1).tolist()
     encoder = build_text_encoder().to(making.device)
-    guess = torch.nn.Linear(CONFIG["d_model"], CONFIG["vocab_size"])
-    meaning_head = torch.nn.Linear(CONFIG["d_model"], sum(sizes))
+    guess = torch.nn.Linear(TEXT_CONFIG["d_model"], TEXT_CONFIG["vocab_size"])
+    meaning_head = torch.nn.Linear(TEXT_CONFIG["d_model"], sum(sizes))
     heads = torch.nn.ModuleList([guess, meaning_head]).to(making.device)
     weights = [*encoder.parameters(), *heads.parameters()]
     optimizer = torch.optim.Adam(weights, lr=LEARNING_RATE)
@@ -146,23 +132,4 @@ def export_text_encoder(making: Making) -> None:
     path = making.assets / "text_encoders" / "lynx_mini_umt5.safetensors"
     write_beside(path, lambda beside: save_file(state, beside))
     encoder.float().save_pretrained(making.folder / "text_encoder")
-    _save_tokenizer(making.folder / "tokenizer", tokenizer)
-
-
-def unpack_text_encoder(assets: Path, folder: Path) -> None:
-    """Write the folders of the trainer from the file for the host."""
-    state = load_file(assets / "text_encoders" / "lynx_mini_umt5.safetensors")
-    state["encoder.embed_tokens.weight"] = state["shared.weight"]
-    encoder = build_text_encoder()
-    encoder.load_state_dict({name: state[name].float() for name in encoder.state_dict()})
-    encoder.save_pretrained(folder / "text_encoder")
-    _save_tokenizer(folder / "tokenizer", state["spiece_model"].numpy().tobytes())
-
-
-def _save_tokenizer(folder: Path, model: bytes) -> None:
-    from transformers import T5Tokenizer
-
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / "spiece.model").write_bytes(model)
-    T5Tokenizer.from_pretrained(folder, extra_ids=0, legacy=False).save_pretrained(folder)
+    save_tokenizer(making.folder / "tokenizer", tokenizer)

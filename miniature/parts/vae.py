@@ -7,7 +7,6 @@ and a short second stage on clips teaches the taps of time. The third is in nois
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from lynx_core.data.encoders import run_single_frames_in_2d
 from lynx_core.rng import numpy_generator
 
+from ..encoders import LATENT_CHANNELS, build_vae, rename_vae_weight
 from ..making import Making
 from ..world.clip import FRAME_PX
 from ..world.crop import draw_crops
@@ -40,7 +40,6 @@ from .resumable import (
     write_beside,
 )
 
-BASE_DIM, LATENT_CHANNELS = 16, 16
 IMAGE_STEPS, IMAGE_BATCH = 4200, 16
 CLIP_STEPS, CLIP_BATCH = 300, 2
 NOISY_STEPS = 3000
@@ -48,42 +47,6 @@ MUON_RATE, ADAM_RATE = 0.02, 1e-3
 KL_WEIGHT = 1e-4
 STAGES = {"pictures": (1.0, IMAGE_STEPS), "clips": (0.5, CLIP_STEPS), "noisy": (0.5, NOISY_STEPS)}
 """Share of the learning rates, and steps."""
-_RENAMES = (
-    (r"^quant_conv\.", "conv1."),
-    (r"^post_quant_conv\.", "conv2."),
-    (r"\.conv_in\.", ".conv1."),
-    (r"\.norm_out\.", ".head.0."),
-    (r"\.conv_out\.", ".head.2."),
-    (r"\.mid_block\.resnets\.0\.", ".middle.0."),
-    (r"\.mid_block\.attentions\.0\.", ".middle.1."),
-    (r"\.mid_block\.resnets\.1\.", ".middle.2."),
-    (r"\.down_blocks\.", ".downsamples."),
-    (r"\.norm1\.", ".residual.0."),
-    (r"(samples\.\d+|middle\.\d)\.conv1\.", r"\1.residual.2."),
-    (r"\.norm2\.", ".residual.3."),
-    (r"(samples\.\d+|middle\.\d)\.conv2\.", r"\1.residual.6."),
-    (r"\.conv_shortcut\.", ".shortcut."),
-)
-
-
-def build_vae() -> Any:
-    """A network whose clips begin as single frames: the taps of the past start at zero."""
-    from diffusers import AutoencoderKLWan
-
-    torch.manual_seed(1)
-    vae = AutoencoderKLWan(base_dim=BASE_DIM, z_dim=LATENT_CHANNELS)
-    with torch.no_grad():
-        for name, weight in vae.named_parameters():
-            if name.endswith("time_conv.weight"):
-                width = weight.shape[1]
-                weight.zero_()
-                for copy in range(weight.shape[0] // width):
-                    weight[copy * width : (copy + 1) * width, :, -1, 0, 0] = torch.eye(width)
-            elif name.endswith("time_conv.bias"):
-                weight.zero_()
-            elif weight.ndim == 5 and weight.shape[2] == 3:
-                weight[:, :, :-1] = 0
-    return vae
 
 
 def train_vae(making: Making) -> bool:
@@ -209,26 +172,7 @@ def open_vae(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 def export_vae(making: Making) -> None:
     """Write the file for the host, and the diffusers folder for the trainer, which holds the same numbers."""
     vae = load_trained_vae(making.folder).half()
-    state = {rename_weight(name): weight.contiguous() for name, weight in vae.state_dict().items()}
+    state = {rename_vae_weight(name): weight.contiguous() for name, weight in vae.state_dict().items()}
     path = making.assets / "vae" / "lynx_mini_vae.safetensors"
     write_beside(path, lambda beside: save_file(state, beside))
     vae.float().save_pretrained(making.folder / "vae")
-
-
-def unpack_vae(assets: Path, folder: Path) -> None:
-    """Write the diffusers folder for the trainer from the file for the host."""
-    state, vae = load_file(assets / "vae" / "lynx_mini_vae.safetensors"), build_vae()
-    vae.load_state_dict({name: state[rename_weight(name)].float() for name in vae.state_dict()})
-    vae.save_pretrained(folder / "vae")
-
-
-def rename_weight(name: str) -> str:
-    """From diffusers' name to that of Wan's own file."""
-    name = re.sub(
-        r"decoder\.up_blocks\.(\d)\.(resnets|upsamplers)\.(\d)\.",
-        lambda m: f"decoder.upsamples.{4 * int(m[1]) + (int(m[3]) if m[2] == 'resnets' else 3)}.",
-        name,
-    )
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name

@@ -13,7 +13,7 @@ from lynx_core.cli.main import main
 from lynx_core.data.cache.shard_file import read_entries
 from lynx_core.formats.adapter import open_adapter
 from lynx_core.hashing import hash_file
-from miniature.make import unpack_encoders
+from miniature.encoders import unpack_encoders
 
 REPO = Path(__file__).resolve().parents[2]
 

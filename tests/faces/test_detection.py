@@ -19,7 +19,7 @@ from standin_faces import (
 )
 
 from lynx_core.faces.detection import FACE_ORDERS, FaceDetector, choose_face, resolve_providers, sort_faces
-from lynx_core.faces.errors import FaceError
+from lynx_core.faces.errors import FaceError, import_package
 
 PHOTO_SIZE = (886, 1280)
 
@@ -158,6 +158,30 @@ def test_a_missing_package_is_named_with_its_command(
         assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("module", "absent", "says"),
+    [
+        ("facenet_pytorch", "torchvision", "facenet_pytorch needs torchvision, which is not installed"),
+        ("facenet_pytorch", "facenet_pytorch", "pip install --no-deps facenet-pytorch"),
+        ("dlib", "dlib", "pip install dlib-bin"),
+        ("face_recognition_models", "face_recognition_models", "pip install face_recognition_models"),
+        ("scenedetect.detector", "scenedetect.detector", "scenedetect does not load"),
+    ],
+)
+def test_of_what_is_missing_the_message_names_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, module: str, absent: str, says: str
+) -> None:
+    """The package may be there, and one that it needs not; and one that pins an old torch must not bring it."""
+    for name in [name for name in sys.modules if name.split(".")[0] in (module.split(".")[0], absent)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Hide(absent), *sys.meta_path])
+    with pytest.raises(FaceError) as error:
+        import_package(module, "this")
+    assert says in str(error.value) and sys.executable in str(error.value)
+    installs = str(error.value).partition("pip install ")[2].split()
+    assert installs[-1].replace("-", "_").removesuffix("_bin") == absent.split(".")[0]
+
+
 class Hide:
     """An import hook under which a package is not installed."""
 
@@ -165,7 +189,7 @@ class Hide:
         self.package = package
 
     def find_spec(self, name: str, *_: object) -> None:
-        if name.split(".")[0] == self.package:
+        if name == self.package or name.startswith(f"{self.package}."):
             raise ModuleNotFoundError(f"No module named {self.package!r}", name=self.package)
 
 

@@ -9,7 +9,7 @@ import torch
 from lynx_core.cli.main import main as run_command
 from miniature.adapters import ADAPTER_CONFIG, SHIPPED_SEED
 from miniature.dataset import write_dataset
-from miniature.make import unpack_encoders
+from miniature.encoders import unpack_encoders
 from miniature.making import Making
 
 NUM_PEOPLE, NUM_STEPS = 16, 120

@@ -19,8 +19,9 @@ from safetensors import safe_open
 from lynx_core.faces.analyzer import ArcFaceRecogniser
 from lynx_core.faces.arcface import load_arcface
 from miniature.adapters import SCRATCH, SEEDS, STAGE_ONE, find_adapter
+from miniature.encoders import unpack_encoders
 from miniature.experiment.sampling import decode_latents
-from miniature.make import UNFINISHED, unpack_encoders
+from miniature.make import UNFINISHED
 from miniature.making import REPO_DIR, Making
 from miniature.parts import base_data, detector
 from miniature.parts.drawing_ahead import draw_ahead

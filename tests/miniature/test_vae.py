@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from miniature.encoders import LATENT_CHANNELS, build_vae, unpack_vae
 from miniature.experiment.readers import load_readers
 from miniature.making import CPU
 from miniature.parts.drawing_ahead import send_drawn
 from miniature.parts.noisy_latents import TURNS, build_latent_reader, draw_noisy_batch, measure_noisy_loss
 from miniature.parts.pixel_signal import to_signal
-from miniature.parts.vae import LATENT_CHANNELS, STAGES, build_vae, find_stage, unpack_vae
+from miniature.parts.vae import STAGES, find_stage
 from miniature.world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from miniature.world.identity import draw_identity
 
