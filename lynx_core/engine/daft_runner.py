@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..spec import first_line
 from .parts import RecordReader, write_part
 from .parts_index import RowRef
 from .stage import EngineError, Rejected, Stage
@@ -172,7 +173,7 @@ def _import_daft(runner: RunnerName) -> Any:
     global _runner
     if _runner is None:  # Daft takes one choice in the life of a process, and refuses even the same again
         if runner == "ray":
-            daft.set_runner_ray(os.environ.get("RAY_ADDRESS"), noop_if_initialized=True)
+            _start_ray(daft, os.environ.get("RAY_ADDRESS"))
         else:
             daft.set_runner_native()
         _runner = runner
@@ -181,3 +182,19 @@ def _import_daft(runner: RunnerName) -> Any:
             f"this process works on the runner {_runner} already; start another one for the runner {runner}"
         )
     return daft
+
+
+def _start_ray(daft: Any, address: str | None) -> None:
+    try:
+        daft.set_runner_ray(address, noop_if_initialized=True)
+    except Exception as error:  # of Ray, which raises whatever its parts do
+        if address:
+            state = f"the Ray cluster of RAY_ADDRESS={address} does not answer"
+            way = "see `ray status` there, or unset RAY_ADDRESS for a local one"
+        else:
+            state = "a local Ray does not start"
+            way = (
+                "Ray gives it 30 s, which a busy machine may need longer than: try again, or run `ray start --head` "
+                "and set RAY_ADDRESS=auto; without --runner ray no cluster is needed"
+            )
+        raise EngineError(f"{state} ({first_line(error)}); {way}") from error

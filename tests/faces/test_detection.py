@@ -161,7 +161,7 @@ def test_a_missing_package_is_named_with_its_command(
 @pytest.mark.parametrize(
     ("module", "absent", "says"),
     [
-        ("facenet_pytorch", "torchvision", "facenet_pytorch needs torchvision, which is not installed"),
+        ("facenet_pytorch", "torchvision", "facenet-pytorch needs torchvision, which is not installed"),
         ("facenet_pytorch", "facenet_pytorch", "pip install --no-deps facenet-pytorch"),
         ("dlib", "dlib", "pip install dlib-bin"),
         ("face_recognition_models", "face_recognition_models", "pip install face_recognition_models"),
