@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from lynx_core.faces.errors import import_package
+from lynx_core.spec import LynxError
+
 from .making import Making
 
 BASE_DIM, LATENT_CHANNELS = 16, 16
@@ -108,7 +111,12 @@ def build_text_encoder() -> Any:
 
 
 def save_tokenizer(folder: Path, model: bytes) -> None:
-    """Write the tokenizer's folder from a sentencepiece model."""
+    """Write the tokenizer's folder from a sentencepiece model.
+
+    Raises:
+        LynxError: when the package that reads it is missing; transformers would ask for another.
+    """
+    import_package("sentencepiece", "the tokenizer")
     from transformers import T5Tokenizer
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -124,7 +132,10 @@ def main() -> int:
     )
     parser.add_argument("folder", nargs="?", type=Path, default=making.folder, metavar="FOLDER")
     folder = parser.parse_args().folder
-    unpack_encoders(making.assets, folder)
+    try:
+        unpack_encoders(making.assets, folder)
+    except LynxError as error:
+        parser.error(str(error))
     print(f"vae, text_encoder and tokenizer are in {folder}")
     return 0
 

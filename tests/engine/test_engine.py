@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from doubling import Doubled, Number, make_stage
 
+from lynx_core.engine import daft_runner
 from lynx_core.engine.engine import Engine
 from lynx_core.engine.parts import PartsFolder, write_part
 from lynx_core.engine.parts_index import pack_keys, unpack_key
@@ -256,6 +257,19 @@ def test_killed_in_the_middle_it_goes_on_and_loses_nothing(tmp_path: Path) -> No
     assert not list((tmp_path / "work").glob("double-*/.*"))
     # What had been done was not done again, but for the batches in hand.
     assert Counter(read_journal(tmp_path / "journal")).most_common(1)[0][1] <= 2 + 1
+
+
+@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
+def test_a_ray_that_cannot_be_had_is_said_with_the_way_out(address: str | None) -> None:
+    class Daft:
+        def set_runner_ray(self, *_: object, **__: object) -> None:
+            raise Exception("The current node timed out during startup.\nMore of it.")
+
+    with pytest.raises(EngineError) as error:
+        daft_runner._start_ray(Daft(), address)
+    said = str(error.value)
+    assert "timed out during startup.)" in said and "\n" not in said
+    assert (f"RAY_ADDRESS={address} does not answer" if address else "ray start --head") in said
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the package ray")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,12 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("vae")
     unpack_vae(ASSETS, folder)
     return AutoencoderKLWan.from_pretrained(str(folder / "vae")).eval().requires_grad_(False)
+
+
+def test_encoders_unpack_without_what_draws() -> None:
+    """The guide's first commands install what training needs, and the drawing packages are no part of that."""
+    code = "import sys; import miniature.encoders; sys.exit('skia' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ASSETS.parents[1], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.6])
