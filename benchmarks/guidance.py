@@ -4,8 +4,9 @@
 
 Every person that no training saw gets one video by each setting, through the real nodes and the host's sampler: the
 same noise, photo and caption. Predictions are counted at the first block of the model, so a step that a cache skips
-counts nothing. Each video's readings are kept under `--work`; a second call does only what is missing. `--report`
-writes the table into docs/guidance.md and the plot beside it.
+counts nothing. Each video's readings are kept under `--work`; a second call does only what is missing. `--lora` adds the
+settings of a distilled LoRA, as miniature.distillation makes it. `--report` writes the table into docs/guidance.md and
+the plot beside it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ ASSETS = REPO / "assets" / "mini"
 CFG, IDENTITY_CFG, STEPS, SHIFT = 3.0, 2.0, 20, 5.0
 LEAST_PEOPLE = 10
 """Of a setting in the report."""
+DISTILLED = "distilled LoRA"
+LORA_NAME = "distilled.safetensors"
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,26 @@ class Setting:
     """Of Lynx Sampler, where they are not the defaults above."""
     patch: tuple[str, Mapping[str, Any]] | None = None
     """A node of the host that the model goes through first, and its inputs."""
+    apply: Mapping[str, Any] = field(default_factory=dict)
+    """Of Lynx Apply, where they are not its defaults."""
+    prompt_as_negative: bool = False
+    """The negative has the prompt's words, so that guidance is the identity's alone, of two predictions."""
 
 
 def _cache(name: str, threshold: float) -> Setting:
     return Setting(f"{name} {threshold:g}", name, patch=(name, {"reuse_threshold": threshold}))
+
+
+def _distil(
+    name: str,
+    steps: int = 4,
+    cfg: float = 1.0,
+    identity_cfg: float = 1.0,
+    apply: Mapping[str, Any] | None = None,
+    prompt_as_negative: bool = False,
+) -> Setting:
+    inputs = {"cfg": cfg, "identity_cfg": identity_cfg, "steps": steps}
+    return Setting(f"distilled, {name}", DISTILLED, inputs, None, apply or {}, prompt_as_negative)
 
 
 SETTINGS = (
@@ -81,8 +101,14 @@ SETTINGS = (
     Setting("identity every 3, EasyCache 0.1", "identity every n-th step and EasyCache", {"identity_cfg_every": 3},
             ("EasyCache", {"reuse_threshold": 0.1})),
     *(_cache("LazyCache", threshold) for threshold in (0.05, 0.1, 0.2)),
-    *(Setting(f"{steps} steps", "fewer steps", {"steps": steps}) for steps in (14, 10, 6)),
+    *(Setting(f"{steps} steps", "fewer steps", {"steps": steps}) for steps in (14, 10, 6, 4)),
     Setting("cfg 1, identity_cfg 1", "one prediction", {"cfg": 1.0, "identity_cfg": 1.0}),
+    Setting("4 steps, cfg 1, identity_cfg 1", "one prediction", {"cfg": 1.0, "identity_cfg": 1.0, "steps": 4}),
+    *(_distil(f"{steps} steps", steps) for steps in (4, 8)),
+    _distil("4 steps, reference at 0.7", apply={"ref_strength": 0.7}),
+    _distil("4 steps, ID at 1.2 and reference at 1.1", apply={"id_strength": 1.2, "ref_strength": 1.1}),
+    _distil("4 steps, identity_cfg 2", identity_cfg=2.0),
+    _distil("4 steps, the prompt as negative, both cfg 2", cfg=2.0, identity_cfg=2.0, prompt_as_negative=True),
     Setting("base without a person", "base"),
 )  # fmt: skip
 
@@ -93,9 +119,10 @@ class Bench:
     Args:
         host_dir: ComfyUI.
         work: readings are kept here.
+        lora: of the distilled settings.
     """
 
-    def __init__(self, host_dir: Path, work: Path) -> None:
+    def __init__(self, host_dir: Path, work: Path, lora: Path | None = None) -> None:
         self.comfy = load_in_process(host_dir, work / "host")
         import comfy.utils
 
@@ -105,6 +132,11 @@ class Bench:
         self.readers: Readers = load_readers(ASSETS / WEIGHTS_NAME)
         model, self.clip, self.vae, self.adapter, self.analyzer, _ = self.run("LynxLoadMini")
         self.model = self.run("ModelSamplingSD3", model=model, shift=SHIFT)[0]
+        self.lora_key = None if lora is None else hash_file(lora)
+        if lora is not None:
+            loras = work / "host" / "models" / "loras"
+            write_beside(loras / LORA_NAME, lambda beside: beside.write_bytes(lora.read_bytes()))
+            (self.distilled,) = self.run("LoraLoaderModelOnly", model=self.model, lora_name=LORA_NAME)
         self.count = 0
         self.model.model.diffusion_model.blocks[0].register_forward_pre_hook(self._count)
         files = ["diffusion_models/lynx_mini_wan_t2v.safetensors", "lynx/lynx_mini.safetensors", WEIGHTS_NAME]
@@ -125,9 +157,15 @@ class Bench:
             return
         case = self.cases[number]
         prompt, negative = (self.run("CLIPTextEncode", clip=self.clip, text=t)[0] for t in (case.caption, ""))
-        applied = self._apply(case, prompt, negative)
+        encode = cache(
+            lambda is_distilled: self._encode(case, self.distilled if is_distilled else self.model)
+        )
         for setting in missing:
-            conds = (self.model, prompt, negative, negative) if setting.group == "base" else applied
+            model, words = self.model, (prompt, prompt if setting.prompt_as_negative else negative)
+            conds = (model, prompt, negative, negative)
+            if setting.group != "base":
+                model = self.distilled if setting.group == DISTILLED else model
+                conds = self._apply(model, *words, encode(setting.group == DISTILLED), setting)
             self.count = 0
             latent = self._sample(setting, conds, seed=number)
             count = self.count
@@ -142,25 +180,21 @@ class Bench:
             }
             write_beside(self.path(number, setting), lambda beside, rows=rows: save_arrays(beside, rows))
 
-    def _apply(self, case: Pair, prompt: Any, negative: Any) -> tuple[Any, ...]:
+    def _encode(self, case: Pair, model: Any) -> dict[str, Any]:
+        """ID and reference of a person, as inputs of Lynx Apply."""
         image = torch.from_numpy(case.draw_reference().copy())[None].float() / 255
         (face, *_) = self.run("LynxCropFace", image=image, already_aligned=True)
-        inputs = {
-            "adapter": self.adapter,
-            "face": face,
-            "model": self.model,
-            "clip": self.clip,
-            "vae": self.vae,
+        inputs = {"adapter": self.adapter, "face": face, "model": model, "clip": self.clip, "vae": self.vae}
+        return {
+            "id": self.run("LynxEncodeID", face_analyzer=self.analyzer, face=face)[0],
+            "reference": self.run("LynxEncodeReference", **inputs)[0],
         }
-        return self.run(
-            "LynxApply",
-            model=self.model,
-            positive=prompt,
-            negative=negative,
-            adapter=self.adapter,
-            id=self.run("LynxEncodeID", face_analyzer=self.analyzer, face=face)[0],
-            reference=self.run("LynxEncodeReference", **inputs)[0],
-        )
+
+    def _apply(
+        self, model: Any, positive: Any, negative: Any, identity: dict[str, Any], setting: Setting
+    ) -> tuple[Any, ...]:
+        inputs = {"adapter": self.adapter, **identity, **setting.apply}
+        return self.run("LynxApply", model=model, positive=positive, negative=negative, **inputs)
 
     def _sample(self, setting: Setting, conds: tuple[Any, ...], seed: int) -> dict[str, Tensor]:
         model, positive, negative, middle = conds
@@ -177,7 +211,11 @@ class Bench:
 
     def path(self, number: int, setting: Setting) -> Path:
         patch = None if setting.patch is None else [setting.patch[0], dict(setting.patch[1])]
-        key = hash_values([self.key, number, dict(setting.inputs), patch, setting.group == "base"])
+        values = [self.key, number, dict(setting.inputs), patch, setting.group == "base"]
+        # Behind the others, so that what was read before a setting had these keeps its name.
+        if setting.group == DISTILLED:
+            values += [self.lora_key, dict(setting.apply), setting.prompt_as_negative]
+        key = hash_values(values)
         return self.work / "readings" / f"{key[:24]}.npz"
 
     def collect(self, setting: Setting, count: int) -> Rows | None:
@@ -221,20 +259,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cases", type=int, default=96, help="people, at most 128 (default: 96)")
     parser.add_argument("--work", type=Path, default=Path(".guidance"), help="folder of what is kept")
+    parser.add_argument("--lora", type=Path, help="a distilled LoRA; without it, its settings are left out")
     parser.add_argument("--comfyui", type=Path, default=DEFAULT_HOST)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="settings by name (default: all)")
     parser.add_argument("--report", action="store_true", help="write docs/guidance.md and its plot, and end")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(arguments.comfyui, arguments.work)
-    settings = tuple(s for s in SETTINGS if arguments.only is None or s.name in arguments.only)
+    bench = Bench(arguments.comfyui, arguments.work, arguments.lora)
+    known = [s for s in SETTINGS if arguments.lora is not None or s.group != DISTILLED]
+    settings = tuple(s for s in known if arguments.only is None or s.name in arguments.only)
     if not arguments.report:
         begun = time.monotonic()
         for number in range(arguments.cases):
             bench.read(number, settings)
             print(f"{number + 1} of {arguments.cases} people, {time.monotonic() - begun:.0f} s", flush=True)
         return
-    rows = [(setting, bench.collect(setting, arguments.cases)) for setting in SETTINGS]
+    rows = [(setting, bench.collect(setting, arguments.cases)) for setting in known]
     found = [
         (setting, each)
         for setting, each in rows

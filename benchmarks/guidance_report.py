@@ -68,7 +68,12 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), layout="constrained")
     groups = list(dict.fromkeys(row["group"] for row in rows if row["group"] != "base"))
-    colours = dict(zip(groups, plt.get_cmap("tab10").colors, strict=False))
+    colours = plt.get_cmap("tab10").colors
+    # Ten colours, then the same again as diamonds.
+    looks = {
+        group: {"color": colours[place % len(colours)], "fmt": "oD"[place // len(colours)]}
+        for place, group in enumerate(groups)
+    }
     titles = ("likeness kept", "action of the caption, change", "motion, change")
     shown = [[row["kept"], row["change"]["action"], row["change"]["motion"]] for row in rows]
     for place, (axis, title) in enumerate(zip(axes, titles, strict=True)):
@@ -79,8 +84,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
             mean = np.array([each.mean for _, each in chosen])
             bounds = np.array([[each.lo, each.hi] for _, each in chosen]).T
             axis.errorbar(
-                [row["predictions"] for row, _ in chosen], mean, np.abs(bounds - mean), fmt="o", ms=4, lw=0.8,
-                color=colours[group], label=group,
+                [row["predictions"] for row, _ in chosen], mean, np.abs(bounds - mean), ms=4, lw=0.8,
+                label=group, **looks[group],
             )  # fmt: skip
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("predictions of a video")
