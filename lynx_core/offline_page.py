@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from typing import Any
 
 import numpy as np
 
 NUM_BINS = 40
 COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea")
-_WIDTH, _HEIGHT, _FLOOR = 640, 180, 150
+_WIDTH, _HEIGHT, _FLOOR, _EDGE = 640, 180, 150, 20
 
 STYLE = """:root { color-scheme: light dark; --line: light-dark(#d8dde3, #3a414a); --soft: light-dark(#5b6672, #a3adb8);
   --card: light-dark(#ffffff, #1d2228); --page: light-dark(#f4f6f8, #14181d); --text: light-dark(#1b2127, #e8ebee); }
@@ -86,15 +87,22 @@ def encode_picture(pixels: np.ndarray) -> str:
 
 
 def make_histogram(title: str, series: dict[str, list[float]], lines: dict[str, float]) -> dict[str, Any]:
-    """Counts of several series over common bins, with named lines."""
+    """Counts of several series over common bins, with named lines. Bins of whole numbers are around whole numbers."""
     values = [value for some in series.values() for value in some] + list(lines.values())
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    margin = max((high - low) * 0.05, 0.005)
-    edges = np.linspace(low - margin, high + margin, NUM_BINS + 1)
+    if values and all(float(value).is_integer() for value in values):
+        step = int(high - low) // NUM_BINS + 1
+        edges = low + step * (np.arange(math.ceil((high - low) / step) + 2) - 0.5)
+        ticks = np.unique(np.linspace(low, high, 6).round())
+    else:
+        margin = max((high - low) * 0.05, 0.005)
+        edges = np.linspace(low - margin, high + margin, NUM_BINS + 1)
+        ticks = np.linspace(edges[0], edges[-1], 6)
     return {
         "title": title,
         "low": float(edges[0]),
         "high": float(edges[-1]),
+        "ticks": ticks.tolist(),
         "series": {name: np.histogram(some, edges)[0].tolist() for name, some in series.items() if some},
         "lines": lines,
     }
@@ -115,7 +123,9 @@ def draw_histogram(histogram: dict[str, Any]) -> str:
         for name, counts in histogram["series"].items()
     }
     top = max((share for some in shares.values() for share in some), default=1.0) or 1.0
-    digits = 0 if span > 30 else 2 if span > 0.3 else 3
+    ticks = histogram.get("ticks") or np.linspace(low, low + span, 6).tolist()  # older pages have none
+    are_whole = span > 30 or all(float(tick).is_integer() for tick in ticks)
+    digits = 0 if are_whole else 2 if span > 0.3 else 3
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">']
     for number, some in enumerate(shares.values()):
         wide = _WIDTH / len(some)
@@ -126,12 +136,10 @@ def draw_histogram(histogram: dict[str, Any]) -> str:
                     f'<rect x="{place * wide:.1f}" y="{_FLOOR - high:.1f}" width="{wide - 1:.1f}" height="{high:.1f}" '
                     f'fill="{COLOURS[number % len(COLOURS)]}" opacity="0.6"/>'
                 )
-    for tick in range(6):
-        x = tick / 5 * _WIDTH
-        anchor = ("start", *["middle"] * 4, "end")[tick]
-        parts.append(
-            f'<text x="{x:.0f}" y="{_FLOOR + 18}" text-anchor="{anchor}">{low + tick / 5 * span:.{digits}f}</text>'
-        )
+    for tick in ticks:
+        x = (tick - low) / span * _WIDTH
+        anchor = "start" if x < _EDGE else "end" if x > _WIDTH - _EDGE else "middle"
+        parts.append(f'<text x="{x:.0f}" y="{_FLOOR + 18}" text-anchor="{anchor}">{tick:.{digits}f}</text>')
     for name, value in histogram["lines"].items():
         x = (value - low) / span * _WIDTH
         anchor = "end" if x > _WIDTH / 2 else "start"

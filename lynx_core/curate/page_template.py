@@ -12,7 +12,7 @@ TEMPLATE = """<!doctype html>
 <body>
 <main>
 <h1>Curation</h1>
-<p class="soft">One person from a cosine of {{ '%.3f'|format(facts.threshold) }} of {{ facts.recogniser }} ({{ facts.threshold_origin }}); pairs above {{ '%.3f'|format(facts.too_alike) }} are left out as too alike.</p>
+<p class="soft">One person from a cosine of {{ '%.3f'|format(facts.threshold) }} of {{ facts.recogniser }} ({{ facts.threshold_origin }}); other photos and clips above {{ '%.3f'|format(facts.too_alike) }} are left out as too alike, augmented references are not.</p>
 <div class="figures">
 <div class="card figure"><b>{{ num_files }}</b>files</div>
 <div class="card figure"><b>{{ num_people }}</b>people</div>

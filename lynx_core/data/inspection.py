@@ -75,11 +75,11 @@ def describe_set(index: DatasetIndex, is_prepared: bool, num_shown: int = 24) ->
     usable = np.flatnonzero(~np.isin(items.lines, np.fromiter(lost, np.int64)))
     step = max(len(items) // _MOST_VALUES, 1)
     rows = range(0, len(items), step)
-    similar: dict[str, list[float]] = {}
+    similar: dict[str, list[float]] = {name: [] for name in KINDS}  # in the colours of the other histogram
     for row in rows:
         values = items.read_row(row, ("kind", "face_similarity"))
         if values["face_similarity"] is not None:
-            similar.setdefault(values["kind"], []).append(values["face_similarity"])
+            similar[values["kind"]].append(values["face_similarity"])
     tokens = {
         name: items.tokens[items.kinds == number]
         .astype(float)
@@ -88,7 +88,7 @@ def describe_set(index: DatasetIndex, is_prepared: bool, num_shown: int = 24) ->
         if counts[number]
     }
     histograms = [make_histogram("Tokens of the target", tokens, {})]
-    if similar:
+    if any(similar.values()):
         histograms.insert(0, make_histogram("Similarity of reference and target", similar, {}))
     values = {
         "path": str(index.manifest_path),

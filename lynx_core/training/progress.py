@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 import torch
 
 from ..data.dataset import PairDataset
 from .configuration import ObjectiveConfig, TrainingConfig
 from .configuration_file import as_plain
-from .distributed import DistributedContext
+from .distributed import LOG_FOLDER, DistributedContext
 from .flow_matching import shift_timestep
 from .step import StepOutcome
 from .throughput import find_peak_flops, straggler_gap
@@ -97,9 +99,13 @@ class Progress:
         """
         self._total_steps = total_steps
         if self.config.run.trackers:
+            logs = Path(self.config.run.output) / LOG_FOLDER
+            logs.mkdir(parents=True, exist_ok=True)
             flat = _flatten(as_plain(self.config))
-            # Drops what a killed run had logged beyond its checkpoint.
-            options = {"tensorboard": {"purge_step": step + 1}} if step else {}
+            # wandb would leave its files in the folder that the run was started in.
+            options: dict[str, dict[str, Any]] = {"wandb": {"dir": os.environ.get("WANDB_DIR", str(logs))}}
+            if step:  # drops what a killed run had logged beyond its checkpoint
+                options["tensorboard"] = {"purge_step": step + 1}
             self.context.accelerator.init_trackers("lynx", flat, init_kwargs=options)
         if self.context.is_main and sys.stderr.isatty():
             from tqdm import tqdm  # type: ignore[import-untyped]

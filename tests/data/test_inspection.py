@@ -16,6 +16,7 @@ from lynx_core.data.manifest import read_manifest
 from lynx_core.data.media.decoding import DecodingConfig
 from lynx_core.data.prepare import prepare_dataset
 from lynx_core.data.prepared_index import open_index
+from lynx_core.offline_page import draw_histogram, make_histogram
 
 Row = dict[str, Any]
 
@@ -54,6 +55,22 @@ def test_a_prepared_set_on_a_page(
     assert "&lt;b&gt;a man a" in html and "<b>a man a" not in html
     assert html.count("<svg") == 2 and "Similarity of reference and target" in html
     assert "3 of 3" in html and "0.500" in html
+    legends = re.findall(r'<p class="legend">(.*?)</p>', html)
+    colours = [re.findall(r"background: (#\w+)\"></i>([\w-]+)", legend) for legend in legends]
+    assert colours[0] == colours[1], "a kind has one colour"
+
+
+@pytest.mark.parametrize("values", [[12, 14, 15, 15, 16], [5], [1, 2, 33_600], [0.1, 0.45, 0.5], []])
+def test_a_histogram_has_all_values_and_whole_numbers_stay_whole(values: list[float]) -> None:
+    histogram = make_histogram("tokens", {"images": values}, {})
+    assert sum(sum(counts) for counts in histogram["series"].values()) == len(values)
+    labels = re.findall(r">([^<]+)</text>", draw_histogram(histogram))
+    if values and all(value == int(value) for value in values):
+        assert (
+            labels[0] == str(values[0]) and labels[-1] == str(values[-1]) and len(set(labels)) == len(labels)
+        )
+    else:
+        assert len(labels) == 6 and all("." in label for label in labels)
 
 
 def test_a_set_that_is_not_prepared(

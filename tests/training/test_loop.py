@@ -95,6 +95,27 @@ def test_figures_reach_tensorboard_and_videos_are_written(finished: Trainer) -> 
     assert all((output / "validation" / name).stat().st_size > 500 for name in names)
 
 
+def test_figures_reach_wandb_beside_tensorboard(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/clusters.md has it; the package is no part of the development environment."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "run"
+    run = {**plain_configuration(world, output)["run"], "trackers": ["tensorboard", "wandb"]}
+    stage = [{"name": "images", "kind": "images", "steps": 1}]
+    logged: list[dict[str, float]] = []
+    honest = wandb.Run.log
+    monkeypatch.setattr(
+        wandb.Run, "log", lambda self, values, **more: (logged.append(values), honest(self, values, **more))
+    )
+    train(make_configuration(world, output, run=run, stages=stage))
+    assert {"loss", "fill", "tokens_per_second"} <= set(logged[-1])
+    assert list((output / "logs").rglob("*.wandb")) and list((output / "logs").rglob("events.out.tfevents.*"))
+    assert not (tmp_path / "wandb").exists()
+
+
 def test_validation_is_repeatable_and_changes_nothing(finished: Trainer) -> None:
     before = {name: parameter.clone() for name, parameter in finished.parameters.items()}
     first, again = (finished.validation.run(8) for _ in range(2))
