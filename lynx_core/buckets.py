@@ -95,6 +95,15 @@ def url_of(path: Path) -> str | None:
     return None
 
 
+def name_addresses(text: object) -> str:
+    """A text for users, in which paths under the cache are the addresses that they stand for."""
+    mount = re.escape(str(_mount()) + os.sep)
+    separator = re.escape(os.sep)
+    return re.sub(
+        rf"{mount}(?:{_FILES}|{_WORK}){separator}([a-z][a-z0-9+.-]+){separator}", r"\1://", str(text)
+    )
+
+
 def _split(rest: str) -> list[str]:
     parts = [part for part in rest.split("/") if part]
     if not parts or any(part in (".", "..") or "\\" in part or "\0" in part for part in parts):

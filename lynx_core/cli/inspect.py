@@ -37,7 +37,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ..buckets import is_url, place_of
+    from ..buckets import is_url, name_addresses, place_of
     from ..data.inspection import describe_set, find_manifest, open_set
     from ..durable_file import write_durably
     from ..faces.errors import import_package
@@ -58,5 +58,5 @@ def _run(arguments: argparse.Namespace) -> int:
 
     index, is_prepared = open_set(place, cache or None, show)
     write_durably(arguments.out.absolute(), describe_set(index, is_prepared).encode("utf-8"))
-    print(f"{len(index.items)} pairs of {place}: look at {arguments.out}")
+    print(f"{len(index.items)} pairs of {name_addresses(place)}: look at {arguments.out}")
     return 0

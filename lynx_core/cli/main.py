@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ..buckets import name_addresses
 from ..spec import LynxError
 from . import bake, convert, curate, doctor, download, evaluate, inspect, train
 
@@ -31,9 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return parsed.run(parsed)
     except LynxError as error:
-        print(f"comfy-lynx: {error}", file=sys.stderr)
+        print(name_addresses(f"comfy-lynx: {error}"), file=sys.stderr)
     except OSError as error:
-        print(f"comfy-lynx: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        where = name_addresses(error.filename or "a file")
+        print(f"comfy-lynx: {where}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("comfy-lynx: interrupted; run the same command again.", file=sys.stderr)
         return _INTERRUPTED

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..buckets import name_addresses
 from ..spec import LynxError
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _show_plan(config: TrainingConfig, arguments: argparse.Namespace) -> int:
     _show_advice(config, shape, world_size, arguments.card_gb)
     source = open_data(config, torch.device("cpu"), print, shows=True).training
     table = make_table(source, config)
-    print(source.describe())
+    print(name_addresses(source.describe()))
     print(f"{len(source)} samples, {int(table.lengths.sum())} tokens, {len(source.quarantine)} skipped")
     checkpoints = CheckpointFolder(config.run.output, config.run.keep_last, config.run.keep_every)
     start = resume_from if resume_from is not None else max(checkpoints.steps(), default=0)
@@ -230,13 +231,13 @@ def _prepare(config: TrainingConfig, arguments: argparse.Namespace) -> int:
     manifests = [read_manifest(path, config.data.min_face_similarity) for path in paths if path is not None]
     exceeded = False
     for manifest in manifests:
-        print(manifest.summary(), flush=True)
+        print(name_addresses(manifest.summary()), flush=True)
         report = _prepare_manifest(config, manifest, workers, use_gpu)
-        print(report, flush=True)
+        print(name_addresses(report), flush=True)
         if report.skipped.share > config.data.max_quarantined:
             exceeded = True
             excess = report.skipped.describe_excess(config.data.max_quarantined)
-            print(f"comfy-lynx: a run would stop: {excess}", file=sys.stderr)
+            print(name_addresses(f"comfy-lynx: a run would stop: {excess}"), file=sys.stderr)
     return 1 if exceeded else 0
 
 
@@ -279,7 +280,7 @@ def _run_configured(arguments: argparse.Namespace, action: Callable[[TrainingCon
         # All processes of a run meet these alike.
         if isinstance(error, (PreflightError, RunLockError)) and os.environ.get("RANK", "0") != "0":
             return 1
-        print(f"comfy-lynx: {error}", file=sys.stderr)
+        print(name_addresses(f"comfy-lynx: {error}"), file=sys.stderr)
         return 1
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..buckets import name_addresses
 from ..offline_page import encode_picture, make_histogram, render
 from .cache.bucket_cache import pull_cache
 from .cache.tensor_cache import TensorCache
@@ -91,7 +92,7 @@ def describe_set(index: DatasetIndex, is_prepared: bool, num_shown: int = 24) ->
     if any(similar.values()):
         histograms.insert(0, make_histogram("Similarity of reference and target", similar, {}))
     values = {
-        "path": str(index.manifest_path),
+        "path": name_addresses(index.manifest_path),
         "num_rows": index.num_rows,
         "num_pairs": len(usable),
         "kinds": {name: count for name, count in zip(KINDS, counts, strict=True) if count},

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 import torch
 
+from ..buckets import name_addresses
 from ..data.dataset import PairDataset
 from .configuration import ObjectiveConfig, TrainingConfig
 from .configuration_file import as_plain
@@ -66,7 +67,7 @@ class _Window:
 def print_note(text: str, is_main: bool = True) -> None:
     """Print a line for the user, once for all processes."""
     if is_main:
-        print(text, file=sys.stderr, flush=True)
+        print(name_addresses(text), file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -302,7 +303,7 @@ class ProgressLine:
         if done > 1 and not is_last and now - self._shown_at < every:
             return
         self._shown_at = now
-        text = f"{stage}: {done} of {total}{self._rate(total)}"
+        text = f"{name_addresses(stage)}: {done} of {total}{self._rate(total)}"
         if self.is_terminal:
             self.stream.write(f"\r\x1b[K{text}" + ("\n" if is_last else ""))
         else:

@@ -26,6 +26,7 @@ from lynx_core.data.manifest import read_manifest
 from lynx_core.data.media.decoding import DecodingConfig
 from lynx_core.data.prepare import PreparedDataset, prepare_dataset
 from lynx_core.data.prepared_index import name_index, open_index
+from lynx_core.training.progress import print_note
 
 server = pytest.importorskip("moto.server")
 s3fs = pytest.importorskip("s3fs")
@@ -240,6 +241,15 @@ def test_a_person_is_taken_out_of_a_cache_in_a_bucket(there: Server, models_dir:
     assert forget_files(cache, [place_of("s3://studio/set/c.png")], ["a man c"], {"c"}) == 3
     assert not holds()
     assert not [key for key in there.system.find("studio/cache/index") if key.endswith(".json")]
+
+
+def test_messages_name_addresses_and_not_where_their_copies_lie(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LYNX_BUCKET_CACHE", str(tmp_path / "a (b)"))
+    url, own = "gs://studio/sets/one/train.jsonl", tmp_path / "own.jsonl"
+    print_note(f"{place_of(url)}: 3 pairs, see {own} and {place_of('s3://studio/cache', stays=True)}")
+    assert capsys.readouterr().err == f"{url}: 3 pairs, see {own} and s3://studio/cache\n"
 
 
 def test_a_manifest_that_is_not_there_is_named(bucket: Server) -> None:
