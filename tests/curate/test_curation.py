@@ -257,6 +257,7 @@ def test_two_workers_make_the_same_manifest(curated: Curated, footage: Path, tmp
     assert read_rows(config.output) == read_rows(curated[0].output)
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not os.environ.get("LYNX_RAY"), reason="starts a local Ray; LYNX_RAY=1 runs it")
 def test_a_local_ray_makes_the_same_manifest(curated: Curated, footage: Path, tmp_path: Path) -> None:
     config = make_config(footage, tmp_path / "set", augmented=True, runner="ray", workers=2)

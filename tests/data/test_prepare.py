@@ -312,6 +312,7 @@ def test_another_decoder_decodes_again(
     assert {kind for kind, number in count().items() if number == 2 * before[kind]} == remade
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif("LYNX_RAY" not in os.environ, reason="LYNX_RAY=1: minutes on a busy machine")
 @pytest.mark.parametrize("runner", ["native", "ray"])
 def test_several_workers_make_what_one_makes(
