@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ class Setting:
     """Of Lynx Apply, where they are not its defaults."""
     prompt_as_negative: bool = False
     """The negative has the prompt's words, so that guidance is the identity's alone, of two predictions."""
+    reference_with_lora: bool = False
+    """The model goes into Lynx Encode Reference with the LoRA on."""
 
 
 def _cache(name: str, threshold: float) -> Setting:
@@ -72,10 +74,10 @@ def _distil(
     cfg: float = 1.0,
     identity_cfg: float = 1.0,
     apply: Mapping[str, Any] | None = None,
-    prompt_as_negative: bool = False,
+    **others: bool,
 ) -> Setting:
     inputs = {"cfg": cfg, "identity_cfg": identity_cfg, "steps": steps}
-    return Setting(f"distilled, {name}", DISTILLED, inputs, None, apply or {}, prompt_as_negative)
+    return Setting(f"distilled, {name}", DISTILLED, inputs, apply=apply or {}, **others)
 
 
 SETTINGS = (
@@ -107,8 +109,9 @@ SETTINGS = (
     *(_distil(f"{steps} steps", steps) for steps in (4, 8)),
     _distil("4 steps, reference at 0.7", apply={"ref_strength": 0.7}),
     _distil("4 steps, ID at 1.2 and reference at 1.1", apply={"id_strength": 1.2, "ref_strength": 1.1}),
-    _distil("4 steps, identity_cfg 2", identity_cfg=2.0),
     _distil("4 steps, the prompt as negative, both cfg 2", cfg=2.0, identity_cfg=2.0, prompt_as_negative=True),
+    _distil("4 steps, reference with the LoRA", reference_with_lora=True),
+    _distil("4 steps, reference with the LoRA at 0.7", apply={"ref_strength": 0.7}, reference_with_lora=True),
     Setting("base without a person", "base"),
 )  # fmt: skip
 
@@ -157,15 +160,14 @@ class Bench:
             return
         case = self.cases[number]
         prompt, negative = (self.run("CLIPTextEncode", clip=self.clip, text=t)[0] for t in (case.caption, ""))
-        encode = cache(
-            lambda is_distilled: self._encode(case, self.distilled if is_distilled else self.model)
-        )
+        encode = cache(partial(self._encode, case))
         for setting in missing:
-            model, words = self.model, (prompt, prompt if setting.prompt_as_negative else negative)
-            conds = (model, prompt, negative, negative)
+            words = prompt, prompt if setting.prompt_as_negative else negative
+            model = self.distilled if setting.group == DISTILLED else self.model
+            conds = (model, *words, negative)
             if setting.group != "base":
-                model = self.distilled if setting.group == DISTILLED else model
-                conds = self._apply(model, *words, encode(setting.group == DISTILLED), setting)
+                identity = encode(model if setting.reference_with_lora else self.model)
+                conds = self._apply(model, *words, identity, setting)
             self.count = 0
             latent = self._sample(setting, conds, seed=number)
             count = self.count
@@ -214,7 +216,12 @@ class Bench:
         values = [self.key, number, dict(setting.inputs), patch, setting.group == "base"]
         # Behind the others, so that what was read before a setting had these keeps its name.
         if setting.group == DISTILLED:
-            values += [self.lora_key, dict(setting.apply), setting.prompt_as_negative]
+            values += [
+                self.lora_key,
+                dict(setting.apply),
+                setting.prompt_as_negative,
+                setting.reference_with_lora,
+            ]
         key = hash_values(values)
         return self.work / "readings" / f"{key[:24]}.npz"
 
