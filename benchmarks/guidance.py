@@ -63,6 +63,10 @@ class Setting:
     reference_with_lora: bool = False
     """The model goes into Lynx Encode Reference with the LoRA on."""
 
+    @property
+    def is_distilled(self) -> bool:
+        return self.group.startswith(DISTILLED)
+
 
 def _cache(name: str, threshold: float) -> Setting:
     return Setting(f"{name} {threshold:g}", name, patch=(name, {"reuse_threshold": threshold}))
@@ -77,7 +81,8 @@ def _distil(
     **others: bool,
 ) -> Setting:
     inputs = {"cfg": cfg, "identity_cfg": identity_cfg, "steps": steps}
-    return Setting(f"distilled, {name}", DISTILLED, inputs, apply=apply or {}, **others)
+    group = f"{DISTILLED}, reference through it" if others.get("reference_with_lora") else DISTILLED
+    return Setting(f"distilled, {name}", group, inputs, apply=apply or {}, **others)
 
 
 SETTINGS = (
@@ -163,7 +168,7 @@ class Bench:
         encode = cache(partial(self._encode, case))
         for setting in missing:
             words = prompt, prompt if setting.prompt_as_negative else negative
-            model = self.distilled if setting.group == DISTILLED else self.model
+            model = self.distilled if setting.is_distilled else self.model
             conds = (model, *words, negative)
             if setting.group != "base":
                 identity = encode(model if setting.reference_with_lora else self.model)
@@ -215,7 +220,7 @@ class Bench:
         patch = None if setting.patch is None else [setting.patch[0], dict(setting.patch[1])]
         values = [self.key, number, dict(setting.inputs), patch, setting.group == "base"]
         # Behind the others, so that what was read before a setting had these keeps its name.
-        if setting.group == DISTILLED:
+        if setting.is_distilled:
             values += [
                 self.lora_key,
                 dict(setting.apply),
@@ -273,7 +278,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(arguments.comfyui, arguments.work, arguments.lora)
-    known = [s for s in SETTINGS if arguments.lora is not None or s.group != DISTILLED]
+    known = [s for s in SETTINGS if arguments.lora is not None or not s.is_distilled]
     settings = tuple(s for s in known if arguments.only is None or s.name in arguments.only)
     if not arguments.report:
         begun = time.monotonic()

@@ -14,6 +14,8 @@ from miniature.experiment.statistics import Estimate, estimate_mean
 
 MEASURES = {"cosine": "likeness", "background": "background", "action": "action", "motion": "motion"}
 MOST_SHARE, LEAST_LIKENESS = 0.70, 0.98
+BESIDE = 0.9
+"""Predictions between points of one number."""
 BEGIN, END = "<!-- begin table -->", "<!-- end table -->"
 
 Found = Sequence[tuple[Any, dict[str, np.ndarray]]]
@@ -62,18 +64,25 @@ def _show(estimate: Estimate) -> str:
     return f"{estimate.mean:.3f} ({estimate.lo:.3f} to {estimate.hi:.3f})"
 
 
+def place_apart(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """The predictions of each row, those of one number side by side."""
+    numbers = [round(row["predictions"]) for row in rows]
+    return [
+        number + BESIDE * (numbers[:place].count(number) - (numbers.count(number) - 1) / 2)
+        for place, number in enumerate(numbers)
+    ]
+
+
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Likeness, prompt following and motion over the predictions."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), layout="constrained")
     groups = list(dict.fromkeys(row["group"] for row in rows if row["group"] != "base"))
-    colours = plt.get_cmap("tab10").colors
-    # Ten colours, then the same again as diamonds.
-    looks = {
-        group: {"color": colours[place % len(colours)], "fmt": "oD"[place // len(colours)]}
-        for place, group in enumerate(groups)
-    }
+    dots = [{"color": colour, "fmt": "o"} for colour in plt.get_cmap("tab10").colors]
+    diamonds = [{"color": "black", "fmt": "D", "mfc": face} for face in ("black", "white")]
+    looks = dict(zip(groups, [*dots, *diamonds], strict=False))
+    predictions = dict(zip((row["name"] for row in rows), place_apart(rows), strict=True))
     titles = ("likeness kept", "action of the caption, change", "motion, change")
     shown = [[row["kept"], row["change"]["action"], row["change"]["motion"]] for row in rows]
     for place, (axis, title) in enumerate(zip(axes, titles, strict=True)):
@@ -84,7 +93,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
             mean = np.array([each.mean for _, each in chosen])
             bounds = np.array([[each.lo, each.hi] for _, each in chosen]).T
             axis.errorbar(
-                [row["predictions"] for row, _ in chosen], mean, np.abs(bounds - mean), ms=4, lw=0.8,
+                [predictions[row["name"]] for row, _ in chosen], mean, np.abs(bounds - mean), ms=4, lw=0.8,
                 label=group, **looks[group],
             )  # fmt: skip
         axis.set_title(title, fontsize=10)
