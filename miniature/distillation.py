@@ -31,12 +31,12 @@ from lynx_core.hashing import hash_file, hash_values
 from lynx_core.rng import numpy_generator
 from lynx_core.training.flow_matching import TIMESTEP_SCALE, shift_timestep
 
+from .encoders import unpack_encoders
 from .experiment.sampling import LATENT_SHAPE, SamplingSettings
 from .making import Making
 from .parts.base import predict
 from .parts.low_rank import add_low_rank, save_low_rank
 from .parts.resumable import run_steps, set_cosine_rate, take_step, write_beside
-from .parts.text_encoder import unpack_text_encoder
 from .world.caption import is_held_out, list_captions
 
 TEACHER = SamplingSettings()
@@ -135,7 +135,7 @@ def draw_start(number: int) -> tuple[str, np.ndarray]:
 def encode_captions(making: Making, folder: Path, captions: list[str]) -> tuple[Tensor, Tensor]:
     """Texts and lengths of `PromptedBase`."""
     if not (folder / "tokenizer").is_dir():
-        unpack_text_encoder(making.assets, folder)
+        unpack_encoders(making.assets, folder)
     encoder = UMT5TextEncoder(folder / "text_encoder", folder / "tokenizer")
     encoded = [encoder.encode(caption).half() for caption in captions]
     lengths = torch.tensor([len(text) for text in encoded], device=making.device)

@@ -30,7 +30,7 @@ from miniature.making import Making
 from miniature.parts.low_rank import add_low_rank, save_low_rank
 
 CAPTION = "a person nods in a room"
-NUM_STEPS = 30
+NUM_STEPS = 20
 LORA_NAME = "distilled.safetensors"
 
 
