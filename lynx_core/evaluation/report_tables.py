@@ -368,5 +368,5 @@ def _pick(row: PublishedRow, name: str) -> float | None:
 
 
 def _find_best(means: Sequence[float]) -> float | None:
-    """The highest of several; None where all are the same."""
-    return max(means) if means and (len(means) == 1 or max(means) > min(means)) else None
+    """The highest of several; None where there is nothing to compare with, or all are the same."""
+    return max(means) if means and max(means) > min(means) else None

@@ -14,6 +14,7 @@ import pytest
 from evaluated import Evaluated
 from small_benchmark import make_matrix
 
+from lynx_core.evaluation.cells import Matrix
 from lynx_core.evaluation.charts import Point, draw_likeness_editability
 from lynx_core.evaluation.errors import ConfigurationError
 from lynx_core.evaluation.report import write_report
@@ -113,6 +114,14 @@ def test_a_judge_that_does_not_tell_videos_apart_is_named_and_praises_no_method(
     assert "the same mark of prompt following" not in text
     rows = pq.read_table(report / "cells.parquet").to_pydict()
     assert len(set(rows["video_quality/stub-1"])) == 1 < len(set(rows["prompt_following/stub-1"]))
+
+
+def test_one_method_alone_is_not_called_the_best(evaluated: Evaluated, report: Path, tmp_path: Path) -> None:
+    benchmark = evaluated.matrix.benchmark
+    one = benchmark.model_copy(update={"methods": benchmark.methods[:1]})
+    write_report(Matrix(one), tmp_path)
+    alone, several = ((folder / "report.md").read_text() for folder in (tmp_path, report))
+    assert "| **" in several and "| **" not in alone
 
 
 def test_labels_of_near_points_do_not_cover_each_other() -> None:

@@ -48,7 +48,7 @@ def describe_weights(path: Path) -> dict[str, tuple[str, list[int]]]:
 @pytest.mark.timeout(900)
 def test_everything_is_made_from_nothing(tmp_path: Path) -> None:
     """In little; out of time once, killed once, and then to the end, with the layouts of the shipped files."""
-    assert start_making(tmp_path, "--minutes", "0.2").wait() == UNFINISHED
+    assert start_making(tmp_path, "--minutes", "0.05").wait() == UNFINISHED
     killed = start_making(tmp_path)
     deadline = time.monotonic() + 300
     while not (tmp_path / ".miniature" / "drawings").is_dir():
