@@ -37,7 +37,7 @@ from .parts.resumable import joined_ranks
 
 UNFINISHED, INTERRUPTED = 3, 130
 """Exit codes when time ran out first, and after Ctrl-C."""
-REHEARSAL_SHARE = 1 / 500
+REHEARSAL_SHARE = 1 / 2000
 MAX_TOGETHER = 2
 """Processes that train one part on the CPU: the smallest batch has two pictures."""
 
@@ -84,7 +84,8 @@ def write_data(making: Making) -> bool:
     """Write the adapters' training data."""
     from .dataset import NUM_HELD_OUT, NUM_IDENTITIES, write_dataset
 
-    numbers = making.count(NUM_IDENTITIES), making.count(NUM_HELD_OUT)
+    # Fewer people have no augmented pair in a rehearsal.
+    numbers = making.count(NUM_IDENTITIES, least=5), making.count(NUM_HELD_OUT)
     return write_dataset(making.folder / "data", *numbers, stop_at=making.stop_at)
 
 
