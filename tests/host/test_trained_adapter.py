@@ -27,6 +27,7 @@ from lynx_core.cli.main import main as run_command
 TEXT_DIM = 4096
 PREPARE_OPTIONS = ["--workers", "2", "--runner", "ray"] if "LYNX_RAY" in os.environ else []
 """Without, in this process; Ray takes a minute to start."""
+pytestmark = [pytest.mark.timeout(1200)] if PREPARE_OPTIONS else []
 
 
 def save_text_encoder(folder: Path) -> None:
