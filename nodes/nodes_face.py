@@ -214,12 +214,16 @@ class LynxEncodeReference(io.ComfyNode):
             display_name="Lynx Encode Reference",
             category=sockets.CATEGORY,
             description="Runs the base model on the 256 px face crop and caches each block's keys and values. Load LoRAs "
-            "before this node: the reference depends on them. Each expert of Wan 2.2 needs its own.",
+            "of character and style before this node, and distilled ones behind it. Each expert of Wan 2.2 needs its own.",
             search_aliases=["reference features", "ref adapter", "face reference"],
             inputs=[
                 sockets.Adapter.Input("adapter", tooltip="An adapter with reference layers (lynx_full)."),
                 sockets.Face.Input("face", tooltip="From Lynx Crop Face."),
-                io.Model.Input("model", tooltip="The model that will be sampled, with its LoRAs on."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model that will be sampled, with its LoRAs of character and style on, without a distilled "
+                    "one.",
+                ),
                 io.Clip.Input(
                     "clip", tooltip="umt5_xxl, type wan; it encodes the fixed text 'image of a face'."
                 ),

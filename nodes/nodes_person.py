@@ -17,7 +17,7 @@ from . import sockets
 from .host import mini_lynx, model_files
 from .host.application import AppliedIdentity, apply_identity
 from .host.messages import raise_plainly, show_note
-from .host.reference_pass import ReferenceCache
+from .host.reference_pass import ReferenceCache, check_reference_model
 from .nodes_apply import define_applied_outputs, define_strength_input, describe_settings
 from .nodes_face import encode_id, find_crops
 from .nodes_load import (
@@ -88,6 +88,12 @@ class LynxPerson(io.ComfyNode):
                     tooltip="Left open, the detector buffalo_l on the CPU, and the recogniser that the adapter was "
                     "trained on.",
                 ),
+                io.Model.Input(
+                    "reference_model",
+                    optional=True,
+                    tooltip="The model before a distilled LoRA; the reference is encoded through it. Left open: through "
+                    "model.",
+                ),
             ],
             outputs=define_applied_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -131,6 +137,7 @@ class LynxPerson(io.ComfyNode):
         ref_strength: float,
         loaded_adapter: Adapter | None = None,
         face_analyzer: FaceAnalyzer | None = None,
+        reference_model: Any = None,
     ) -> io.NodeOutput:
         opened = loaded_adapter or open_choices(adapter)
         settings = scale_preset(preset, id_strength, ref_strength)
@@ -142,8 +149,10 @@ class LynxPerson(io.ComfyNode):
             face_id, remarks = encode_id(analyzer, crops)
             warnings += remarks
         if settings.ref.strength and opened.ref is not None:
+            through = model if reference_model is None else reference_model
+            warnings += check_reference_model(through, model)
             photo = convert_photos([crops[0].reference_crop])
-            reference = _references.encode(model, opened, clip, vae, photo)
+            reference = _references.encode(through, opened, clip, vae, photo)
         warnings += explain_idle(opened, settings)
         parts = (("ID", settings.id, opened.id), ("reference", settings.ref, opened.ref))
         lines = [f"{opened.name}, preset {preset}"]

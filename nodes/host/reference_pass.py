@@ -167,6 +167,37 @@ def encode_reference(model: Any, adapter: Adapter, clip: Any, vae: Any, crops: T
     return make_reference(model, adapter, conditioning, face, null)
 
 
+def check_reference_model(reference_model: Any, model: Any) -> list[str]:
+    """Check the MODEL that a reference is encoded through against the one that is sampled.
+
+    Returns:
+        A remark when a LoRA of the first is missing from the second, as with crossed wires.
+
+    Raises:
+        ValueError: when they are of two bases, or the first is none that Lynx works on.
+    """
+    if reference_model is model:
+        return []
+    sampled = describe_base(model)
+    try:
+        through = describe_base(reference_model)
+    except ValueError as error:
+        raise ValueError(f"reference_model: {error}") from error
+    if through.checksum != sampled.checksum:
+        raise ValueError(
+            f"reference_model is {through.name} ({through.checksum}), and model is {sampled.name} ({sampled.checksum}): "
+            "what one base sees in a face means nothing to another. Connect the model of the same loader, before its "
+            "distilled LoRA, to reference_model, or leave it open."
+        )
+    lacks = any(len(model.patches.get(key, ())) < len(put) for key, put in reference_model.patches.items())
+    if not lacks:
+        return []
+    return [
+        "reference_model has a LoRA that model has not: are the two crossed? model is sampled, the reference is encoded "
+        "through reference_model."
+    ]
+
+
 class ReferenceCache:
     """The last references that were encoded, for a node that encodes and applies in one: a changed strength
     computes nothing anew."""

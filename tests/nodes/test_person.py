@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from wan_bench import WanBench, max_error
+from wan_bench import I2V, OTHER_T2V, WanBench, max_error, seeded
 
 
 class Mini:
@@ -32,19 +32,39 @@ class Mini:
         }
         return self.bench.comfy.run("LynxPerson", **{**defaults, **self.texts, **inputs})
 
-    def parts(self, **settings: Any) -> tuple[Any, ...]:
-        run = self.bench.comfy.run
+    def parts(self, model: Any = None, through: Any = None, **settings: Any) -> tuple[Any, ...]:
+        """The same through Lynx Apply on `model`, the reference encoded with `through`."""
+        model, run = model or self.model, self.bench.comfy.run
         face = run("LynxCropFace", image=self.photo, face_analyzer=self.analyzer)[0]
-        inputs = {"clip": self.clip, "vae": self.vae, "model": self.model}
+        inputs = {"clip": self.clip, "vae": self.vae, "model": through or model}
         return run(
             "LynxApply",
-            model=self.model,
+            model=model,
             adapter=self.adapter,
             id=run("LynxEncodeID", face_analyzer=self.analyzer, face=face)[0],
             reference=run("LynxEncodeReference", adapter=self.adapter, face=face, **inputs)[0],
             **self.texts,
             **settings,
         )
+
+    def load_lora(self, model: Any, name: str = "q", seed: int = 60) -> Any:
+        """Put a LoRA on one projection of every self-attention."""
+        import comfy.sd
+
+        network = model.get_model_object("diffusion_model")
+        lora = {}
+        for block in range(len(network.blocks)):
+            key = f"diffusion_model.blocks.{block}.self_attn.{name}"
+            for i, (half, shape) in enumerate((("up", (network.dim, 4)), ("down", (4, network.dim)))):
+                lora[f"{key}.lora_{half}.weight"] = 0.2 * seeded(*shape, seed=seed + 2 * block + i)
+        return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
+
+    def list_kv(self, applied: tuple[Any, ...], part: str = "ref") -> list[torch.Tensor]:
+        """Keys and values that positive and negative carry of one part, the null identity's last."""
+        find = self.bench.comfy.pack_module("nodes.host.conditioning").find_injections
+        entries = [entry for conditioning in applied[1:3] for entry in conditioning]
+        caches = [i.kv.kv_cache for entry in entries for i in find(entry) if i.kind == part]
+        return [numbers for cache in caches for numbers in cache.parameters()]
 
     def predict(self, applied: tuple[Any, ...], cond: int = 1) -> torch.Tensor:
         return self.bench.predict(applied[0], [applied[cond]])[0]
@@ -108,6 +128,60 @@ def test_a_changed_strength_encodes_nothing_anew(mini: Mini, monkeypatch: pytest
     assert len(calls) == 2
     Mini(mini.bench).person()
     assert len(calls) == 3, "another CLIP and VAE may encode in another way"
+
+
+def test_the_reference_is_encoded_through_the_model_before_a_lora(mini: Mini) -> None:
+    with_lora = mini.load_lora(mini.model)
+    mini.bench.predict(with_lora, [mini.texts["positive"]])  # the shared weights hold the LoRA now
+    through_lora = mini.person(model=with_lora)
+    before_lora = mini.person(model=with_lora, reference_model=mini.model)
+    predictions = []
+    for short, through in ((before_lora, mini.model), (through_lora, with_lora)):
+        long = mini.parts(model=with_lora, through=through)
+        numbers, expected = mini.list_kv(short), mini.list_kv(long)
+        assert len(numbers) == len(expected) > 0
+        assert all(map(torch.equal, numbers, expected))
+        predictions.append(mini.predict(short))
+        assert torch.equal(predictions[-1], mini.predict(long))
+    assert max_error(*predictions) > 1e-3
+    assert max_error(predictions[0], mini.predict(mini.person())) > 0.01, "the LoRA is sampled"
+
+
+def test_a_style_lora_before_both_is_in_the_reference(mini: Mini, notes: list[str]) -> None:
+    style = mini.load_lora(mini.model, "v")
+    distilled = mini.load_lora(style, "q")
+    short = mini.person(model=distilled, reference_model=style)
+    assert all(map(torch.equal, mini.list_kv(short), mini.list_kv(mini.parts(model=style))))
+    assert "reference_model" not in notes[-1]
+
+
+def test_a_lora_on_the_reference_model_alone_is_said(mini: Mini, notes: list[str]) -> None:
+    with_lora = mini.load_lora(mini.model)
+    mini.person(reference_model=with_lora)
+    assert "reference_model has a LoRA that model has not" in notes[-1]
+
+
+def put_on_file(mini: Mini) -> Any:
+    """Mini Lynx with one weight of every block changed, as a LoRA merged into the file does."""
+    other = Mini(mini.bench).model
+    with torch.inference_mode():
+        for block in other.get_model_object("diffusion_model").blocks:
+            block.self_attn.q.weight.add_(0.1)
+    return other
+
+
+@pytest.mark.parametrize(
+    ("load", "words"),
+    [
+        (lambda mini: mini.bench.load_base(OTHER_T2V), rf"reference_model is {OTHER_T2V}.*, and model is "),
+        (put_on_file, r"reference_model is (.*) \(\w{16}\), and model is \1 \(\w{16}\)"),
+        (lambda mini: mini.bench.load_base(I2V), rf"reference_model: This MODEL, {I2V}.* image-to-video"),
+    ],
+    ids=["another size", "other weights", "no base of Lynx"],
+)
+def test_a_reference_model_of_another_base_is_refused(mini: Mini, load: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        mini.person(reference_model=load(mini))
 
 
 def test_models_that_are_gone_are_not_kept(mini: Mini) -> None:
