@@ -124,7 +124,7 @@ NODE_TYPES: dict[str, NodeType] = {
     ),
     "LynxPerson": NodeType(
         "image:IMAGE model:MODEL clip:CLIP vae:VAE positive:CONDITIONING negative:CONDITIONING "
-        "loaded_adapter:LYNX_ADAPTER? face_analyzer:LYNX_FACE_ANALYZER?",
+        "loaded_adapter:LYNX_ADAPTER? face_analyzer:LYNX_FACE_ANALYZER? reference_model:MODEL?",
         "adapter:COMBO preset:COMBO id_strength:FLOAT ref_strength:FLOAT",
         "MODEL:MODEL positive:CONDITIONING negative:CONDITIONING middle:CONDITIONING",
         width=330,

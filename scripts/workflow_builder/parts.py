@@ -79,6 +79,9 @@ def load_prompt_and_models(
     for output, node in zip(models.names, stages[-1], strict=True):
         inside.give(output, node["MODEL"])
     give_text_and_lynx(inside, clip["CLIP"], texts, lynx)
+    if models.lora:
+        # As it is loaded: at timestep 0 the shift has no effect, either.
+        inside.give("reference_model", stages[0][0]["MODEL"])
     for loader, name in zip(stages[0], models.names, strict=True):
         inside.promote(loader, "unet_name", name.lower())
     for node in inside.nodes:

@@ -55,7 +55,14 @@ def build_fast() -> Json:
     g = Graph(NODE_TYPES)
     loaded = load_prompt_and_models(g, Models(MIX, [T2V], DISTILLED_LORA))
     photo = load_photo(g)
-    person = put_person(g, loaded, photo["IMAGE"], "lynx_full", "lite ID + full reference")
+    person = put_person(
+        g,
+        loaded,
+        photo["IMAGE"],
+        "lynx_full",
+        "lite ID + full reference",
+        reference_model=loaded["reference_model"],
+    )
     latent = empty_latent(g, length=81)
     sampled = sample(g, person, latent["LATENT"], cfg=1.0, identity_cfg=1.0, steps=6, sampler_name="lcm")
     shown = decode_and_save(g, sampled["LATENT"], loaded["VAE"], 16.0, "lynx_fast")

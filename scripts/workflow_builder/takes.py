@@ -82,7 +82,10 @@ def build_sweep() -> Json:
         make_compared_person(),
         image=photo["IMAGE"],
         **{name: loaded[name.upper()] for name in ("model", "clip", "vae")},
-        **{name: loaded[name] for name in ("positive", "negative", "adapter", "face_analyzer")},
+        **{
+            name: loaded[name]
+            for name in ("positive", "negative", "adapter", "face_analyzer", "reference_model")
+        },
     )
     latent = empty_latent(g, SWEEP_LENGTH, 480, 480)
     sampled = sample(g, person, latent["LATENT"], cfg=1.0, identity_cfg=1.0, steps=6, sampler_name="lcm")
@@ -111,10 +114,11 @@ def make_compared_person() -> Subgraph:
     base = {of.lower(): inside.take(of.lower(), of) for of in ("MODEL", "CLIP", "VAE")}
     texts = {name: inside.take(name, "CONDITIONING") for name in ("positive", "negative")}
     loaded = inside.take("adapter", "LYNX_ADAPTER"), inside.take("face_analyzer", "LYNX_FACE_ANALYZER")
+    before_lora = inside.take("reference_model", "MODEL")
     strengths = inside.add("LynxSweep", id_strengths="0, 0.5, 1", ref_strengths="0, 0.5, 1")
     person = inside.add(
         "LynxPerson", image=image, **base, **texts, loaded_adapter=loaded[0], face_analyzer=loaded[1],
-        adapter="lynx_full", preset="as published",
+        reference_model=before_lora, adapter="lynx_full", preset="as published",
         id_strength=strengths["id_strength"], ref_strength=strengths["ref_strength"],
     )  # fmt: skip
     for name in ("columns", "label"):
