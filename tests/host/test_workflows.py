@@ -170,6 +170,25 @@ def test_nodes_are_as_the_host_defines_them(each_comfy_host: ComfyHost, path: Pa
         assert outputs == offered[: len(outputs)], node["type"]
 
 
+def list_upstream(prompt: dict[str, Any], link: Any) -> list[str]:
+    """The types of the nodes that something linked depends on through `model`."""
+    types = []
+    while isinstance(link, list):
+        node = prompt[link[0]]
+        types.append(node["class_type"])
+        link = node["inputs"].get("model")
+    return types
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("name", ["lynx_fast", "lynx_sweep"])
+def test_the_reference_is_encoded_without_the_distilled_lora(comfy_host: ComfyHost, name: str) -> None:
+    prompt = workflow_to_prompt(load_workflow(name), comfy_host.object_info())
+    (person,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "LynxPerson")
+    assert "LoraLoaderModelOnly" in list_upstream(prompt, person["model"])
+    assert list_upstream(prompt, person.get("reference_model")) == ["UNETLoader"]
+
+
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_photo(tmp_path_factory.mktemp("photo") / "six_faces.png")
