@@ -90,7 +90,7 @@ The mix that people use: ID layers of lite, reference layers of full, 4 to 8 ste
 - *Over-cooked or stiff faces*: `ref_strength` 0.7
 - *Weak likeness*: `id_strength` 1.3; or `identity_cfg` 1.5 at three predictions a step
 
-`reference_model` is the model **before** this LoRA: it never learned the reference pass. Put LoRAs of style or character before both, in *Prompt and models*."""
+`reference_model` is the model **before** this LoRA, which never learned the reference pass. Put LoRAs of style or character before both, in *Prompt and models*."""
 
 TWO_EXPERTS = """**Experimental.** Lynx was trained on Wan 2.1. The adapters fit both experts of Wan 2.2, but there are no published figures for it.
 
