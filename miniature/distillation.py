@@ -14,7 +14,7 @@ import argparse
 import copy
 import time
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +25,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lynx_core.data.encoders import UMT5TextEncoder
 from lynx_core.formats.base_file import load_transformer
 from lynx_core.hashing import hash_file, hash_values
 from lynx_core.rng import numpy_generator
-from lynx_core.training.flow_matching import TIMESTEP_SCALE, shift_timestep
+from lynx_core.training.flow_matching import TIMESTEP_SCALE
 
 from .encoders import unpack_encoders
 from .experiment.sampling import LATENT_SHAPE, SamplingSettings
@@ -37,6 +36,7 @@ from .making import Making
 from .parts.base import predict
 from .parts.low_rank import add_low_rank, save_low_rank
 from .parts.resumable import run_steps, set_cosine_rate, take_step, write_beside
+from .parts.text_encoder import encode_texts
 from .world.caption import is_held_out, list_captions
 
 TEACHER = SamplingSettings()
@@ -95,7 +95,7 @@ class PromptedBase:
 
 def list_sigmas(num_steps: int) -> list[float]:
     """Those that the host's scheduler `simple` visits, from 1 to 0."""
-    return [shift_timestep(1 - i / num_steps, TEACHER.shift) for i in range(num_steps + 1)]
+    return replace(TEACHER, steps=num_steps).sigmas
 
 
 def distil(making: Making, num_trajectories: int, num_steps: int) -> nn.ModuleList | None:
@@ -127,21 +127,22 @@ def distil(making: Making, num_trajectories: int, num_steps: int) -> nn.ModuleLi
 
 def draw_start(number: int) -> tuple[str, np.ndarray]:
     """Caption and noise [16, 3, 8, 8] of a trajectory."""
-    captions = [text for text, (place, action, _) in list_captions() if not is_held_out(place, action)]
+    captions = _list_training_captions()
     rng = numpy_generator("distillation", number)
     return captions[rng.integers(len(captions))], rng.standard_normal(LATENT_SHAPE, dtype="float32")
+
+
+@cache
+def _list_training_captions() -> list[str]:
+    return [text for text, (place, action, _) in list_captions() if not is_held_out(place, action)]
 
 
 def encode_captions(making: Making, folder: Path, captions: list[str]) -> tuple[Tensor, Tensor]:
     """Texts and lengths of `PromptedBase`."""
     if not (folder / "tokenizer").is_dir():
         unpack_encoders(making.assets, folder)
-    encoder = UMT5TextEncoder(folder / "text_encoder", folder / "tokenizer")
-    encoded = [encoder.encode(caption).half() for caption in captions]
-    lengths = torch.tensor([len(text) for text in encoded], device=making.device)
-    room = int(lengths.max()) + 1
-    padded = torch.stack([F.pad(text, (0, 0, 0, room - len(text))) for text in encoded])
-    return padded.to(making.device), lengths
+    texts, lengths = encode_texts(folder, captions)
+    return texts.to(making.device), lengths.to(making.device)
 
 
 def sample_teacher(teacher: PromptedBase, folder: Path, captions: Tensor) -> Tensor | None:

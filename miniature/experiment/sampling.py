@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,11 @@ class SamplingSettings:
     shift: float = 5.0
     id_scale: float = 1.0
     ref_scale: float = 1.0
+
+    @property
+    def sigmas(self) -> list[float]:
+        """From 1 to 0: where each step begins, and the last ends."""
+        return [shift_timestep(1 - i / self.steps, self.shift) for i in range(self.steps + 1)]
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,7 @@ class BatchSampler:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             sides = [self.prepare(side) for side in (wanted, unwanted)]
             x = noise.to(self.device)
-            times = [shift_timestep(1 - i / settings.steps, settings.shift) for i in range(settings.steps)]
-            for t, after in zip(times, [*times[1:], 0.0], strict=True):
+            for t, after in pairwise(settings.sigmas):
                 positive, negative = (self.predict(x, t, side, settings) for side in sides)
                 x = x + (after - t) * (negative + settings.guidance * (positive - negative))
         return x

@@ -15,9 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 
-from lynx_core.data.encoders import UMT5TextEncoder
 from lynx_core.faces.analyzer import ArcFaceRecogniser
 from lynx_core.faces.arcface import load_arcface
 from lynx_core.faces.crops import FaceCrop, crop_aligned
@@ -33,6 +31,7 @@ from ..world.pairs import LANDMARK_ERROR, find_told_frame
 from .drawing_ahead import draw_ahead
 from .pixel_signal import to_video_signal
 from .resumable import my_rank, num_ranks, write_beside
+from .text_encoder import encode_texts
 from .vae import open_vae
 
 SIZES = {"images": 24_000, "clips": 9_000, "crops": 1_200}
@@ -183,13 +182,8 @@ class _Encoder:
 
     def encode_texts(self) -> dict[str, Tensor]:
         """Every caption there is, after the empty prompt and that of references."""
-        folder = self.making.folder
-        encoder = UMT5TextEncoder(folder / "text_encoder", folder / "tokenizer")
-        texts = [encoder.encode(caption) for caption in ("", REFERENCE_PROMPT, *_ROWS)]
-        lengths = torch.tensor([len(text) for text in texts])
-        room = int(lengths.max()) + 1
-        padded = [F.pad(text, (0, 0, 0, room - len(text))).half() for text in texts]
-        return {"texts": torch.stack(padded), "lengths": lengths}
+        texts, lengths = encode_texts(self.making.folder, ("", REFERENCE_PROMPT, *_ROWS))
+        return {"texts": texts, "lengths": lengths}
 
     def encode_shard(self, sort: str, drawn: DrawnShard) -> dict[str, Tensor]:
         """What the file of a shard holds."""

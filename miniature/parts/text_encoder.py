@@ -9,7 +9,9 @@ narrow. Other words than the grammar's fall into single letters and bytes.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from lynx_core.data.encoders import UMT5TextEncoder
 from lynx_core.rng import numpy_generator
 from lynx_core.spec import REFERENCE_PROMPT
 
@@ -133,3 +136,12 @@ def export_text_encoder(making: Making) -> None:
     write_beside(path, lambda beside: save_file(state, beside))
     encoder.float().save_pretrained(making.folder / "text_encoder")
     save_tokenizer(making.folder / "tokenizer", tokenizer)
+
+
+def encode_texts(folder: Path, captions: Iterable[str]) -> tuple[Tensor, Tensor]:
+    """Texts [captions, longest + 1, 4096] float16, padded with zeros, and the tokens of each, by the trainer's folders."""
+    encoder = UMT5TextEncoder(folder / "text_encoder", folder / "tokenizer")
+    texts = [encoder.encode(caption) for caption in captions]
+    lengths = torch.tensor([len(text) for text in texts])
+    room = int(lengths.max()) + 1
+    return torch.stack([F.pad(text, (0, 0, 0, room - len(text))).half() for text in texts]), lengths

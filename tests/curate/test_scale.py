@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 from drawn import draw, draw_frames, make_config, write_clip, write_photo
-from pyarrow import parquet
+from test_curation import read_rejections, read_rows
+from test_people import peak_mb
 
 from lynx_core.curate.curation import curate
 
@@ -31,12 +31,7 @@ def test_each_of_thousands_of_files_is_in_a_pair_or_has_a_reason(tmp_path: Path)
     started, before_mb = time.process_time(), peak_mb()
     report = curate(config)
 
-    rows = [
-        row
-        for split in ("train", "heldout")
-        for row in parquet.read_table(config.output / f"{split}.parquet").to_pylist()
-    ]
-    rejected = parquet.read_table(config.output / "rejections.parquet").to_pylist()
+    rows, rejected = read_rows(config.output), read_rejections(config.output)
     of_person: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         of_person[row["person"]].add(Path(row["target"]).parent.name)
@@ -50,7 +45,3 @@ def test_each_of_thousands_of_files_is_in_a_pair_or_has_a_reason(tmp_path: Path)
     assert not lost, sorted(lost)[:5]
     assert len(of_person) > 0.8 * NUM_PEOPLE
     assert all(len(names) == 1 for names in of_person.values())
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
