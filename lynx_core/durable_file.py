@@ -9,8 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+
+_NUM_REMOVERS = 16
 
 
 @contextlib.contextmanager
@@ -77,6 +81,17 @@ def sync(path: Path) -> None:
                 os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_files(paths: Iterable[Path]) -> None:
+    """Delete files; those that are gone already do not matter.
+
+    Raises:
+        OSError: as the system says; some may be left.
+    """
+    # A disk that hands back what it frees takes 2 ms for each file, nearly all of it waiting.
+    with ThreadPoolExecutor(_NUM_REMOVERS) as threads:
+        list(threads.map(partial(Path.unlink, missing_ok=True), paths))
 
 
 @contextlib.contextmanager

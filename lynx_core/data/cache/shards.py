@@ -24,6 +24,7 @@ import numpy as np
 from filelock import FileLock
 
 from ...buckets import fetched
+from ...durable_file import remove_files
 from ..errors import DataError, first_line
 from .shard_file import SUFFIX, Piece, ShardEntry, read_piece_source, write_shard
 from .shard_index import ShardIndex, key_of, make_rows, open_shard_index, sort_rows, write_shard_index
@@ -197,8 +198,7 @@ def pack_entries(root: Path, shard_bytes: int = SHARD_BYTES, *, whole_only: bool
                     path.unlink()
                 count += len(written)
                 group = [piece for piece in group if piece.name in written or piece not in new]
-            for piece in group:
-                piece.path.unlink(missing_ok=True)
+            remove_files(piece.path for piece in group)
         shards.refresh()
         if shards.unlisted and (not whole_only or len(shards.unlisted) >= _MOST_UNLISTED):
             _write_index(folder, shards, generation=shards.index.generation)
@@ -218,11 +218,9 @@ def rewrite_shards(root: Path, sources: set[str], *, anew: bool = False) -> int:
     Raises:
         DataError: when the disk is full.
     """
-    count = 0
-    for piece in _list_files(root):
-        if _source_of(piece) in sources:
-            piece.path.unlink(missing_ok=True)
-            count += 1
+    gone = [piece.path for piece in _list_files(root) if _source_of(piece) in sources]
+    remove_files(gone)
+    count = len(gone)
     if not (root / FOLDER).is_dir():
         return count
     with _changing(root) as folder:
