@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .host.model_files import register_folders
-from .nodes_apply import LynxApply
+from .nodes_apply import LynxApply, LynxFade
 from .nodes_face import LynxCropFace, LynxEncodeID, LynxEncodeReference
 from .nodes_guidance import LynxGuider, LynxSampler
 from .nodes_identity import LynxCombineIdentities, LynxLoadIdentity, LynxSaveIdentity
@@ -32,6 +32,7 @@ class LynxExtension(ComfyExtension):
             LynxLoadIdentity,
             LynxCombineIdentities,
             LynxApply,
+            LynxFade,
             LynxGuider,
             LynxSampler,
             LynxFaceSimilarity,

@@ -1,4 +1,4 @@
-"""The node that puts an identity on a model."""
+"""The node that puts an identity on a model, and the masks by which one becomes another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import sockets
 from .host.application import apply_identity
 from .host.identity import FaceID, Reference
 from .host.messages import raise_plainly, show_note
-from .host.region import Region
+from .host.region import PIXELS_PER_LATENT_FRAME, Region
 from .presets import (
     ALL_BLOCKS,
     CONSTANT,
@@ -87,6 +87,20 @@ def define_part_inputs(part: str, what: str) -> list[io.Input]:
     ]
 
 
+def define_vace_input(what: str) -> io.Input:
+    """Define the input that says how many latent frames at the start are no part of the video."""
+    return io.Int.Input(
+        "vace_reference_frames",
+        default=0,
+        min=0,
+        max=64,
+        optional=True,
+        advanced=True,
+        tooltip="Latent frames at the start that are VACE's own reference images, 0 to 64; connect trim_latent of "
+        f"WanVaceToVideo. {what}",
+    )
+
+
 def define_curve_input(part: str, what: str) -> io.Input:
     """Define the input that says how one adapter part changes over sampling."""
     return io.String.Input(
@@ -142,16 +156,7 @@ class LynxApply(io.ComfyNode):
                 ),
                 *define_part_inputs("id", "the ID"),
                 *define_part_inputs("ref", "the reference"),
-                io.Int.Input(
-                    "vace_reference_frames",
-                    default=0,
-                    min=0,
-                    max=64,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Latent frames at the start that are VACE's own reference images, 0 to 64; connect "
-                    "trim_latent of WanVaceToVideo. The reference stays out of them.",
-                ),
+                define_vace_input("The reference stays out of them."),
                 # Behind the others: saved graphs keep the values of widgets by their order.
                 define_curve_input("id", "the ID"),
                 define_curve_input("ref", "the reference"),
@@ -246,6 +251,109 @@ class LynxApply(io.ComfyNode):
             remarks += region.list_remarks()
         show_note(cls, *lines, warnings=remarks)
         return io.NodeOutput(applied.model, applied.positive, applied.negative, applied.middle)
+
+
+class LynxFade(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LynxFade",
+            display_name="Lynx Fade",
+            category=sockets.CATEGORY,
+            description="Lets one person become another in the course of the video: two masks, one for each of two Lynx "
+            "Apply in a row.",
+            search_aliases=[
+                "morph",
+                "blend over time",
+                "transition",
+                "age",
+                "fade mask",
+                *sockets.SEARCH_WORDS,
+            ],
+            inputs=[
+                io.Latent.Input("latent", tooltip="The empty latent of the video: its length counts."),
+                io.Float.Input(
+                    "start",
+                    default=0.25,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Where the first person begins to fade, as a share of the video, 0 to 1.",
+                ),
+                io.Float.Input(
+                    "end",
+                    default=0.75,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="From where on the second person is alone, as a share of the video, 0 to 1; the same as start "
+                    "is a cut.",
+                ),
+                define_vace_input("They are no part of the fade."),
+            ],
+            outputs=[
+                io.Mask.Output(
+                    display_name="first", tooltip="For the mask of the first person's Lynx Apply."
+                ),
+                io.Mask.Output(
+                    display_name="second", tooltip="For the mask of the second person's Lynx Apply."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    @raise_plainly
+    def execute(
+        cls, latent: dict[str, torch.Tensor], start: float, end: float, vace_reference_frames: int = 0
+    ) -> io.NodeOutput:
+        num_latent_frames = count_latent_frames(latent) - vace_reference_frames
+        if num_latent_frames < 1:
+            raise ValueError(
+                f"vace_reference_frames is {vace_reference_frames}, and the latent has no frames beyond them; connect "
+                "trim_latent of the WanVaceToVideo that made it."
+            )
+        second = fade_in(PIXELS_PER_LATENT_FRAME * (num_latent_frames - 1) + 1, start, end)
+        show_note(
+            cls,
+            f"{len(second)} frames: the first person alone for {int((second == 0).sum())}, the second for "
+            f"{int((second == 1).sum())}",
+        )
+        return io.NodeOutput(1 - second, second)
+
+
+def count_latent_frames(latent: dict[str, torch.Tensor]) -> int:
+    """Count the frames of a video's latent.
+
+    Raises:
+        ValueError: when it is that of a picture.
+    """
+    shape = latent["samples"].shape
+    if len(shape) != 5:
+        raise ValueError(
+            f"The latent is {list(shape)}, that of pictures; a video's is [batch, channels, frames, height, width], as of "
+            "EmptyHunyuanLatentVideo."
+        )
+    return shape[2]
+
+
+def fade_in(num_frames: int, start: float, end: float) -> torch.Tensor:
+    """Make a mask that is one grey all over each frame and rises from 0 to 1, slowly at both ends, [frames, 1, 1].
+
+    Args:
+        start: last share of the video with 0.
+        end: first share of the video with 1.
+
+    Raises:
+        ValueError: when it would end before it starts.
+    """
+    if end < start:
+        raise ValueError(f"The fade ends at {end:g}, before it starts at {start:g}; make end the larger one.")
+    share = torch.linspace(0, 1, num_frames)
+    if end == start:
+        return (share >= start).float()[:, None, None]
+    rise = ((share - start) / (end - start)).clamp(0, 1)
+    return (rise * rise * (3 - 2 * rise))[:, None, None]
 
 
 def describe_part(name: str, part: PartSettings, given: FaceID | Reference | None) -> str:

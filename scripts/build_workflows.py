@@ -20,25 +20,26 @@ from workflow_builder.blueprints import build_identity_blueprint, build_likeness
 from workflow_builder.boxes import Json  # noqa: E402
 from workflow_builder.experts import build_two_experts, build_wan22_i2v  # noqa: E402
 from workflow_builder.mini import build_mini  # noqa: E402
-from workflow_builder.people import build_two_people  # noqa: E402
+from workflow_builder.people import build_becoming, build_two_people  # noqa: E402
 from workflow_builder.person import build_fast, build_full, build_lite  # noqa: E402
 from workflow_builder.refine import build_face_refine  # noqa: E402
 from workflow_builder.takes import build_long, build_sweep  # noqa: E402
 from workflow_builder.vace import build_motion, build_vace  # noqa: E402
 
 FILES: dict[str, Callable[[], Json]] = {
-    "workflows/lynx_mini": build_mini,
-    "workflows/lynx_full": build_full,
-    "workflows/lynx_fast": build_fast,
-    "workflows/lynx_lite": build_lite,
-    "workflows/lynx_two_people": build_two_people,
-    "workflows/lynx_face_refine": build_face_refine,
-    "workflows/lynx_long": build_long,
-    "workflows/lynx_sweep": build_sweep,
-    "workflows/lynx_vace": build_vace,
-    "workflows/lynx_motion": build_motion,
-    "workflows/lynx_wan22_two_experts": build_two_experts,
-    "workflows/lynx_wan22_i2v": build_wan22_i2v,
+    "workflows/Try-Lynx": build_mini,
+    "workflows/Photo-to-video": build_full,
+    "workflows/Photo-to-video-fast": build_fast,
+    "workflows/Photo-to-video-lite": build_lite,
+    "workflows/Two-people": build_two_people,
+    "workflows/One-person-becomes-another": build_becoming,
+    "workflows/Refine-a-distant-face": build_face_refine,
+    "workflows/Long-take": build_long,
+    "workflows/Compare-strengths": build_sweep,
+    "workflows/Scene-or-outfit": build_vace,
+    "workflows/Motion-of-another-video": build_motion,
+    "workflows/Wan-2.2": build_two_experts,
+    "workflows/Wan-2.2-animate-a-picture": build_wan22_i2v,
     "subgraphs/Lynx identity": build_identity_blueprint,
     "subgraphs/Lynx likeness": build_likeness_blueprint,
 }

@@ -84,7 +84,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--models",
         type=Path,
-        help="ComfyUI's models folder with the 14B files that workflows/lynx_full.json names; runs these "
+        help="ComfyUI's models folder with the 14B files that workflows/Photo-to-video.json names; runs these "
         "(default: $COMFYUI_DIR/models if all are there, else the miniature)",
     )
     parser.add_argument("--out", type=Path, default=DEMO_DIR, help="folder for what is made (default: .demo)")

@@ -14,8 +14,8 @@ from subgraphs import flatten
 
 REPO_DIR = Path(__file__).resolve().parents[1]
 MINI_MODELS = REPO_DIR / "assets" / "mini"
-MINI_WORKFLOW = REPO_DIR / "workflows" / "lynx_mini.json"
-FULL_WORKFLOW = REPO_DIR / "workflows" / "lynx_full.json"
+MINI_WORKFLOW = REPO_DIR / "workflows" / "Try-Lynx.json"
+FULL_WORKFLOW = REPO_DIR / "workflows" / "Photo-to-video.json"
 
 LOADERS = {
     "UNETLoader": ("diffusion_models/",),

@@ -47,18 +47,19 @@ DUSK, HARBOUR, NIGHT, MORNING = (92, 82, 140), (214, 140, 104), (34, 48, 84), (1
 MEADOW, BRICK, LILAC = (112, 158, 92), (168, 84, 72), (168, 120, 176)
 
 CARDS = {
-    "lynx_mini": Card("Try", MORNING, is_mini=True),
-    "lynx_full": Card("Video", DUSK),
-    "lynx_fast": Card("Fast", HARBOUR, turns=(-0.9, 0.0, 0.9), size=0.6),
-    "lynx_lite": Card("Lite", MEADOW, size=0.85),
-    "lynx_two_people": Card("Two", BRICK, turns=(-0.6, 0.6), size=0.66),
-    "lynx_face_refine": Card("Refine", NIGHT, size=0.4),
-    "lynx_long": Card("Long", LILAC, turns=(-1.0, -0.4, 0.2, 0.8), size=0.55),
-    "lynx_motion": Card("Motion", MEADOW, turns=(-1.0, 1.0), size=0.62),
-    "lynx_vace": Card("Scene", HARBOUR, size=0.6),
-    "lynx_sweep": Card("Compare", MORNING, turns=(-0.8, 0.0, 0.8), size=0.55),
-    "lynx_wan22_two_experts": Card("Wan2.2", NIGHT),
-    "lynx_wan22_i2v": Card("Animate", DUSK, turns=(0.0,)),
+    "Try-Lynx": Card("Try", MORNING, is_mini=True),
+    "Photo-to-video": Card("Video", DUSK),
+    "Photo-to-video-fast": Card("Fast", HARBOUR, turns=(-0.9, 0.0, 0.9), size=0.6),
+    "Photo-to-video-lite": Card("Lite", MEADOW, size=0.85),
+    "Two-people": Card("Two", BRICK, turns=(-0.6, 0.6), size=0.66),
+    "One-person-becomes-another": Card("Morph", LILAC, turns=(-0.7, 0.7), size=0.6),
+    "Refine-a-distant-face": Card("Refine", NIGHT, size=0.4),
+    "Long-take": Card("Long", LILAC, turns=(-1.0, -0.4, 0.2, 0.8), size=0.55),
+    "Motion-of-another-video": Card("Motion", MEADOW, turns=(-1.0, 1.0), size=0.62),
+    "Scene-or-outfit": Card("Scene", HARBOUR, size=0.6),
+    "Compare-strengths": Card("Compare", MORNING, turns=(-0.8, 0.0, 0.8), size=0.55),
+    "Wan-2.2": Card("Wan2.2", NIGHT),
+    "Wan-2.2-animate-a-picture": Card("Animate", DUSK, turns=(0.0,)),
 }
 """In the order in which the template browser shows them (web/lynx_templates.js)."""
 

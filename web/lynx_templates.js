@@ -3,18 +3,19 @@
 import { api } from "../../scripts/api.js";
 
 const ORDER = [
-  "lynx_mini",
-  "lynx_full",
-  "lynx_fast",
-  "lynx_lite",
-  "lynx_two_people",
-  "lynx_face_refine",
-  "lynx_long",
-  "lynx_motion",
-  "lynx_vace",
-  "lynx_sweep",
-  "lynx_wan22_two_experts",
-  "lynx_wan22_i2v",
+  "Try-Lynx",
+  "Photo-to-video",
+  "Photo-to-video-fast",
+  "Photo-to-video-lite",
+  "Two-people",
+  "One-person-becomes-another",
+  "Refine-a-distant-face",
+  "Long-take",
+  "Motion-of-another-video",
+  "Scene-or-outfit",
+  "Compare-strengths",
+  "Wan-2.2",
+  "Wan-2.2-animate-a-picture",
 ];
 
 const rank = (name) => (ORDER.indexOf(name) + ORDER.length + 1) % (ORDER.length + 1);

@@ -84,25 +84,25 @@ class Region:
         """Say in one line where the person is."""
         share = f"{float(self.mask.mean()):.1%}".replace(".0%", "%")
         frames = "the same in every frame" if self.num_frames == 1 else f"{self.num_frames} frames"
-        return f"mask: white in {share} of the picture, {frames}"
+        black = int((self._find_strongest() < MIN_WEIGHT).sum())
+        nowhere = f", black in {black} of them: no person there" if black and self.num_frames > 1 else ""
+        return f"mask: white in {share} of the picture, {frames}{nowhere}"
 
     def list_remarks(self) -> list[str]:
-        """Say where a mask lets a person act next to nothing, or not at all."""
+        """Say that a mask lets a person act next to nothing everywhere."""
+        weight = float(self._find_strongest().max())
+        if weight >= MIN_WEIGHT:
+            return []
+        return [
+            f"The mask is nearly black: nowhere does the person act with more than {weight:.1%}. Paint where the person is "
+            "in white, larger than 16 px."
+        ]
+
+    def _find_strongest(self) -> Tensor:
+        """The largest weight of a token of each frame, [frames]."""
         height, width = self.mask.shape[1:]
         grid = (max(height // PIXELS_PER_TOKEN, 1), max(width // PIXELS_PER_TOKEN, 1))
-        strongest = F.interpolate(self.mask[:, None], grid, mode="area").flatten(1).amax(1)
-        weight = float(strongest.max())
-        if weight < MIN_WEIGHT:
-            return [
-                f"The mask is nearly black: nowhere does the person act with more than {weight:.1%}. Paint where the person is "
-                "in white, larger than 16 px."
-            ]
-        black = int((strongest < MIN_WEIGHT).sum())
-        if black:
-            return [
-                f"The mask is black or nearly so in {black} of its {self.num_frames} frames: no person there."
-            ]
-        return []
+        return F.interpolate(self.mask[:, None], grid, mode="area").flatten(1).amax(1)
 
     def check_frames(self, num_latent_frames: int) -> None:
         """Refuse a mask of another length than the video.
@@ -129,8 +129,10 @@ class Region:
         )
 
     def find_stretch(self, height: int, width: int) -> str | None:
-        """Say that a mask has another shape than a video of this latent size; None when it has the same."""
+        """Say that a mask has another shape than a video of this latent size; None when it has the same, or none."""
         mask_height, mask_width = self.mask.shape[1:]
+        if (mask_height, mask_width) == (1, 1):
+            return None
         if abs((mask_width / mask_height) / (width / height) - 1) <= MAX_ASPECT_DIFFERENCE:
             return None
         return (

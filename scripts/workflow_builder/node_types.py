@@ -122,6 +122,13 @@ NODE_TYPES: dict[str, NodeType] = {
         width=340,
         picture_height=60,
     ),
+    "LynxFade": NodeType(
+        "latent:LATENT",
+        "start:FLOAT end:FLOAT vace_reference_frames:INT?",
+        "first:MASK second:MASK",
+        width=260,
+        picture_height=24,
+    ),
     "LynxPerson": NodeType(
         "image:IMAGE model:MODEL clip:CLIP vae:VAE positive:CONDITIONING negative:CONDITIONING "
         "loaded_adapter:LYNX_ADAPTER? face_analyzer:LYNX_FACE_ANALYZER? reference_model:MODEL?",

@@ -81,7 +81,7 @@ LITE = """The lite adapter knows only **who** it is (ID, every 2nd block): `ref_
 
 Made for 121 frames at 24 fps.
 
-*Not like the person?* `id_strength` 1.3, or **lynx_full**: it holds more of the face. **lynx_fast** mixes lite ID with the full reference."""
+*Not like the person?* `id_strength` 1.3, or **Photo-to-video**: it holds more of the face. **Photo-to-video-fast** mixes lite ID with the full reference."""
 
 FAST = """The LoRA has guidance built in: `cfg` 1 and `identity_cfg` 1, one prediction a step. The negative prompt has no effect.
 
@@ -121,7 +121,7 @@ TROUBLE = """- **Someone else's face**: look at the face that was found. Wrong f
 - **Out of memory**: fewer frames, smaller size, a GGUF or fp8 model. Lynx itself holds at most 0.48 GB.
 - **An error message**: it says what was seen and what to do; more in this pack's docs."""
 
-MINI_WORLD = """**Nothing to download.** Lynx Load Mini opens a small Wan, VAE, text encoder, face models and Lynx adapter that come with this pack. For real people, open **lynx_full**.
+MINI_WORLD = """**Nothing to download.** Lynx Load Mini opens a small Wan, VAE, text encoder, face models and Lynx adapter that come with this pack. For real people, open **Photo-to-video**.
 
 It has seen **drawn people only**, 64 x 64 px, 9 frames at 8 fps. It makes no photographs: a real person comes out as a drawing."""
 
@@ -156,6 +156,14 @@ TWO_PEOPLE = """Each person acts in the own half of the picture, with a soft edg
 - **Without masks two people blend into one.** That is what chained Lynx Apply nodes do
 
 A third person: another Lynx Apply in the row, with its mask."""
+
+BECOMING = """The video begins with the first person and ends with the second. `fade_start` and `fade_end` of *One becomes another* say from where to where the one becomes the other, as shares of the video.
+
+- *The second stays too much like the first*: the model holds on to a face. An earlier fade (0.1 to 0.5), or `second_id_strength` and `second_ref_strength` 1.3
+- *Jumps*: a longer fade
+- *Older, younger*: two photos of one person, years apart
+- *One in a part of the picture only?* Masks of your own for each frame, in place of Lynx Fade inside
+- No hair, glasses or age in the prompt: they would hold for both"""
 
 LONG = """Windows of 81 frames, 30 shared with the next one; the identity acts in every one of them, so the face does not wander from window to window. 241 frames are 15 s at 16 fps, three times the time of 81.
 

@@ -10,11 +10,11 @@ from video import write_video
 
 from lynx_core.evaluation.video_grid import draw_grid
 
-FPS = {"lynx_lite": 24, "lynx_mini": 8}
+FPS = {"Photo-to-video-lite": 24, "Try-Lynx": 8}
 """Frames per second where they are not 16."""
 PICTURES = {"lynx_portrait.jpg", "lynx_motion.mp4", "lynx_distant.mp4"}
 DISTANT = "lynx_distant.mp4"
-"""What lynx_face_refine begins with; it gives a video of that size and length."""
+"""What Refine-a-distant-face begins with; it gives a video of that size and length."""
 DISTANT_SIZE = (60, 104)
 """Height and width of the small one; of the shipped one's shape, because Load Video is as high as its video needs."""
 
@@ -32,9 +32,9 @@ def upload_pictures(host: ComfyHost) -> None:
 
 def expect_shape(name: str, num_frames: int, height: int, width: int) -> tuple[int, ...]:
     """Shape of the frames that a workflow gives."""
-    if name == "lynx_face_refine":
+    if name == "Refine-a-distant-face":
         return num_frames, *DISTANT_SIZE, 3
-    if name == "lynx_sweep":
+    if name == "Compare-strengths":
         video = np.zeros((num_frames, height, width, 3), np.uint8)
         return draw_grid([video] * 9, [""] * 9, 3).shape
     return num_frames, height, width, 3

@@ -45,7 +45,7 @@ KEEP_SCREENSHOTS = os.environ.get("LYNX_SCREENSHOTS") == "1"
 IMAGES_DIR = REPO_DIR / "docs" / "images"
 WIDTH, HEIGHT, NUM_FRAMES, NUM_STEPS = 96, 64, 5, 2
 MIN_ZOOM = 0.7
-IN_NODES_2 = ("lynx_mini", "lynx_wan22_i2v")
+IN_NODES_2 = ("Try-Lynx", "Wan-2.2-animate-a-picture")
 """Opened in Nodes 2.0 by every run of the suite: the first that people open, and the one with most links."""
 
 PORTRAIT_LANDMARKS = np.array([[202, 101], [248, 103], [226, 126], [204, 142], [243, 143]], dtype=np.float32)
@@ -227,7 +227,7 @@ def test_template_browser_lists_the_workflows_with_thumbnails(page: Any, host: C
     assert sorted(host.get("/workflow_templates").json()[PACK_NAME]) == WORKFLOWS
     page.goto(host.url)
     page.wait_for_function("() => window.app?.graph && window.app.extensionManager", timeout=90_000)
-    with page.expect_response(f"**/{PACK_NAME}/{WORKFLOWS[0]}.jpg") as answer:
+    with page.expect_response(f"**/{PACK_NAME}/Try-Lynx.jpg") as answer:
         page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
         page.get_by_text(PACK_NAME, exact=True).first.click()
     assert answer.value.headers["content-type"] == "image/jpeg"
@@ -247,11 +247,11 @@ def test_template_browser_shows_the_workflows_in_the_order_in_which_an_artist_me
     page.wait_for_function("() => window.app?.graph && window.app.extensionManager", timeout=90_000)
     page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     page.get_by_text(PACK_NAME, exact=True).first.click()
-    page.get_by_text("lynx_mini", exact=True).first.wait_for(timeout=30_000)
+    page.get_by_text("Try-Lynx", exact=True).first.wait_for(timeout=30_000)
     page.wait_for_timeout(500)
     names = [name.partition("/")[2] for name in build_workflows.FILES if name.startswith("workflows/")]
     places = [page.get_by_text(name, exact=True).first.bounding_box() for name in names[:3]]
-    assert names[:3] == ["lynx_mini", "lynx_full", "lynx_fast"]
+    assert names[:3] == ["Try-Lynx", "Photo-to-video", "Photo-to-video-fast"]
     seen = [(round(place["y"] / 20), place["x"]) for place in places]
     assert seen == sorted(seen), seen
 
@@ -276,7 +276,7 @@ def test_a_video_that_is_dropped_brings_its_workflow_and_its_photo(
     page: Any, host: ComfyHost, tmp_path: Path
 ) -> None:
     photo = REPO_DIR / "assets" / "mini" / "example.png"
-    shipped = json.loads((REPO_DIR / "workflows" / "lynx_mini.json").read_text(encoding="utf-8"))
+    shipped = json.loads((REPO_DIR / "workflows" / "Try-Lynx.json").read_text(encoding="utf-8"))
     workflow = edit_workflow(shipped, {"prompt": "someone nods", "seed": 5, "steps": 1}, photo)
     host.upload_image(photo)
     prompt = workflow_to_prompt(workflow, host.object_info())
@@ -314,11 +314,11 @@ def test_two_browsers_and_a_script_each_get_their_own_results(browser: Any, host
     pages = {width: browser.new_context().new_page() for width in (112, 80)}
     for width, page in pages.items():
         page.set_viewport_size({"width": 1920, "height": 1080})
-        open_workflow(page, host, "lynx_mini")
+        open_workflow(page, host, "Try-Lynx")
         page.evaluate(SHRINK, [width, HEIGHT, NUM_FRAMES, NUM_STEPS])
     queued = {width: press_run(page) for width, page in pages.items()}
     scripted = workflow_to_prompt(
-        json.loads((REPO_DIR / "workflows/lynx_mini.json").read_text()), host.object_info()
+        json.loads((REPO_DIR / "workflows/Try-Lynx.json").read_text()), host.object_info()
     )
     set_size(scripted, 64, HEIGHT, NUM_FRAMES)
     set_steps(scripted, NUM_STEPS)
@@ -387,7 +387,7 @@ def test_help_panel_shows_the_page_of_a_node(page: Any, host: ComfyHost, photo: 
 
 
 def test_the_address_of_the_page_is_no_complaint_of_this_pack(page: Any, host: ComfyHost) -> None:
-    open_workflow(page, host, "lynx_lite")
+    open_workflow(page, host, "Photo-to-video-lite")
     page.evaluate("() => console.error(`[another pack] opened ${window.location.href}`)")
     assert find_complaints_of_pack(page) == []
     page.evaluate("() => console.error('LynxApply has no widgets')")

@@ -170,7 +170,7 @@ def bare_host(comfyui_dirs: dict[str, Path], tmp_path_factory: pytest.TempPathFa
 
 
 def test_the_editor_lists_every_missing_file_with_a_download(page: Any, bare_host: ComfyHost) -> None:
-    workflow = open_workflow(page, bare_host, "lynx_full")
+    workflow = open_workflow(page, bare_host, "Photo-to-video")
     page.get_by_text("View details").first.click(timeout=20_000)
     page.get_by_text("Missing Models").first.wait_for(timeout=20_000)
     inside = workflow["definitions"]["subgraphs"]
@@ -184,7 +184,7 @@ def test_the_editor_lists_every_missing_file_with_a_download(page: Any, bare_hos
 def test_a_run_without_the_files_names_them_all_with_a_command_that_works(
     page: Any, bare_host: ComfyHost
 ) -> None:
-    open_workflow(page, bare_host, "lynx_full")
+    open_workflow(page, bare_host, "Photo-to-video")
     with page.expect_response(lambda answer: answer.url.endswith("/prompt")) as queued:
         page.get_by_test_id("queue-button").click()
     refusals = {
@@ -255,5 +255,5 @@ def test_published_names_that_are_not_there_are_marked_and_the_bare_ones_stay_va
 
 
 def test_no_script_of_the_pack_complains(page: Any, bare_host: ComfyHost) -> None:
-    open_workflow(page, bare_host, "lynx_lite")
+    open_workflow(page, bare_host, "Photo-to-video-lite")
     assert [text for text in find_complaints_of_pack(page) if f"/extensions/{PACK_NAME}/" in text] == []

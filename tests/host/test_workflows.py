@@ -77,7 +77,7 @@ def test_the_graph_is_short_and_opens_legibly(name: str) -> None:
 
 def test_mini_lynx_has_the_shortest_graph() -> None:
     sizes = {name: len(load_workflow(name)["nodes"]) for name in WORKFLOWS}
-    assert sizes["lynx_mini"] == min(sizes.values()), sizes
+    assert sizes["Try-Lynx"] == min(sizes.values()), sizes
 
 
 @each_workflow
@@ -181,7 +181,7 @@ def list_upstream(prompt: dict[str, Any], link: Any) -> list[str]:
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("name", ["lynx_fast", "lynx_sweep"])
+@pytest.mark.parametrize("name", ["Photo-to-video-fast", "Compare-strengths"])
 def test_the_reference_is_encoded_without_the_distilled_lora(comfy_host: ComfyHost, name: str) -> None:
     prompt = workflow_to_prompt(load_workflow(name), comfy_host.object_info())
     (person,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "LynxPerson")
@@ -198,7 +198,7 @@ def make_small_prompt(host: ComfyHost, name: str, image: str) -> dict[str, Any]:
     """The workflow's prompt at a size and number of steps that take seconds on a CPU."""
     upload_pictures(host)
     prompt = workflow_to_prompt(load_workflow(name), host.object_info())
-    if name != "lynx_mini":  # its detector knows drawn people only
+    if name != "Try-Lynx":  # its detector knows drawn people only
         set_photo(prompt, image)
     set_size(prompt, WIDTH, HEIGHT, NUM_FRAMES)
     set_steps(prompt, NUM_STEPS)
@@ -225,7 +225,9 @@ def test_workflow_gives_a_playable_video_on_the_oldest_host(
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("name", ["lynx_lite", "lynx_fast", "lynx_wan22_i2v"])  # test_server.py has the parts
+@pytest.mark.parametrize(
+    "name", ["Photo-to-video-lite", "Photo-to-video-fast", "Wan-2.2-animate-a-picture"]
+)  # test_server.py has the parts
 def test_the_identity_changes_the_video(
     comfy_host: ComfyHost, name: str, photo: Path, tmp_path: Path
 ) -> None:

@@ -316,16 +316,47 @@ def test_one_person_becomes_another_along_the_frames(
     negative: Conditioning,
     identity: dict[str, Any],
     other: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The first fades while the second rises: alone at the start, half and half later."""
-    fading = torch.cat([torch.ones(1, 64, 64), torch.full((4, 64, 64), 0.5)])
+    """By Lynx Fade, over a wide video: the first alone at the start, the second alone at the end."""
+    fades = bench.comfy.run("LynxFade", latent=bench.make_latent(frames=3), start=0.1, end=0.6)
     last = {"id_strength": 0.0, "ref_blocks": "3"}
-    first = bench.apply(base, prompt, negative, **identity, **last, mask=fading)
-    both = bench.apply(first.model, first.positive, first.negative, **other, **last, mask=1 - fading)
-    half = bench.apply(base, prompt, negative, **identity, **last, ref_strength=0.5)
-    half = bench.apply(half.model, half.positive, half.negative, **other, **last, ref_strength=0.5)
-    alone = bench.apply(base, prompt, negative, **identity, **last)
-    got, mixed, one = (bench.predict(on.model, [on.positive])[0] for on in (both, half, alone))
+    people = [{**person, **last} for person in (identity, other)]
+    first = bench.apply(base, prompt, negative, **people[0], mask=fades[0])
+    both = bench.apply(first.model, first.positive, first.negative, **people[1], mask=fades[1])
+    alone = [bench.apply(base, prompt, negative, **person) for person in people]
+    x = seeded(1, 16, 3, 8, 12, seed=7)
+    got, one, two = (bench.predict(on.model, [on.positive], x=x)[0] for on in (both, *alone))
     assert max_error(got[:, :, 0], one[:, :, 0]) < 1e-5
-    assert max_error(got[:, :, 1], mixed[:, :, 1]) < 1e-5
-    assert max_error(one[:, :, 1], mixed[:, :, 1]) > 1e-4
+    assert max_error(got[:, :, 2], two[:, :, 2]) < 1e-5
+    assert min(max_error(got[:, :, 1], person[:, :, 1]) for person in (one, two)) > 1e-4
+    assert "stretched" not in caplog.text
+
+
+def test_a_fade_is_one_grey_a_frame(bench: WanBench) -> None:
+    first, second = bench.comfy.run("LynxFade", latent=bench.make_latent(frames=5), start=0.25, end=0.75)
+    assert first.shape == second.shape == (17, 1, 1) and torch.equal(first + second, torch.ones(17, 1, 1))
+    rise = second.flatten().tolist()
+    assert rise[:5] == [0.0] * 5 and rise[8] == 0.5 and rise[12:] == [1.0] * 5
+    assert rise[4:13] == sorted(set(rise))
+    cut = bench.comfy.run("LynxFade", latent=bench.make_latent(frames=2), start=0.5, end=0.5)[1]
+    assert cut.flatten().tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
+
+
+def test_a_fade_leaves_the_reference_frames_of_vace_out(bench: WanBench) -> None:
+    latent = bench.make_latent(frames=3)
+    first, _ = bench.comfy.run("LynxFade", latent=latent, start=0.0, end=1.0, vace_reference_frames=1)
+    assert first.flatten().tolist()[::2] == [1.0, 0.5, 0.0]
+    with pytest.raises(ValueError, match="vace_reference_frames is 3, and the latent has no frames beyond"):
+        bench.comfy.run("LynxFade", latent=latent, start=0.0, end=1.0, vace_reference_frames=3)
+
+
+def test_a_fade_needs_the_latent_of_a_video(bench: WanBench) -> None:
+    picture = {"samples": torch.zeros(1, 16, 8, 8)}
+    with pytest.raises(ValueError, match=r"The latent is \[1, 16, 8, 8\], that of pictures"):
+        bench.comfy.run("LynxFade", latent=picture, start=0.0, end=1.0)
+
+
+def test_a_fade_that_ends_before_it_starts_is_refused(bench: WanBench) -> None:
+    with pytest.raises(ValueError, match=r"ends at 0\.3, before it starts at 0\.7; make end the larger"):
+        bench.comfy.run("LynxFade", latent=bench.make_latent(), start=0.7, end=0.3)

@@ -27,6 +27,7 @@ NODE_IDS = {
     "LynxLoadIdentity": ["LYNX_ID", "LYNX_FACE", "LYNX_REFERENCE", "IMAGE"],
     "LynxCombineIdentities": ["LYNX_ID"],
     "LynxApply": ["MODEL", "CONDITIONING", "CONDITIONING", "CONDITIONING"],
+    "LynxFade": ["MASK", "MASK"],
     "LynxGuider": ["GUIDER"],
     "LynxSampler": ["LATENT"],
     "LynxPerson": ["MODEL", "CONDITIONING", "CONDITIONING", "CONDITIONING"],
