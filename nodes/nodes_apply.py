@@ -12,7 +12,7 @@ from . import sockets
 from .host.application import apply_identity
 from .host.identity import FaceID, Reference
 from .host.messages import raise_plainly, show_note
-from .host.region import PIXELS_PER_LATENT_FRAME, Region
+from .host.region import LATENT_DIMS, PIXELS_PER_LATENT_FRAME, Region
 from .presets import (
     ALL_BLOCKS,
     CONSTANT,
@@ -260,8 +260,8 @@ class LynxFade(io.ComfyNode):
             node_id="LynxFade",
             display_name="Lynx Fade",
             category=sockets.CATEGORY,
-            description="Lets one person become another in the course of the video: two masks, one for each of two Lynx "
-            "Apply in a row.",
+            description="Lets one person become another over the course of the video: two masks, one for each of two "
+            "Lynx Apply in a row.",
             search_aliases=[
                 "morph",
                 "blend over time",
@@ -286,8 +286,8 @@ class LynxFade(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="From where on the second person is alone, as a share of the video, 0 to 1; the same as start "
-                    "is a cut.",
+                    tooltip="From where on the second person is alone, as a share of the video, 0 to 1; the same as "
+                    "start makes a cut.",
                 ),
                 define_vace_input("They are no part of the fade."),
             ],
@@ -307,53 +307,68 @@ class LynxFade(io.ComfyNode):
     def execute(
         cls, latent: dict[str, torch.Tensor], start: float, end: float, vace_reference_frames: int = 0
     ) -> io.NodeOutput:
-        num_latent_frames = count_latent_frames(latent) - vace_reference_frames
-        if num_latent_frames < 1:
-            raise ValueError(
-                f"vace_reference_frames is {vace_reference_frames}, and the latent has no frames beyond them; connect "
-                "trim_latent of the WanVaceToVideo that made it."
-            )
-        second = fade_in(PIXELS_PER_LATENT_FRAME * (num_latent_frames - 1) + 1, start, end)
+        num_latent_frames = count_latent_frames(latent, vace_reference_frames)
+        second = fade_in(num_latent_frames, start, end)
+        first = 1 - second
         show_note(
             cls,
-            f"{len(second)} frames: the first person alone for {int((second == 0).sum())}, the second for "
+            f"{len(second)} frames: the first person alone for {int((first == 1).sum())}, the second for "
             f"{int((second == 1).sum())}",
         )
-        return io.NodeOutput(1 - second, second)
+        return io.NodeOutput(first, second)
 
 
-def count_latent_frames(latent: dict[str, torch.Tensor]) -> int:
-    """Count the frames of a video's latent.
+def count_latent_frames(latent: dict[str, torch.Tensor], vace_reference_frames: int) -> int:
+    """Count the frames of a video's latent, without VACE's reference frames.
 
     Raises:
-        ValueError: when it is that of a picture.
+        ValueError: when it is not that of a video, or has one frame alone.
     """
     shape = latent["samples"].shape
-    if len(shape) != 5:
+    if len(shape) != LATENT_DIMS:
         raise ValueError(
-            f"The latent is {list(shape)}, that of pictures; a video's is [batch, channels, frames, height, width], as of "
-            "EmptyHunyuanLatentVideo."
+            f"The latent is {list(shape)}, which is no video's: that is [batch, channels, frames, height, width], such as "
+            "the one from EmptyHunyuanLatentVideo."
         )
-    return shape[2]
+    if shape[2] - vace_reference_frames < 2:
+        without = (
+            f" without the {vace_reference_frames} of vace_reference_frames" if vace_reference_frames else ""
+        )
+        raise ValueError(
+            f"The latent has {shape[2] - vace_reference_frames} frames{without}, and nobody can become another in less than 2: "
+            "a video of 5 frames or more."
+        )
+    return shape[2] - vace_reference_frames
 
 
-def fade_in(num_frames: int, start: float, end: float) -> torch.Tensor:
+def fade_in(num_latent_frames: int, start: float, end: float) -> torch.Tensor:
     """Make a mask that is one grey all over each frame and rises from 0 to 1, slowly at both ends, [frames, 1, 1].
 
+    It changes from latent frame to latent frame: within one, Lynx Apply takes the mean of the mask.
+
     Args:
-        start: last share of the video with 0.
-        end: first share of the video with 1.
+        start: share of the video from which on it rises.
+        end: share of the video from which on it is 1.
 
     Raises:
-        ValueError: when it would end before it starts.
+        ValueError: when it would end before it starts, or one of the two people would never be seen.
     """
-    if end < start:
+    if not start <= end:
         raise ValueError(f"The fade ends at {end:g}, before it starts at {start:g}; make end the larger one.")
-    share = torch.linspace(0, 1, num_frames)
+    share = torch.linspace(0, 1, num_latent_frames, dtype=torch.float64)
     if end == start:
-        return (share >= start).float()[:, None, None]
-    rise = ((share - start) / (end - start)).clamp(0, 1)
-    return (rise * rise * (3 - 2 * rise))[:, None, None]
+        second = (share >= start - 1e-9).double()
+    else:
+        rise = ((share - start) / (end - start)).clamp(0, 1)
+        second = rise * rise * (3 - 2 * rise)
+    for person, weights in (("first", 1 - second), ("second", second)):
+        if not weights.any():
+            raise ValueError(
+                f"With a fade from {start:g} to {end:g} the {person} person is never seen; start is below 1 and end above 0."
+            )
+    counts = torch.full((num_latent_frames,), PIXELS_PER_LATENT_FRAME)
+    counts[0] = 1
+    return second.float().repeat_interleave(counts)[:, None, None]
 
 
 def describe_part(name: str, part: PartSettings, given: FaceID | Reference | None) -> str:

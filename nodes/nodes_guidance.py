@@ -13,10 +13,9 @@ from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAd
 from . import sockets
 from .host.guidance_schedule import GuidanceSchedule, GuidanceWindow
 from .host.messages import show_note
-from .host.region import PIXELS_PER_LATENT_FRAME
+from .host.region import LATENT_DIMS, count_frames
 from .host.triple_guidance import TripleGuider, choose_guidance
 
-LATENT_DIMS = 5
 """Of a video."""
 
 
@@ -285,4 +284,4 @@ def describe_size(shape: Sequence[int]) -> str:
     if len(shape) != LATENT_DIMS:
         return ""
     frames, height, width = shape[2:]
-    return f"{8 * width} x {8 * height} px, {PIXELS_PER_LATENT_FRAME * (frames - 1) + 1} frames (a length is 4 n + 1)"
+    return f"{8 * width} x {8 * height} px, {count_frames(frames)} frames (a length is 4 n + 1)"

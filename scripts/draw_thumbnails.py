@@ -24,7 +24,11 @@ EXAMPLE_PERSON, EXAMPLE_SHOT = 1_050_010, 300_000_010
 EXAMPLE_PATH, EXAMPLE_PX = REPO_DIR / "assets" / "mini" / "example.png", 256
 SIZE = WIDTH, HEIGHT = 600, 600
 PHOTO_PX, STRIP_HEIGHT = 150, 130
-SKIN, HAIR, COAT = (240, 200, 170), (74, 48, 40), (38, 92, 74)
+PERSON, OTHER = (
+    ((240, 200, 170), (74, 48, 40), (38, 92, 74)),
+    ((150, 104, 78), (206, 188, 164), (150, 60, 84)),
+)
+"""Skin, hair and coat."""
 PAPER, INK = (250, 248, 243), (255, 255, 255)
 Colour = tuple[int, int, int]
 
@@ -39,6 +43,8 @@ class Card:
     """How far each person shown is turned, -1 to 1."""
     size: float = 1.0
     """Of the people."""
+    has_other: bool = False
+    """Whether every second one is another person."""
     is_mini: bool = False
     """A person of the miniature world in place of the one drawn here."""
 
@@ -51,8 +57,8 @@ CARDS = {
     "Photo-to-video": Card("Video", DUSK),
     "Photo-to-video-fast": Card("Fast", HARBOUR, turns=(-0.9, 0.0, 0.9), size=0.6),
     "Photo-to-video-lite": Card("Lite", MEADOW, size=0.85),
-    "Two-people": Card("Two", BRICK, turns=(-0.6, 0.6), size=0.66),
-    "One-person-becomes-another": Card("Morph", LILAC, turns=(-0.7, 0.7), size=0.6),
+    "Two-people": Card("Two", BRICK, turns=(-0.6, 0.6), size=0.66, has_other=True),
+    "One-person-becomes-another": Card("Morph", LILAC, turns=(-0.7, 0.7), size=0.6, has_other=True),
     "Refine-a-distant-face": Card("Refine", NIGHT, size=0.4),
     "Long-take": Card("Long", LILAC, turns=(-1.0, -0.4, 0.2, 0.8), size=0.55),
     "Motion-of-another-video": Card("Motion", MEADOW, turns=(-1.0, 1.0), size=0.62),
@@ -69,8 +75,11 @@ def blend(a: Colour, b: Colour, share: float) -> Colour:
     return red, green, blue
 
 
-def draw_person(size: tuple[int, int], background: Colour, turn: float = 0.0) -> Image.Image:
-    """A portrait [size] of the same person; `turn` in -1..1 shifts the head and the look."""
+def draw_person(
+    size: tuple[int, int], background: Colour, turn: float = 0.0, colours: tuple[Colour, ...] = PERSON
+) -> Image.Image:
+    """A portrait [size] of a person of these colours; `turn` in -1..1 shifts the head and the look."""
+    skin, hair, coat = colours
     width, height = size
     scale = 3  # drawn large and shrunk: smooth edges
     picture = Image.new("RGB", (width * scale, height * scale), background)
@@ -82,11 +91,11 @@ def draw_person(size: tuple[int, int], background: Colour, turn: float = 0.0) ->
         draw.ellipse((x + cx * unit - rx * unit, y + cy * unit - ry * unit,
                       x + cx * unit + rx * unit, y + cy * unit + ry * unit), fill=colour)  # fmt: skip
 
-    ellipse(0, 6.0, 3.5, 3.6, COAT)
-    draw.rectangle((x - 0.7 * unit, y + 1.4 * unit, x + 0.7 * unit, y + 2.9 * unit), fill=SKIN)
-    ellipse(0, -0.2, 2.25, 2.6, HAIR)
-    ellipse(0.12 * turn, 0.15, 1.75, 2.15, SKIN)
-    draw.chord((x - 2.0 * unit, y - 2.7 * unit, x + 2.0 * unit, y + 0.5 * unit), 180, 360, fill=HAIR)
+    ellipse(0, 6.0, 3.5, 3.6, coat)
+    draw.rectangle((x - 0.7 * unit, y + 1.4 * unit, x + 0.7 * unit, y + 2.9 * unit), fill=skin)
+    ellipse(0, -0.2, 2.25, 2.6, hair)
+    ellipse(0.12 * turn, 0.15, 1.75, 2.15, skin)
+    draw.chord((x - 2.0 * unit, y - 2.7 * unit, x + 2.0 * unit, y + 0.5 * unit), 180, 360, fill=hair)
     for side in (-0.7, 0.7):
         ellipse(side + 0.35 * turn, 0.1, 0.17, 0.22, (40, 34, 44))
     mouth = (
@@ -119,7 +128,8 @@ def draw_scene(card: Card) -> Image.Image:
         x = round((number + 0.5) * free / len(card.turns) - width / 2)
         x += PHOTO_PX + 40 if len(card.turns) == 1 else 0
         colour = picture.getpixel((5, HEIGHT - STRIP_HEIGHT - height // 2))
-        person = draw_person((width, height), colour, turn)
+        is_other = card.has_other and number % 2
+        person = draw_person((width, height), colour, turn, OTHER if is_other else PERSON)
         picture.paste(person, (x, HEIGHT - STRIP_HEIGHT - height), mask=cut_out(person, colour))
     return picture
 

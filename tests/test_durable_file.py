@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 from lynx_core import durable_file
-from lynx_core.durable_file import replace_durably, write_aside, write_durably
+from lynx_core.durable_file import remove_files, replace_durably, write_aside, write_durably
 
 
 def list_files(folder: Path) -> list[str]:
@@ -73,3 +74,24 @@ def test_long_names_and_the_usual_permissions(tmp_path: Path) -> None:
     plain.touch()
     write_durably(path, b"")
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.parametrize("threads_start", [True, False])
+def test_many_files_are_deleted_and_one_that_is_gone_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads_start: bool
+) -> None:
+    paths = [tmp_path / str(number) for number in range(100)]
+    for path in paths[1:]:
+        path.touch()
+    if not threads_start:
+
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    remove_files(paths[:99])
+    assert list_files(tmp_path) == ["99"]
+    remove_files([])
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        remove_files([tmp_path / "folder"])

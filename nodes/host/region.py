@@ -13,6 +13,9 @@ from torch.nn import functional as F
 PIXELS_PER_LATENT_FRAME = 4
 """Wan's VAE: latent frame 0 is pixel frame 0, every later one stands for four."""
 
+LATENT_DIMS = 5
+"""Of a video's latent: batch, channels, frames, height, width."""
+
 PIXELS_PER_TOKEN = 16
 """Of Wan 14B, along each side."""
 
@@ -20,6 +23,11 @@ MAX_ASPECT_DIFFERENCE = 0.05
 
 MIN_WEIGHT = 0.1
 """Where a mask weighs a person nowhere more, nothing of the person shows."""
+
+
+def count_frames(num_latent_frames: int) -> int:
+    """Count the frames of the video that a latent becomes."""
+    return PIXELS_PER_LATENT_FRAME * (num_latent_frames - 1) + 1
 
 
 @dataclass(frozen=True)
@@ -82,27 +90,34 @@ class Region:
 
     def describe(self) -> str:
         """Say in one line where the person is."""
-        share = f"{float(self.mask.mean()):.1%}".replace(".0%", "%")
         frames = "the same in every frame" if self.num_frames == 1 else f"{self.num_frames} frames"
-        black = int((self._find_strongest() < MIN_WEIGHT).sum())
-        nowhere = f", black in {black} of them: no person there" if black and self.num_frames > 1 else ""
-        return f"mask: white in {share} of the picture, {frames}{nowhere}"
+        if self.is_uniform:
+            return f"mask: one grey all over each frame, {frames}"
+        share = f"{float(self.mask.mean()):.1%}".replace(".0%", "%")
+        return f"mask: white in {share} of the picture, {frames}"
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether it says when the person is there, and not where, as a fade does."""
+        return self.mask.shape[1:] == (1, 1)
 
     def list_remarks(self) -> list[str]:
-        """Say that a mask lets a person act next to nothing everywhere."""
-        weight = float(self._find_strongest().max())
-        if weight >= MIN_WEIGHT:
-            return []
-        return [
-            f"The mask is nearly black: nowhere does the person act with more than {weight:.1%}. Paint where the person is "
-            "in white, larger than 16 px."
-        ]
-
-    def _find_strongest(self) -> Tensor:
-        """The largest weight of a token of each frame, [frames]."""
+        """Say where a mask lets a person act next to nothing, or not at all."""
         height, width = self.mask.shape[1:]
         grid = (max(height // PIXELS_PER_TOKEN, 1), max(width // PIXELS_PER_TOKEN, 1))
-        return F.interpolate(self.mask[:, None], grid, mode="area").flatten(1).amax(1)
+        strongest = F.interpolate(self.mask[:, None], grid, mode="area").flatten(1).amax(1)
+        weight = float(strongest.max())
+        if weight < MIN_WEIGHT:
+            return [
+                f"The mask is nearly black: nowhere does the person act with more than {weight:.1%}. Paint where the person is "
+                "in white, larger than 16 px."
+            ]
+        black = int((strongest < MIN_WEIGHT).sum())
+        if black and not self.is_uniform:
+            return [
+                f"The mask is black or nearly so in {black} of its {self.num_frames} frames: no person there."
+            ]
+        return []
 
     def check_frames(self, num_latent_frames: int) -> None:
         """Refuse a mask of another length than the video.
@@ -110,7 +125,7 @@ class Region:
         Raises:
             ValueError: with both numbers of frames.
         """
-        expected = PIXELS_PER_LATENT_FRAME * (num_latent_frames - self.leading_frames - 1) + 1
+        expected = count_frames(num_latent_frames - self.leading_frames)
         if self.num_frames in (1, expected):
             return
         leading = self.leading_frames
@@ -131,7 +146,7 @@ class Region:
     def find_stretch(self, height: int, width: int) -> str | None:
         """Say that a mask has another shape than a video of this latent size; None when it has the same, or none."""
         mask_height, mask_width = self.mask.shape[1:]
-        if (mask_height, mask_width) == (1, 1):
+        if self.is_uniform:
             return None
         if abs((mask_width / mask_height) / (width / height) - 1) <= MAX_ASPECT_DIFFERENCE:
             return None

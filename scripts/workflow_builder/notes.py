@@ -45,6 +45,11 @@ START = """1. **Your photo** into *Photo of the person*: one sharp face, at leas
 
 **Which file goes where?** Open *Prompt and models* with the button in its corner: the note beside the loaders says it."""
 
+START_OF_TWO = START.replace(
+    "1. **Your photo** into *Photo of the person*: one sharp face,",
+    "1. **Two photos**, one into each *Photo of the ... person*: one sharp face,",
+)
+
 PHOTO = """Good: one sharp face, at least 200 px wide, looking at the camera, even light.
 
 **Look at the two previews.** Upright, whole face, the right person? If not:
@@ -157,12 +162,12 @@ TWO_PEOPLE = """Each person acts in the own half of the picture, with a soft edg
 
 A third person: another Lynx Apply in the row, with its mask."""
 
-BECOMING = """The video begins with the first person and ends with the second. `fade_start` and `fade_end` of *One becomes another* say from where to where the one becomes the other, as shares of the video.
+BECOMING = """The video turns from the first person towards the second. `fade_start` and `fade_end` of *One becomes another* say from where to where the one becomes the other, as shares of the video.
 
-- *The second stays too much like the first*: the model holds on to a face. An earlier fade (0.1 to 0.5), or `second_id_strength` and `second_ref_strength` 1.3
+- *The second stays too much like the first*: the model holds on to a face, most of all in a short video. Worth a try: an earlier fade (0.1 to 0.5), or `second_id_strength` and `second_ref_strength` 1.3
 - *Jumps*: a longer fade
 - *Older, younger*: two photos of one person, years apart
-- *One in a part of the picture only?* Masks of your own for each frame, in place of Lynx Fade inside
+- *Only in a part of the picture?* Masks of your own for each frame, in place of Lynx Fade inside
 - No hair, glasses or age in the prompt: they would hold for both"""
 
 LONG = """Windows of 81 frames, 30 shared with the next one; the identity acts in every one of them, so the face does not wander from window to window. 241 frames are 15 s at 16 fps, three times the time of 81.

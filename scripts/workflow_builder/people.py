@@ -26,7 +26,10 @@ PROMPT = (
     "Two people sit side by side at a café table by a window, the one on the left tells a story, the one on the right "
     "laughs. Morning light, medium shot, static camera."
 )
-BECOMING_PROMPT = "A person sits in a train and looks out of the window, then turns to the camera. Evening light, close-up, static camera."
+BECOMING_PROMPT = (
+    "A person sits in a train and looks out of the window, then turns to the camera. Evening light, close-up, static "
+    "camera."
+)
 SIDES, TURNS = ("left", "right"), ("first", "second")
 WIDTH, HEIGHT, FEATHER = 832, 480, 96
 
@@ -151,7 +154,7 @@ def _name_photos(places: Sequence[str], photos: Sequence[Node]) -> dict[str, Out
 
 
 def _write_help(g: Graph, note: tuple[str, str]) -> Node:
-    return write_notes(g, ("Your first video", notes.START), note, ("Strengths", notes.IDENTITY))
+    return write_notes(g, ("Your first video", notes.START_OF_TWO), note, ("Strengths", notes.IDENTITY))
 
 
 def draw_masks(inside: Graph) -> tuple[list[Output], list[Node]]:

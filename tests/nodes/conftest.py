@@ -82,3 +82,9 @@ def notes() -> Iterator[list[str]]:
     yield said
     root.removeHandler(keep)
     root.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def other_identity(bench: WanBench, base: Any, full: Any) -> dict[str, Any]:
+    """Another person for Lynx Apply."""
+    return {"adapter": full, "id": bench.make_id(1), "reference": bench.make_reference(base, full, seed=7)}

@@ -30,12 +30,6 @@ def predict_both(
     return got, plain
 
 
-@pytest.fixture(scope="module")
-def other(bench: WanBench, base: Any, full: Any) -> dict[str, Any]:
-    """Another person."""
-    return {"adapter": full, "id": bench.make_id(1), "reference": bench.make_reference(base, full, seed=7)}
-
-
 def test_a_person_stays_in_the_mask(
     bench: WanBench, base: Any, prompt: Conditioning, negative: Conditioning, identity: dict[str, Any]
 ) -> None:
@@ -75,14 +69,19 @@ def test_each_of_two_people_is_alone_in_the_own_mask(
     prompt: Conditioning,
     negative: Conditioning,
     identity: dict[str, Any],
-    other: dict[str, Any],
+    other_identity: dict[str, Any],
 ) -> None:
     first = bench.apply(base, prompt, negative, **identity, **ONLY_LAST_BLOCK, mask=make_mask(LEFT))
     both = bench.apply(
-        first.model, first.positive, first.negative, **other, **ONLY_LAST_BLOCK, mask=make_mask(RIGHT)
+        first.model,
+        first.positive,
+        first.negative,
+        **other_identity,
+        **ONLY_LAST_BLOCK,
+        mask=make_mask(RIGHT),
     )
     (got,) = bench.predict(both.model, [both.positive])
-    for person, columns in ((identity, LEFT), (other, RIGHT)):
+    for person, columns in ((identity, LEFT), (other_identity, RIGHT)):
         alone = bench.apply(base, prompt, negative, **person, **ONLY_LAST_BLOCK)
         (expected,) = bench.predict(alone.model, [alone.positive])
         assert max_error(got[..., columns], expected[..., columns]) < 1e-5
@@ -307,56 +306,3 @@ def test_reference_frames_count_for_a_mask_without_a_reference(
     assert "does nothing" not in notes[-1].splitlines()[0]
     bench.apply(base, prompt, negative, **person)
     assert "vace_reference_frames does nothing without a reference or a mask" in notes[-1]
-
-
-def test_one_person_becomes_another_along_the_frames(
-    bench: WanBench,
-    base: Any,
-    prompt: Conditioning,
-    negative: Conditioning,
-    identity: dict[str, Any],
-    other: dict[str, Any],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """By Lynx Fade, over a wide video: the first alone at the start, the second alone at the end."""
-    fades = bench.comfy.run("LynxFade", latent=bench.make_latent(frames=3), start=0.1, end=0.6)
-    last = {"id_strength": 0.0, "ref_blocks": "3"}
-    people = [{**person, **last} for person in (identity, other)]
-    first = bench.apply(base, prompt, negative, **people[0], mask=fades[0])
-    both = bench.apply(first.model, first.positive, first.negative, **people[1], mask=fades[1])
-    alone = [bench.apply(base, prompt, negative, **person) for person in people]
-    x = seeded(1, 16, 3, 8, 12, seed=7)
-    got, one, two = (bench.predict(on.model, [on.positive], x=x)[0] for on in (both, *alone))
-    assert max_error(got[:, :, 0], one[:, :, 0]) < 1e-5
-    assert max_error(got[:, :, 2], two[:, :, 2]) < 1e-5
-    assert min(max_error(got[:, :, 1], person[:, :, 1]) for person in (one, two)) > 1e-4
-    assert "stretched" not in caplog.text
-
-
-def test_a_fade_is_one_grey_a_frame(bench: WanBench) -> None:
-    first, second = bench.comfy.run("LynxFade", latent=bench.make_latent(frames=5), start=0.25, end=0.75)
-    assert first.shape == second.shape == (17, 1, 1) and torch.equal(first + second, torch.ones(17, 1, 1))
-    rise = second.flatten().tolist()
-    assert rise[:5] == [0.0] * 5 and rise[8] == 0.5 and rise[12:] == [1.0] * 5
-    assert rise[4:13] == sorted(set(rise))
-    cut = bench.comfy.run("LynxFade", latent=bench.make_latent(frames=2), start=0.5, end=0.5)[1]
-    assert cut.flatten().tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
-
-
-def test_a_fade_leaves_the_reference_frames_of_vace_out(bench: WanBench) -> None:
-    latent = bench.make_latent(frames=3)
-    first, _ = bench.comfy.run("LynxFade", latent=latent, start=0.0, end=1.0, vace_reference_frames=1)
-    assert first.flatten().tolist()[::2] == [1.0, 0.5, 0.0]
-    with pytest.raises(ValueError, match="vace_reference_frames is 3, and the latent has no frames beyond"):
-        bench.comfy.run("LynxFade", latent=latent, start=0.0, end=1.0, vace_reference_frames=3)
-
-
-def test_a_fade_needs_the_latent_of_a_video(bench: WanBench) -> None:
-    picture = {"samples": torch.zeros(1, 16, 8, 8)}
-    with pytest.raises(ValueError, match=r"The latent is \[1, 16, 8, 8\], that of pictures"):
-        bench.comfy.run("LynxFade", latent=picture, start=0.0, end=1.0)
-
-
-def test_a_fade_that_ends_before_it_starts_is_refused(bench: WanBench) -> None:
-    with pytest.raises(ValueError, match=r"ends at 0\.3, before it starts at 0\.7; make end the larger"):
-        bench.comfy.run("LynxFade", latent=bench.make_latent(), start=0.7, end=0.3)
