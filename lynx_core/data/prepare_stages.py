@@ -119,6 +119,8 @@ def _open_worker(
         torch.set_num_threads(max(1, torch.get_num_threads() // num_workers))
     warnings: list[Rejection] = []
     features = Features(encoders, TensorCache(cache_dir), on_warning=warnings.append)
+    if name == "latents":
+        features.load_nulls()  # made here, where the network opens anyway, and not again by the process that waits
 
     def make(entry: IndexEntry) -> None:
         if name == "faces":
