@@ -16,14 +16,14 @@ from lynx_core.faces.arcface import ArcFaceConfig
 SMALL_ARCFACE = ArcFaceConfig(unit_dims=(8, 8, 12, 16, 24), stem_dim=8, squeeze_dims=(2, 2, 3, 4, 6))
 
 
-def save_small_models(root: Path, seed: int = 0) -> Path:
+def save_small_models(root: Path, seed: int = 0, vae_dim: int = 4) -> Path:
     """`vae`, `text_encoder` and `tokenizer` in the layout of the diffusers release, and an ArcFace; gives `root`."""
     from diffusers import AutoencoderKLWan
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
     torch.manual_seed(seed)
-    AutoencoderKLWan(base_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1).save_pretrained(root / "vae")
+    AutoencoderKLWan(base_dim=vae_dim, dim_mult=[1, 1, 1, 1], num_res_blocks=1).save_pretrained(root / "vae")
     config = UMT5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     UMT5EncoderModel(config).save_pretrained(root / "text_encoder")
     words = ["<pad>", "</s>", "<unk>", "a", "man", "b", "c", "d", "image", "of", "face"]
