@@ -330,15 +330,16 @@ def count_latent_frames(latent: dict[str, torch.Tensor], vace_reference_frames: 
             f"The latent is {list(shape)}, which is no video's: that is [batch, channels, frames, height, width], such as "
             "the one from EmptyHunyuanLatentVideo."
         )
-    if shape[2] - vace_reference_frames < 2:
+    num_frames = shape[2] - vace_reference_frames
+    if num_frames < 2:
         without = (
             f" without the {vace_reference_frames} of vace_reference_frames" if vace_reference_frames else ""
         )
         raise ValueError(
-            f"The latent has {shape[2] - vace_reference_frames} frames{without}, and nobody can become another in less than 2: "
+            f"The latent has {num_frames} frames{without}, and nobody can become another in less than 2: "
             "a video of 5 frames or more."
         )
-    return shape[2] - vace_reference_frames
+    return num_frames
 
 
 def fade_in(num_latent_frames: int, start: float, end: float) -> torch.Tensor:

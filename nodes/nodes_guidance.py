@@ -16,8 +16,6 @@ from .host.messages import show_note
 from .host.region import LATENT_DIMS, count_frames
 from .host.triple_guidance import TripleGuider, choose_guidance
 
-"""Of a video."""
-
 
 def define_guidance_inputs() -> list[io.Input]:
     """Define what both nodes take: a model with its three conditionings, and how strongly each guides."""

@@ -145,9 +145,9 @@ class Region:
 
     def find_stretch(self, height: int, width: int) -> str | None:
         """Say that a mask has another shape than a video of this latent size; None when it has the same, or none."""
-        mask_height, mask_width = self.mask.shape[1:]
         if self.is_uniform:
             return None
+        mask_height, mask_width = self.mask.shape[1:]
         if abs((mask_width / mask_height) / (width / height) - 1) <= MAX_ASPECT_DIFFERENCE:
             return None
         return (

@@ -10,7 +10,7 @@ from torch import Tensor
 from wan_bench import Conditioning, WanBench, max_error, seeded
 
 
-def test_one_person_becomes_another_along_the_frames(
+def test_one_person_becomes_another_by_lynx_fade(
     bench: WanBench,
     base: Any,
     prompt: Conditioning,

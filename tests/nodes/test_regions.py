@@ -306,3 +306,25 @@ def test_reference_frames_count_for_a_mask_without_a_reference(
     assert "does nothing" not in notes[-1].splitlines()[0]
     bench.apply(base, prompt, negative, **person)
     assert "vace_reference_frames does nothing without a reference or a mask" in notes[-1]
+
+
+def test_one_person_becomes_another_along_the_frames(
+    bench: WanBench,
+    base: Any,
+    prompt: Conditioning,
+    negative: Conditioning,
+    identity: dict[str, Any],
+    other_identity: dict[str, Any],
+) -> None:
+    """The first fades while the second rises: alone at the start, half and half later."""
+    fading = torch.cat([torch.ones(1, 64, 64), torch.full((4, 64, 64), 0.5)])
+    last = {"id_strength": 0.0, "ref_blocks": "3"}
+    first = bench.apply(base, prompt, negative, **identity, **last, mask=fading)
+    both = bench.apply(first.model, first.positive, first.negative, **other_identity, **last, mask=1 - fading)
+    half = bench.apply(base, prompt, negative, **identity, **last, ref_strength=0.5)
+    half = bench.apply(half.model, half.positive, half.negative, **other_identity, **last, ref_strength=0.5)
+    alone = bench.apply(base, prompt, negative, **identity, **last)
+    got, mixed, one = (bench.predict(on.model, [on.positive])[0] for on in (both, half, alone))
+    assert max_error(got[:, :, 0], one[:, :, 0]) < 1e-5
+    assert max_error(got[:, :, 1], mixed[:, :, 1]) < 1e-5
+    assert max_error(one[:, :, 1], mixed[:, :, 1]) > 1e-4
