@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -79,6 +82,27 @@ def test_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(DataError, match="the disk is full, free some space"):
         TensorCache(tmp_path).get_or_make("latents", 1, lambda: dict(TENSORS))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_threads_that_meet_at_an_entry_make_it_once(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    both = threading.Barrier(2)
+
+    def make() -> dict[str, torch.Tensor]:
+        time.sleep(0.2)
+        return dict(TENSORS)
+
+    def make_of_another() -> dict[str, torch.Tensor]:
+        return cache.get_or_make("crops", 1, make)
+
+    def ask(_: int) -> torch.Tensor:
+        both.wait()
+        return cache.get_or_make("references", 1, make_of_another)["latents"]
+
+    with ThreadPoolExecutor(2) as threads:
+        for found in threads.map(ask, range(2)):
+            assert torch.equal(found, TENSORS["latents"])
+    assert (cache.counts.made, cache.counts.reused) == (2, 1)
 
 
 def test_without_a_folder_everything_is_made_each_time() -> None:

@@ -12,6 +12,7 @@ import errno
 import json
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,28 +53,35 @@ class TensorCache:
         self.root = root
         self.counts = CacheCounts()
         self._counting = threading.Lock()
+        self._making: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()
         self._shards = None if root is None else ShardFolder(root)
         self._faults: dict[str, str] = {}
 
     def get_or_make(
         self, kind: str, depends_on: Any, make: Callable[[], dict[str, Tensor]], source: str = ""
     ) -> dict[str, Tensor]:
-        """The tensors of an entry, from disk or from `make`.
+        """The tensors of an entry, from disk or from `make`. Threads that ask for one at a time make it once.
 
         Args:
             kind: such as "latents"; a folder of the cache.
             depends_on: plain values, all that the tensors depend on.
-            make: makes the tensors, on the CPU.
+            make: makes the tensors, on the CPU; may ask for entries that this one depends on.
             source: hash of the file or text that they are made of; by it they are found when it is to be forgotten.
 
         Raises:
             DataError: when the cache cannot be written, as on a full disk.
         """
         name = name_entry(kind, depends_on)
-        found = self.read(name)
-        if found is not None:
-            self._count(reused=1)
-            return found
+        with self._counting:
+            lock = self._making.setdefault(name, threading.Lock())
+        with lock:
+            found = self.read(name)
+            if found is not None:
+                self._count(reused=1)
+                return found
+            return self._make(name, make, source)
+
+    def _make(self, name: str, make: Callable[[], dict[str, Tensor]], source: str) -> dict[str, Tensor]:
         try:
             made = make()
         except MediaError as error:
