@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -128,7 +129,9 @@ def describe_scores(rows: Sequence[SheetRow]) -> str:
         found = [score for score in row.scores if score is not None]
         mean = f"{sum(found) / len(found):.2f}" if found else "no face"
         seen = (
-            "" if len(found) == len(row.scores) else f" (a face in {len(found)} of {len(row.scores)} frames)"
+            ""
+            if len(found) == len(row.scores)
+            else f" (a face in {len(found)} of {len(row.scores)} frames, × none)"
         )
         parts.append(f"{mean} {row.name}{seen}")
     return "likeness to the photo (cosine): " + ", ".join(parts)
@@ -146,13 +149,16 @@ def _draw_curve(
         return span[0] + number / max(len(scores) - 1, 1) * (span[1] - span[0])
 
     points = [(across(number), rise(score)) for number, score in enumerate(scores) if score is not None]
-    if len(points) > 1:
-        draw.line(points, fill=colour, width=4, joint="curve")
+    for before, after in pairwise(points):
+        if after[0] - before[0] < 1.5 * (across(1) - across(0)):  # no line across frames without a face
+            draw.line((*before, *after), fill=colour, width=4)
     for x, y in points:
         draw.ellipse((x - 7, y - 7, x + 7, y + 7), fill=colour)
     for number, score in enumerate(scores):
         if score is None:
-            draw.text((across(number), floor - 4), "no face", font=_font(LABEL_PX), fill=colour, anchor="mb")
+            x, y = across(number), floor - 8
+            draw.line((x - 7, y - 7, x + 7, y + 7), fill=colour, width=4)
+            draw.line((x - 7, y + 7, x + 7, y - 7), fill=colour, width=4)
 
 
 def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

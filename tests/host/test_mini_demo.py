@@ -21,7 +21,7 @@ sys.path.insert(0, str(REPO_DIR / "scripts"))
 import demo
 import prompt_edits
 from demo_models import FULL_WORKFLOW, MINI_MODELS, MINI_WORKFLOW, DemoModel, MissingFiles, choose_model
-from demo_sheet import Sheet, SheetRow, draw_sheet
+from demo_sheet import LINE, Sheet, SheetRow, draw_sheet
 from demo_workflow import PHOTO_NAME, edit_workflow
 
 
@@ -84,6 +84,15 @@ def test_sheet_shows_any_number_of_frames(num_frames: int) -> None:
     sheet = draw_sheet(Sheet("a prompt " * 30, Image.new("RGB", (50, 70)), rows, lines, "a note"))
     assert sheet.width < 2400 and sheet.height < 1200
     assert np.asarray(sheet).std() > 5
+
+
+def test_the_curve_stops_where_there_is_no_face() -> None:
+    def count_blue(scores: list[float | None]) -> int:
+        rows = [SheetRow("with", np.full((5, 48, 48, 3), 200, np.uint8), scores)]
+        sheet = draw_sheet(Sheet("a prompt", Image.new("RGB", (50, 50)), rows, {}, "a note"))
+        return int(np.all(np.asarray(sheet) == LINE, axis=2).sum())
+
+    assert count_blue([0.7, 0.7, None, 0.7, 0.7]) < 0.75 * count_blue([0.7] * 5)
 
 
 def test_a_part_of_the_adapter_that_is_missing_is_named(tmp_path: Path) -> None:
