@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from lynx_core.evaluation.likeness_pictures import list_runs
 
 TILE_PX, GAP_PX, MARGIN_PX = 176, 12, 32
 PHOTO_PX = 400
@@ -148,12 +149,11 @@ def _draw_curve(
     def across(number: int) -> float:
         return span[0] + number / max(len(scores) - 1, 1) * (span[1] - span[0])
 
-    points = [(across(number), rise(score)) for number, score in enumerate(scores) if score is not None]
-    for before, after in pairwise(points):
-        if after[0] - before[0] < 1.5 * (across(1) - across(0)):  # no line across frames without a face
-            draw.line((*before, *after), fill=colour, width=4)
-    for x, y in points:
-        draw.ellipse((x - 7, y - 7, x + 7, y + 7), fill=colour)
+    for run in list_runs(scores):
+        points = [(across(number), rise(score)) for number, score in run]
+        draw.line(points, fill=colour, width=4, joint="curve")
+        for x, y in points:
+            draw.ellipse((x - 7, y - 7, x + 7, y + 7), fill=colour)
     for number, score in enumerate(scores):
         if score is None:
             x, y = across(number), floor - 8

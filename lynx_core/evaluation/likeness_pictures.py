@@ -46,7 +46,7 @@ def draw_plot(score: FaceScore, title: str) -> np.ndarray:
         mean = place(0, likeness.mean_detected)[1]
         for dash in range(left, right, 12):
             draw.line((dash, mean, dash + 6, mean), GREY)
-    for run in _list_runs(likeness.scores):
+    for run in list_runs(likeness.scores):
         points = [place(frame, value) for frame, value in run]
         draw.line(points, BLUE, 3)
         for x, y in points:
@@ -101,8 +101,8 @@ def _fit(picture: Image.Image) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
 
 
-def _list_runs(scores: Sequence[float | None]) -> list[list[tuple[int, float]]]:
-    """List the runs of frames that have a score."""
+def list_runs(scores: Sequence[float | None]) -> list[list[tuple[int, float]]]:
+    """List the runs of frames that have a score, each frame by its position."""
     runs: list[list[tuple[int, float]]] = []
     for frame, value in enumerate(scores):
         if value is None:

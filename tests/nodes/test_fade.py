@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from wan_bench import Conditioning, WanBench, max_error, seeded
+from wan_bench import ONLY_LAST_BLOCK, Conditioning, WanBench, max_error, seeded
 
 
 def test_one_person_becomes_another_by_lynx_fade(
@@ -21,8 +21,7 @@ def test_one_person_becomes_another_by_lynx_fade(
 ) -> None:
     """By Lynx Fade, over a wide video: the first alone at the start, the second alone at the end."""
     fades = bench.comfy.run("LynxFade", latent=bench.make_latent(frames=3), start=0.1, end=0.6)
-    last = {"id_strength": 0.0, "ref_blocks": "3"}
-    people = [{**person, **last} for person in (identity, other_identity)]
+    people = [{**person, **ONLY_LAST_BLOCK} for person in (identity, other_identity)]
     first = bench.apply(base, prompt, negative, **people[0], mask=fades[0])
     both = bench.apply(first.model, first.positive, first.negative, **people[1], mask=fades[1])
     alone = [bench.apply(base, prompt, negative, **person) for person in people]

@@ -7,10 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from wan_bench import Applied, Conditioning, WanBench, max_error, seeded
-
-ONLY_LAST_BLOCK = {"id_strength": 0.0, "ref_blocks": "3"}
-"""Nothing after its self-attention mixes tokens: what no person reaches is the base's, to the bit."""
+from wan_bench import ONLY_LAST_BLOCK, Applied, Conditioning, WanBench, max_error, seeded
 
 LEFT, RIGHT = (slice(0, 4), slice(4, 8))
 """Halves of a latent that is 8 wide."""
@@ -318,12 +315,15 @@ def test_one_person_becomes_another_along_the_frames(
 ) -> None:
     """The first fades while the second rises: alone at the start, half and half later."""
     fading = torch.cat([torch.ones(1, 64, 64), torch.full((4, 64, 64), 0.5)])
-    last = {"id_strength": 0.0, "ref_blocks": "3"}
-    first = bench.apply(base, prompt, negative, **identity, **last, mask=fading)
-    both = bench.apply(first.model, first.positive, first.negative, **other_identity, **last, mask=1 - fading)
-    half = bench.apply(base, prompt, negative, **identity, **last, ref_strength=0.5)
-    half = bench.apply(half.model, half.positive, half.negative, **other_identity, **last, ref_strength=0.5)
-    alone = bench.apply(base, prompt, negative, **identity, **last)
+    first = bench.apply(base, prompt, negative, **identity, **ONLY_LAST_BLOCK, mask=fading)
+    both = bench.apply(
+        first.model, first.positive, first.negative, **other_identity, **ONLY_LAST_BLOCK, mask=1 - fading
+    )
+    half = bench.apply(base, prompt, negative, **identity, **ONLY_LAST_BLOCK, ref_strength=0.5)
+    half = bench.apply(
+        half.model, half.positive, half.negative, **other_identity, **ONLY_LAST_BLOCK, ref_strength=0.5
+    )
+    alone = bench.apply(base, prompt, negative, **identity, **ONLY_LAST_BLOCK)
     got, mixed, one = (bench.predict(on.model, [on.positive])[0] for on in (both, half, alone))
     assert max_error(got[:, :, 0], one[:, :, 0]) < 1e-5
     assert max_error(got[:, :, 1], mixed[:, :, 1]) < 1e-5

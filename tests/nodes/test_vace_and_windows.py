@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from wan_bench import VACE, Applied, Conditioning, WanBench, max_error, seeded
+from wan_bench import ONLY_LAST_BLOCK, VACE, Applied, Conditioning, WanBench, max_error, seeded
 
 FRAMES = 3
 
@@ -70,10 +70,6 @@ def test_only_the_first_window_has_reference_frames_at_its_start(
 
 def list_untouched_frames(a: Tensor, b: Tensor) -> list[int]:
     return [i for i in range(a.shape[2]) if torch.equal(a[:, :, i], b[:, :, i])]
-
-
-ONLY_LAST_BLOCK = {"id_strength": 0.0, "ref_blocks": "3"}
-"""Nothing after its self-attention mixes tokens: frames left out are the base's, to the bit."""
 
 
 @pytest.mark.parametrize("skipped", [1, 3])

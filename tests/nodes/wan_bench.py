@@ -23,6 +23,8 @@ RECOGNISER = "facexlib/arcface_ir_se50"
 TEXT_DIM, LATENT_CHANNELS = 4096, 16
 
 Conditioning = list[list[Any]]
+ONLY_LAST_BLOCK = {"id_strength": 0.0, "ref_blocks": "3"}
+"""Nothing after its self-attention mixes tokens: what no person reaches is the base's, to the bit."""
 
 
 class Applied(NamedTuple):
