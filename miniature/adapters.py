@@ -12,11 +12,12 @@ from lynx_core.models.adapter_configs import AdapterConfigs
 from lynx_core.training.assembly import configure_new_adapter
 from lynx_core.training.configuration import TrainingConfig, read_configuration
 
+from .edition import EDITION
 from .making import REPO_DIR, Making
 from .parts.base import DIM, NUM_BLOCKS
 from .parts.resumable import write_beside
 
-ADAPTER_CONFIG = REPO_DIR / "configs" / "mini_lynx.toml"
+ADAPTER_CONFIG = REPO_DIR / "configs" / EDITION.adapter_config
 SEEDS = (0, 1, 2)
 SHIPPED_SEED = 0
 STAGE_ONE, SCRATCH = "full_stage1", "full_stage1_scratch"

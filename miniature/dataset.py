@@ -156,7 +156,7 @@ def write_clip(path: Path, pixels: np.ndarray) -> None:
 
 
 def read_clip(path: Path) -> np.ndarray:
-    """The frames of a clip of this data set, [T, 64, 64, 3] uint8 RGB."""
+    """The frames of a clip of this data set, [T, H, W, 3] uint8 RGB."""
     pts = probe_video(path).pts
     return np.stack([frame for _, frame in read_frames(path, pts, FRAME_PX, FRAME_PX)])
 

@@ -134,7 +134,7 @@ def draw_start(number: int) -> tuple[str, np.ndarray]:
 
 @cache
 def _list_training_captions() -> list[str]:
-    return [text for text, (place, action, _) in list_captions() if not is_held_out(place, action)]
+    return [text for text, asked in list_captions() if not is_held_out(asked.background, asked.action)]
 
 
 def encode_captions(making: Making, folder: Path, captions: list[str]) -> tuple[Tensor, Tensor]:

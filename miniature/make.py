@@ -67,7 +67,9 @@ def list_parts() -> dict[str, Part]:
         "landmarks": Part(landmarks.train_landmarks, landmarks.export_landmarks),
         "drawings": Part(base_data.encode_drawings, is_done=base_data.are_drawings_encoded),
         "base": Part(
-            lambda making: base.train_base(making, base_data.load_drawings(making)),
+            lambda making: base.train_base(
+                making, base_data.load_drawings(making), text_encoder.open_text_encoder(making)
+            ),
             base.export_base,
             is_done=base.is_base_trained,
         ),

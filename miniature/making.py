@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from .edition import EDITION
+
 REPO_DIR = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 
@@ -22,7 +24,7 @@ class Making:
     """
 
     root: Path = REPO_DIR
-    """Holds `.miniature` and `assets/mini`."""
+    """Holds the folders of what is under way and of what is finished."""
     device: torch.device = CPU
     """What the networks train on. What is begun on one can continue on another."""
     num_drawers: int = 0
@@ -41,12 +43,12 @@ class Making:
     @property
     def folder(self) -> Path:
         """What is under way."""
-        return self.root / ".miniature"
+        return self.root / EDITION.folder
 
     @property
     def assets(self) -> Path:
         """What is finished."""
-        return self.root / "assets" / "mini"
+        return self.root / "assets" / EDITION.assets
 
     @property
     def is_out_of_time(self) -> bool:

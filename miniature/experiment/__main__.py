@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..adapters import GROWTH, SCRATCH, STAGE_ONE
-from ..making import add_device, choose_device
+from ..making import Making, add_device, choose_device
 from ..parts.resumable import write_beside
 from .cases import NUM_PEOPLE, draw_gallery
 from .measures import MEASURES, Measured, Truth, chances, compare, measure_swap
@@ -233,8 +233,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--adapter", action="append", default=[], metavar="NAME=PATH", help="as full_seed0=a.safetensors"
     )
-    parser.add_argument("--work", type=Path, default=Path(".miniature"), help="folder of the making")
-    parser.add_argument("--assets", type=Path, default=Path("assets/mini"))
+    parser.add_argument("--work", type=Path, default=Making().folder, help="folder of the making")
+    parser.add_argument("--assets", type=Path, default=Making().assets)
     parser.add_argument("--out", type=Path, default=Path("docs/mini"))
     parser.add_argument("--threads", type=int, default=1)
     add_device(parser)

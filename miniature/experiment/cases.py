@@ -19,6 +19,7 @@ from lynx_core.spec import REFERENCE_CROP_PX, REFERENCE_PROMPT
 
 from ..parts.pixel_signal import to_signal
 from ..parts.resumable import write_beside
+from ..world.clip import NUM_FRAMES
 from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from ..world.identity import draw_identity
 from ..world.pairs import Pair, draw_pair
@@ -59,11 +60,13 @@ def draw_cases() -> list[Pair]:
 
 
 def draw_gallery() -> np.ndarray:
-    """Pictures of the people elsewhere, [128, 4, 64, 64, 3] uint8 RGB."""
+    """Pictures of the people elsewhere, [128, 4, H, W, 3] uint8 RGB."""
     return np.stack(
         [
             [
-                draw_shot(draw_identity(FIRST_PERSON + i), 5 * 10**8 + GALLERY_PICTURES * i + k).draw_frame(4)
+                draw_shot(draw_identity(FIRST_PERSON + i), 5 * 10**8 + GALLERY_PICTURES * i + k).draw_frame(
+                    NUM_FRAMES // 2
+                )
                 for k in range(GALLERY_PICTURES)
             ]
             for i in range(NUM_PEOPLE)

@@ -178,7 +178,7 @@ class Measured:
         }
 
     def pose_gaps(self) -> np.ndarray:
-        """Angle between the photo's pose and each frame's, yaw and pitch together, radians [seeds, cases, 9]."""
+        """Angle between the photo's pose and each frame's, yaw and pitch together, radians [seeds, cases, frames]."""
         poses = self._stack("poses")
         total = np.zeros(poses.shape[:3])
         for name in ("yaw", "pitch"):
@@ -189,7 +189,7 @@ class Measured:
         return np.sqrt(total)
 
     def frame_likeness(self) -> np.ndarray:
-        """[seeds, cases, 9]."""
+        """[seeds, cases, frames]."""
         frames = self._stack("frame_embeddings").astype(np.float32)
         return np.einsum("scfd,cd->scf", frames, self.truth.gallery[: self.count])
 

@@ -49,7 +49,7 @@ def measure_one_step(
 
 @torch.no_grad()
 def _predict_clean(bench: Bench, sampler: BatchSampler, run: Run, clean: Tensor, share: float) -> Tensor:
-    """[cases, 16, 3, 8, 8], without guidance."""
+    """[cases, 16, t, h, w], without guidance."""
     noise = torch.stack([draw_noise(number, _NOISE_SEED) for number in range(len(clean))]).to(clean.device)
     noisy = clean.lerp(noise, share)
     wanted, _ = bench.conditions(run, range(len(clean)))

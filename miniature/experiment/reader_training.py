@@ -23,11 +23,11 @@ from lynx_core.rng import numpy_generator
 
 from ..making import Making
 from ..parts.drawing_ahead import send_drawn
-from ..parts.picture_labels import picture_loss
+from ..parts.picture_labels import LabelWeights, picture_loss
 from ..parts.pixel_signal import to_pictures, to_signal, to_video_signal
 from ..parts.resumable import run_steps, save_arrays, set_cosine_rate, take_step, write_beside
 from ..parts.vae import open_vae
-from ..world.clip import NUM_FRAMES, Shot
+from ..world.clip import FRAME_PX, NUM_FRAMES, Shot
 from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from ..world.identity import CHOICES, SHARES, Identity, draw_identity
 from ..world.labels import POSE_NAMES, label_picture, pose_numbers, stack_labels
@@ -35,7 +35,10 @@ from .readers import WEIGHTS_NAME, ActionReader, Readers, load_readers, save_rea
 
 FIRST_IDENTITY = 500_000
 """The readers' own people: no other part trains on them."""
-DRAWN_STEPS, MIXED_STEPS = 2800, 550
+DRAWN_STEPS = 2800
+MIXED_STEPS = {64: 550, 128: 4200}[FRAME_PX]
+LABEL_WEIGHTS = {64: LabelWeights(), 128: LabelWeights(shares=30.0, pose=4.0)}[FRAME_PX]
+"""With the lighter ones, a smile at 128 px is not read in one of 14 clips."""
 PEOPLE, VIEWS = 24, 2
 """Of one batch for identity; pictures of the other reader are as many."""
 SIBLING_CHANGE = 0.3
@@ -62,7 +65,7 @@ def train_readers(making: Making) -> bool:
         pixels = _disturb(to_signal(drawn.pictures), number)
         with making.autocast():
             embeddings, read = readers.identity(pixels), readers.picture(pixels)
-        loss = identity_loss(embeddings.float()) + picture_loss(read, drawn.labels)
+        loss = identity_loss(embeddings.float()) + picture_loss(read, drawn.labels, LABEL_WEIGHTS)
         return take_step(loss, trained.parameters(), optimizer)
 
     parts = {"readers": readers, "optimizer": optimizer}
@@ -103,7 +106,7 @@ class Batch(NamedTuple):
     """Pictures with what is in them."""
 
     pictures: np.ndarray
-    """[N, 64, 64, 3] uint8, the views of one person in a row."""
+    """[N, H, W, 3] uint8, the views of one person in a row."""
     labels: dict[str, np.ndarray]
 
 
@@ -180,7 +183,7 @@ def _load_vae_pictures(making: Making) -> Batch:
 
 @torch.no_grad()
 def reconstruct(making: Making, clips: np.ndarray, batch_size: int) -> np.ndarray:
-    """Clips [N, T, 64, 64, 3] uint8 through the trained VAE and back, in bfloat16 arithmetic."""
+    """Clips [N, T, H, W, 3] uint8 through the trained VAE and back, in bfloat16 arithmetic."""
     vae, out = open_vae(making.folder).to(making.device), []
     with making.autocast():
         for part in to_video_signal(clips).split(batch_size):
@@ -213,7 +216,7 @@ def _train_action(readers: Readers, making: Making) -> ActionReader:
 
 
 def draw_pose_paths(step: int) -> tuple[np.ndarray, np.ndarray]:
-    """True poses [64, 9, 6] and actions [64] of one step."""
+    """True poses [64, T, 6] and actions [64] of one step."""
     shots = [draw_shot(draw_identity(0), step * ACTION_BATCH + i) for i in range(ACTION_BATCH)]
     return np.stack([_pose_path(shot) for shot in shots]), np.array([shot.action for shot in shots])
 

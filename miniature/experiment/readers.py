@@ -28,12 +28,12 @@ from ..world.scene import ACTIONS
 
 EMBEDDING_DIM = 128
 WEIGHTS_NAME = "readers.safetensors"
-_WIDTHS = (24, 64, 96, 128)
+_WIDTHS = {64: (24, 64, 96, 128), 128: (16, 32, 64, 96, 128)}[FRAME_PX]
 _READ_BATCH = 256
 
 
 def _trunk(out_dim: int) -> nn.Sequential:
-    """Plain convolutions, [N, 3, 64, 64] -> [N, out_dim]."""
+    """Plain convolutions, [N, 3, H, W] -> [N, out_dim]."""
     before = _WIDTHS[0]
     layers: list[nn.Module] = [nn.Conv2d(3, before, 5, 2, 2, bias=False), nn.BatchNorm2d(before), nn.ReLU()]
     for width in _WIDTHS[1:]:
@@ -52,7 +52,7 @@ class IdentityReader(nn.Module):
         self.trunk = _trunk(EMBEDDING_DIM)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[N, 3, 64, 64], -1 to 1 -> [N, 128], each of length 1."""
+        """[N, 3, H, W], -1 to 1 -> [N, 128], each of length 1."""
         return F.normalize(self.trunk(pixels), dim=1)
 
 
@@ -66,7 +66,7 @@ class PictureReader(nn.Module):
         self.head = nn.Linear(EMBEDDING_DIM, sum(LABEL_SIZES.values()))
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """[N, 3, 64, 64], -1 to 1 -> logits of each choice and the background; shares; the pose in spreads."""
+        """[N, 3, H, W], -1 to 1 -> logits of each choice and the background; shares; the pose in spreads."""
         return split_reading(self.head(F.relu(self.norm(self.trunk(pixels)))))
 
 
@@ -84,7 +84,7 @@ class ActionReader(nn.Module):
         )
 
     def forward(self, poses: Tensor) -> Tensor:
-        """[K, 9, 6] in spreads -> logits [K, 6]."""
+        """[K, T, 6] in spreads -> logits [K, 6]."""
         steps = poses - poses[:, :1]
         return self.layers(torch.cat([poses, 4 * steps], 1).flatten(1))
 
@@ -102,9 +102,9 @@ class Reading:
     action: np.ndarray
     """[K] positions."""
     poses: np.ndarray
-    """[K, 9, 6] in spreads."""
+    """[K, T, 6] in spreads."""
     frame_embeddings: np.ndarray
-    """[K, 9, 128], each of length 1."""
+    """[K, T, 128], each of length 1."""
 
 
 class Readers(nn.Module):
@@ -118,12 +118,12 @@ class Readers(nn.Module):
 
     @torch.no_grad()
     def embed(self, pictures: np.ndarray) -> np.ndarray:
-        """[N, 64, 64, 3] uint8 RGB -> [N, 128], each of length 1."""
+        """[N, H, W, 3] uint8 RGB -> [N, 128], each of length 1."""
         return torch.cat([self.identity(part) for part in _to_signal(pictures).split(_READ_BATCH)]).numpy()
 
     @torch.no_grad()
     def read_clips(self, clips: np.ndarray) -> Reading:
-        """[K, 9, 64, 64, 3] uint8 RGB -> what is in them; logits are averaged over the frames."""
+        """[K, T, H, W, 3] uint8 RGB -> what is in them; logits are averaged over the frames."""
         count, frames = clips.shape[:2]
         flat = clips.reshape(-1, *clips.shape[2:])
         parts = [self.picture(part) for part in _to_signal(flat).split(_READ_BATCH)]

@@ -28,9 +28,10 @@ from lynx_core.spec import TEXT_LENGTH
 from lynx_core.training.flow_matching import TIMESTEP_SCALE, shift_timestep
 
 from ..parts.pixel_signal import to_pictures
+from ..world.clip import FRAME_PX, NUM_FRAMES
 
-LATENT_SHAPE = (16, 3, 8, 8)
-"""Of a clip of 9 frames of 64 px."""
+LATENT_SHAPE = (16, 1 + (NUM_FRAMES - 1) // 4, FRAME_PX // 8, FRAME_PX // 8)
+"""Of a clip."""
 
 BlockKV = tuple[Tensor, Tensor]
 """[B or 1, H, keys, C] each."""
@@ -102,10 +103,10 @@ class BatchSampler:
         """Euler steps with guidance away from `unwanted`: the empty prompt and the null identity.
 
         Args:
-            noise: [B, 16, 3, 8, 8].
+            noise: [B, 16, t, h, w].
 
         Returns:
-            Latents in model space, [B, 16, 3, 8, 8] float32, on the base's device.
+            Latents in model space, [B, 16, t, h, w] float32, on the base's device.
         """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             sides = [self.prepare(side) for side in (wanted, unwanted)]
@@ -171,7 +172,7 @@ class BatchSampler:
         return rearrange(x.to(torch.bfloat16) if self.half else x, "b s (h c) -> b h s c", h=self.num_heads)
 
     def predict(self, x: Tensor, t: float, side: _Prepared, settings: SamplingSettings) -> Tensor:
-        """The velocity, [B, 16, 3, 8, 8] float32."""
+        """The velocity, [B, 16, t, h, w] float32."""
         transformer = self.wan.transformer
         embedder = transformer.condition_embedder
         sinusoids = embedder.timesteps_proj(torch.tensor([t * TIMESTEP_SCALE], device=x.device))
@@ -245,7 +246,7 @@ def find_device(network: nn.Module) -> torch.device:
 
 
 def draw_noise(case: int, seed: int) -> Tensor:
-    """The noise that a video begins with, [16, 3, 8, 8]: the same for every variant."""
+    """The noise that a video begins with, [16, t, h, w]: the same for every variant."""
     return torch.randn(LATENT_SHAPE, generator=torch.Generator().manual_seed(1000 * seed + case + 1))
 
 

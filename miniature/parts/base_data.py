@@ -22,24 +22,29 @@ from lynx_core.faces.crops import FaceCrop, crop_aligned
 from lynx_core.rng import numpy_generator
 from lynx_core.spec import REFERENCE_PROMPT
 
+from ..edition import EDITION
 from ..making import Making
 from ..world.caption import list_captions
 from ..world.clip import Shot
 from ..world.crop import draw_crops
 from ..world.draws import caption_of, draw_training_shot
+from ..world.duo import caption_of_duo, draw_training_duo
 from ..world.pairs import LANDMARK_ERROR, find_told_frame
+from .channel_norm import shorten_norms
 from .drawing_ahead import draw_ahead
 from .pixel_signal import to_video_signal
 from .resumable import my_rank, num_ranks, write_beside
-from .text_encoder import encode_texts
+from .text_encoder import tokenize_texts
 from .vae import open_vae
 
 SIZES = {"images": 24_000, "clips": 9_000, "crops": 1_200}
-SHARD_SIZES = {"images": 1_000, "clips": 250, "crops": 100}
-FIRST_NUMBERS = {"images": 100_000, "clips": 200_000, "crops": 300_000}
+if EDITION.has_duos:
+    SIZES |= {"clips": 8_000, "duos": 3_000}
+SHARD_SIZES = {"images": 1_000, "clips": 250, "crops": 100, "duos": 100}
+FIRST_NUMBERS = {"images": 100_000, "clips": 200_000, "crops": 300_000, "duos": 400_000}
 """Of people and shots; the adapters' people are below, the readers' above."""
 EMPTY, REFERENCE = 0, 1
-"""Rows of the texts."""
+"""Rows of the token ids."""
 _ROWS = {caption: row for row, (caption, _) in enumerate(list_captions(), REFERENCE + 1)}
 _BATCH = 10
 """Of images and clips, for the VAE; crops are large and go one by one."""
@@ -50,11 +55,11 @@ class EncodedSet:
     """Latents in model space with the number of their caption, by kind of target."""
 
     latents: dict[str, Tensor]
-    """clips [N, 16, 3, 8, 8], images [N, 16, 1, 8, 8], crops [N, 16, 1, 32, 32], float16."""
+    """[N, 16, t, h, w] float16: of clips, images, crops (32 x 32), and of duos where there are any."""
     captions: dict[str, Tensor]
-    """Rows of `texts`, [N]."""
-    texts: Tensor
-    """[captions, longest + 1, 4096] float16; row 0 is the empty prompt."""
+    """Rows of `token_ids`, [N]."""
+    token_ids: Tensor
+    """[captions, longest + 1] int32, as `embed_tokens` takes them; row 0 is the empty prompt."""
     lengths: Tensor
     """Tokens of each text."""
 
@@ -63,7 +68,7 @@ class EncodedSet:
         return EncodedSet(
             {sort: latents.to(device) for sort, latents in self.latents.items()},
             {sort: captions.to(device) for sort, captions in self.captions.items()},
-            self.texts.to(device),
+            self.token_ids.to(device),
             self.lengths.to(device),
         )
 
@@ -83,7 +88,7 @@ class DrawnShard(NamedTuple):
     pixels: np.ndarray
     """[N, T, H, W, 3] uint8."""
     rows: np.ndarray
-    """Captions as rows of the texts, [N]."""
+    """Captions as rows of the token ids, [N]."""
     id_crops: list[np.ndarray]
     """Of crops, [112, 112, 3] uint8 each; of others none."""
 
@@ -107,16 +112,16 @@ def are_drawings_encoded(making: Making) -> bool:
 
 
 def find_texts(making: Making) -> Path:
-    """The file of the captions' embeddings."""
+    """The file of the captions' tokens."""
     return making.folder / "drawings" / "texts.safetensors"
 
 
 def encode_drawings(making: Making) -> bool:
     """Draw and encode what is not there yet; whether all is done. Processes share the work."""
-    encoder = _Encoder(making)
     texts_path = find_texts(making)
     if my_rank() == 0 and not texts_path.is_file():
-        write_beside(texts_path, partial(save_file, encoder.encode_texts()))
+        write_beside(texts_path, partial(save_file, tokenize_captions()))
+    encoder = _Encoder(making)
     shards = [shard for shard in list_shards(making)[my_rank() :: num_ranks()] if not shard.path.is_file()]
     drawings = draw_ahead(draw_shard, shards, making.num_drawers)
     for shard, drawn in zip(shards, drawings, strict=False):
@@ -127,9 +132,19 @@ def encode_drawings(making: Making) -> bool:
     return True
 
 
+def tokenize_captions() -> dict[str, Tensor]:
+    """Every caption there is, after the empty prompt and that of references."""
+    token_ids, lengths = tokenize_texts(("", REFERENCE_PROMPT, *_ROWS))
+    return {"token_ids": token_ids, "lengths": lengths}
+
+
 def draw_shard(shard: Shard) -> DrawnShard:
     """Draw new people, each in a shot of its own."""
     sort, numbers = shard.sort, shard.numbers
+    if sort == "duos":
+        duos = [draw_training_duo(number) for number in numbers]
+        rows = [_ROWS[caption_of_duo(duo, number)] for duo, number in zip(duos, numbers, strict=True)]
+        return DrawnShard(np.stack([duo.draw_clip() for duo in duos]), np.array(rows), [])
     shots = [draw_training_shot(number) for number in numbers]
     if sort == "crops":
         crops = [_draw_crop(shot, number) for shot, number in zip(shots, numbers, strict=True)]
@@ -153,7 +168,7 @@ def load_drawings(making: Making) -> EncodedSet:
     def join(name: str) -> dict[str, Tensor]:
         return {sort: torch.cat([shard[name] for shard in found]) for sort, found in shards.items()}
 
-    return EncodedSet(join("latents"), join("captions"), texts["texts"], texts["lengths"])
+    return EncodedSet(join("latents"), join("captions"), texts["token_ids"], texts["lengths"])
 
 
 def load_face_embeddings(making: Making) -> Tensor:
@@ -173,17 +188,14 @@ class _Encoder:
 
     @cached_property
     def _vae(self) -> Any:
-        return open_vae(self.making.folder, torch.bfloat16).to(self.making.device)
+        vae = open_vae(self.making.folder, torch.bfloat16).to(self.making.device)
+        shorten_norms(vae)
+        return vae
 
     @cached_property
     def _faces(self) -> ArcFaceRecogniser:
         path = self.making.assets / "lynx" / "faces" / "lynx_mini_arcface.safetensors"
         return ArcFaceRecogniser(load_arcface(path))
-
-    def encode_texts(self) -> dict[str, Tensor]:
-        """Every caption there is, after the empty prompt and that of references."""
-        texts, lengths = encode_texts(self.making.folder, ("", REFERENCE_PROMPT, *_ROWS))
-        return {"texts": texts, "lengths": lengths}
 
     def encode_shard(self, sort: str, drawn: DrawnShard) -> dict[str, Tensor]:
         """What the file of a shard holds."""
@@ -206,5 +218,5 @@ class _Encoder:
 
 
 def _draw_told_frame(shot: Shot) -> np.ndarray:
-    """The frame that shows the action best, [1, 64, 64, 3]."""
+    """The frame that shows the action best, [1, H, W, 3]."""
     return shot.draw_frame(find_told_frame(shot.action))[None]

@@ -12,7 +12,7 @@ import numpy as np
 from lynx_core.rng import numpy_generator
 
 from ..world.backdrop import draw_backdrop
-from ..world.clip import FRAME_PX, NUM_FRAMES, Shot
+from ..world.clip import NUM_FRAMES, Shot
 from ..world.draws import draw_training_shot
 from ..world.head import Head
 from ..world.scene import BACKGROUNDS, edit_expression
@@ -62,7 +62,7 @@ def draw_person(rng: np.random.Generator, number: int, *, wander: bool = False) 
         x, y = (float(rng.uniform(low, high)) for _ in range(2))
         pose = replace(pose, scale=scale, x=x, y=y, roll=float(rng.normal() * 0.15))
     shot = replace(shot, pose=pose)
-    size_px = int(rng.choice((FRAME_PX, FRAME_PX, 96, SEEN_PX, 224)))
+    size_px = int(rng.choice((64, 64, 96, SEEN_PX, 224)))
     return enlarge(shot.draw_frame(frame, size_px), shot, frame)
 
 

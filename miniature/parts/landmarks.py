@@ -18,7 +18,7 @@ from lynx_core.faces.crops import warp
 from lynx_core.rng import numpy_generator
 
 from ..making import Making
-from ..world.clip import FRAME_PX, NUM_FRAMES
+from ..world.clip import NUM_FRAMES
 from ..world.draws import draw_training_shot
 from ..world.head import EYE_Y, MOUTH_Y, NOSE_Y, Head
 from ..world.scene import edit_expression
@@ -117,7 +117,7 @@ def draw_example(number: int) -> tuple[np.ndarray, np.ndarray]:
     shot, frame = draw_training_shot(number), int(rng.integers(NUM_FRAMES))
     if rng.uniform() < 0.4:
         shot = replace(shot, pose=edit_expression(shot.pose, int(rng.integers(2**31))))
-    size_px = int(rng.choice((FRAME_PX, 128, 256)))
+    size_px = int(rng.choice((64, 128, 256)))
     head = Head(shot.identity, shot.pose_at(frame, NUM_FRAMES), size_px)
     box = head.box()
     extent = float(max(box[2:] - box[:2]))

@@ -11,6 +11,7 @@ Letters: N samples, F latent frames.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,17 +21,17 @@ from torch import Tensor, nn
 
 from lynx_core.rng import numpy_generator
 
-from ..world.clip import FRAME_PX, NUM_FRAMES, Shot
+from ..world.clip import Shot
 from ..world.crop import draw_crops
 from ..world.draws import draw_training_shot
 from ..world.labels import LABEL_SIZES, label_picture, stack_labels
+from ..world.portrait import draw_portrait
+from ..world.scene import Pose
 from .picture_labels import picture_loss, split_reading
 from .pixel_signal import to_video_signal
 from .resumable import my_rank, num_ranks
 
 TURNS = ("pictures", "clips", "pictures", "crops", "pictures", "clips", "pictures", "pictures")
-BATCH_SIZES = {"pictures": 32, "clips": 4, "crops": 2}
-"""Of all processes together."""
 MAX_NOISE = 1.0
 """Standard deviations of a latent channel."""
 FACE_WEIGHT = 2.0
@@ -39,10 +40,26 @@ READING_WEIGHT, SIZE_WEIGHT = 0.02, 1e-4
 FRAMES_PER_LATENT = 4
 
 
-def build_latent_reader(channels: int) -> nn.Linear:
-    """From one latent frame of 64 px to all labels; for training alone."""
+@dataclass(frozen=True)
+class BatchSize:
+    """What a step learns from, of all processes together."""
+
+    frame_px: int
+    num_frames: int
+    """Of a clip."""
+    pictures: int
+    clips: int
+    crops: int = 2
+
+
+SMALL = BatchSize(64, 9, pictures=32, clips=4)
+LARGE = BatchSize(128, 9, pictures=12, clips=2)
+
+
+def build_latent_reader(channels: int, frame_px: int) -> nn.Linear:
+    """From one latent frame of a picture to all labels; for training alone."""
     torch.manual_seed(11)
-    return nn.Linear(channels * (FRAME_PX // 8) ** 2, sum(LABEL_SIZES.values()))
+    return nn.Linear(channels * (frame_px // 8) ** 2, sum(LABEL_SIZES.values()))
 
 
 class NoisyBatch(NamedTuple):
@@ -56,19 +73,23 @@ class NoisyBatch(NamedTuple):
     """Of the frame that each latent frame ends with; none for crops."""
 
 
-def draw_noisy_batch(number: int) -> NoisyBatch:
+def draw_noisy_batch(size: BatchSize, number: int) -> NoisyBatch:
     """This process's share of one step."""
     sort = TURNS[number % len(TURNS)]
-    first = number * max(BATCH_SIZES.values())
-    shots = [draw_training_shot(first + index) for index in range(my_rank(), BATCH_SIZES[sort], num_ranks())]
+    first, count = number * size.pictures, getattr(size, sort)
+    shots = [draw_training_shot(first + index) for index in range(my_rank(), count, num_ranks())]
     if sort == "crops":
         clips = np.stack([draw_crops(shot, 0)[1][None] for shot in shots])
         return NoisyBatch(clips, np.ones((1, 1, 1, 1, 1), np.float32), {})
-    frames = _choose_frames(shots, sort, number)
+    rng = numpy_generator("latent frames", number, my_rank())
+    poses = [_choose_poses(rng, shot, sort, size.num_frames) for shot in shots]
     clips = np.stack(
-        [np.stack([shot.draw_frame(f) for f in each]) for shot, each in zip(shots, frames, strict=True)]
+        [
+            np.stack([draw_portrait(shot.identity, shot.scene, pose, size.frame_px) for pose in each])
+            for shot, each in zip(shots, poses, strict=True)
+        ]
     )
-    return NoisyBatch(clips, _weigh_faces(shots, frames), _label(shots, frames))
+    return NoisyBatch(clips, _weigh_faces(poses, size.frame_px), _label(shots, poses))
 
 
 def measure_noisy_loss(vae: Any, reader: nn.Linear, batch: NoisyBatch, number: int) -> Tensor:
@@ -91,13 +112,6 @@ def measure_noisy_loss(vae: Any, reader: nn.Linear, batch: NoisyBatch, number: i
     return loss
 
 
-def _choose_frames(shots: list[Shot], sort: str, number: int) -> list[list[int]]:
-    if sort == "clips":
-        return [list(range(NUM_FRAMES)) for _ in shots]
-    rng = numpy_generator("latent frames", number, my_rank())
-    return [[int(rng.integers(NUM_FRAMES))] for _ in shots]
-
-
 def _add_noise(mean: Tensor, spread: Tensor, number: int) -> Tensor:
     """Noise of a size of its own for each sample, in shares of each channel's spread."""
     generator = torch.Generator().manual_seed(number * num_ranks() + my_rank())
@@ -106,15 +120,19 @@ def _add_noise(mean: Tensor, spread: Tensor, number: int) -> Tensor:
     return mean + sizes.to(mean.device) * spread * noise.to(mean.device)
 
 
-def _weigh_faces(shots: list[Shot], frames: list[list[int]]) -> np.ndarray:
+def _choose_poses(rng: np.random.Generator, shot: Shot, sort: str, num_frames: int) -> list[Pose]:
+    frames = range(num_frames) if sort == "clips" else [int(rng.integers(num_frames))]
+    return [shot.pose_at(frame, num_frames) for frame in frames]
+
+
+def _weigh_faces(poses: list[list[Pose]], frame_px: int) -> np.ndarray:
     """[N, 1, T, H, W]."""
-    middles = (torch.arange(FRAME_PX) + 0.5) / FRAME_PX
+    middles = (torch.arange(frame_px) + 0.5) / frame_px
     maps = []
-    for shot, each in zip(shots, frames, strict=True):
-        for pose in (shot.pose_at(frame) for frame in each):
-            away = ((middles - pose.x) ** 2 + (middles[:, None] - pose.y) ** 2) / (1.2 * pose.scale) ** 2
-            maps.append(1 + FACE_WEIGHT * torch.exp(-(away**2)))
-    return rearrange(torch.stack(maps), "(n t) h w -> n 1 t h w", n=len(shots)).numpy()
+    for pose in (pose for each in poses for pose in each):
+        away = ((middles - pose.x) ** 2 + (middles[:, None] - pose.y) ** 2) / (1.2 * pose.scale) ** 2
+        maps.append(1 + FACE_WEIGHT * torch.exp(-(away**2)))
+    return rearrange(torch.stack(maps), "(n t) h w -> n 1 t h w", n=len(poses)).numpy()
 
 
 def _picture_distance(decoded: Tensor, pixels: Tensor, weights: Tensor) -> Tensor:
@@ -126,10 +144,10 @@ def _picture_distance(decoded: Tensor, pixels: Tensor, weights: Tensor) -> Tenso
     return loss / weights.mean()
 
 
-def _label(shots: list[Shot], frames: list[list[int]]) -> dict[str, np.ndarray]:
+def _label(shots: list[Shot], poses: list[list[Pose]]) -> dict[str, np.ndarray]:
     rows = [
-        label_picture(shot.identity, shot.scene, shot.pose_at(frame))
-        for shot, each in zip(shots, frames, strict=True)
-        for frame in each[::FRAMES_PER_LATENT]
+        label_picture(shot.identity, shot.scene, pose)
+        for shot, each in zip(shots, poses, strict=True)
+        for pose in each[::FRAMES_PER_LATENT]
     ]
     return stack_labels(rows)

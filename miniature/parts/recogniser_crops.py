@@ -15,7 +15,7 @@ from lynx_core.faces.crops import crop_for_id
 from lynx_core.rng import numpy_generator
 
 from ..making import Making
-from ..world.clip import FRAME_PX, NUM_FRAMES
+from ..world.clip import NUM_FRAMES
 from ..world.draws import draw_shot
 from ..world.identity import Identity, change_mark, draw_identity
 from ..world.scene import edit_expression
@@ -24,8 +24,8 @@ from .resumable import write_beside
 
 NUM_PEOPLE, PICTURES_EACH = 4096, 6
 CROPS_A_FILE = 1024
-PHOTO_SIZES_PX = (FRAME_PX, FRAME_PX, 128, 256)
-"""Half of what the recogniser sees is as coarse as a generated frame."""
+PHOTO_SIZES_PX = (64, 64, 128, 256)
+"""Half of what the recogniser sees is as coarse as the coarsest generated frame."""
 
 
 def draw_training_crop(index: int) -> np.ndarray:

@@ -33,7 +33,7 @@ STEPS, BATCH = 300, 32
 LEARNING_RATE = 2e-4
 """Rates of 1e-3 make all tokens alike: a sum over 4096 channels moves far in one step."""
 HIDDEN_SHARE = 0.3
-UNKNOWN_ID = 2
+PADDING_ID, END_ID, UNKNOWN_ID = 0, 1, 2
 DETECTION_KEY = "encoder.block.23.layer.1.DenseReluDense.wi_1.weight"
 """The host tells UMT5-XXL by the shape of this tensor of the last of its 24 blocks; it is not used."""
 
@@ -51,8 +51,8 @@ def train_tokenizer() -> bytes:
         hard_vocab_limit=False,
         byte_fallback=True,
         character_coverage=1.0,
-        pad_id=0,
-        eos_id=1,
+        pad_id=PADDING_ID,
+        eos_id=END_ID,
         unk_id=UNKNOWN_ID,
         bos_id=-1,
         num_threads=1,
@@ -67,9 +67,7 @@ def train_text_encoder(making: Making) -> bool:
 
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=train_tokenizer())
     captions = list_captions()
-    ids = [[*tokenizer.encode(text), 1] for text, _ in captions]
-    longest = max(map(len, ids))
-    padded = np.array([row + [0] * (longest - len(row)) for row in ids])
+    padded = _pad([_tokenize(tokenizer, text) for text, _ in captions])
     meanings = np.array([meaning for _, meaning in captions])
     sizes = (meanings.max(0) + 1).tolist()
     encoder = build_text_encoder().to(making.device)
@@ -112,7 +110,7 @@ def hide_words(padded: np.ndarray, meanings: np.ndarray, number: int) -> HiddenW
     rng = numpy_generator("text encoder", number)
     rows = rng.integers(len(padded), size=BATCH)
     batch = padded[rows]
-    hidden = (rng.uniform(size=batch.shape) < HIDDEN_SHARE) & (batch > 1)
+    hidden = (rng.uniform(size=batch.shape) < HIDDEN_SHARE) & (batch > END_ID)
     seen = np.where(hidden, UNKNOWN_ID, batch)
     words = np.flatnonzero(seen > 0)
     asked = meanings[rows[words // batch.shape[1]]]
@@ -136,6 +134,41 @@ def export_text_encoder(making: Making) -> None:
     write_beside(path, lambda beside: save_file(state, beside))
     encoder.float().save_pretrained(making.folder / "text_encoder")
     save_tokenizer(making.folder / "tokenizer", tokenizer)
+
+
+def tokenize_texts(texts: Iterable[str]) -> tuple[Tensor, Tensor]:
+    """Ids [texts, longest + 1] int32, padded with zeros, and the tokens of each text, [texts]."""
+    import sentencepiece
+
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=train_tokenizer())
+    rows = [_tokenize(tokenizer, text) for text in texts]
+    ids = F.pad(torch.from_numpy(_pad(rows)), (0, 1)).int()
+    return ids, torch.tensor([len(row) for row in rows])
+
+
+def _tokenize(tokenizer: Any, text: str) -> list[int]:
+    return [*tokenizer.encode(text), END_ID]
+
+
+def _pad(rows: list[list[int]]) -> np.ndarray:
+    longest = max(map(len, rows))
+    return np.array([row + [PADDING_ID] * (longest - len(row)) for row in rows])
+
+
+def open_text_encoder(making: Making) -> Any:
+    """The exported network, frozen, for `embed_tokens`."""
+    from transformers import UMT5EncoderModel
+
+    encoder = UMT5EncoderModel.from_pretrained(making.folder / "text_encoder", local_files_only=True)
+    return encoder.to(making.device).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def embed_tokens(encoder: Any, ids: Tensor) -> Tensor:
+    """Embed texts [N, L] of `tokenize_texts`, [N, L, 4096]; zeros where there is padding."""
+    is_word = ids != PADDING_ID
+    states: Tensor = encoder(ids.long(), is_word.long()).last_hidden_state
+    return states * is_word[..., None]
 
 
 def encode_texts(folder: Path, captions: Iterable[str]) -> tuple[Tensor, Tensor]:

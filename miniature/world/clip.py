@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..edition import EDITION
 from .head import Head
 from .identity import Identity
 from .portrait import draw_portrait
 from .scene import Pose, Scene, move
 
-NUM_FRAMES = 9
-FRAME_PX = 64
+NUM_FRAMES = EDITION.num_frames
+FRAME_PX = EDITION.frame_px
 FPS = 8
 
 

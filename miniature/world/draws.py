@@ -34,4 +34,4 @@ def draw_training_shot(number: int) -> Shot:
 
 def caption_of(shot: Shot, seed: int) -> str:
     """The words for a shot."""
-    return write_caption(shot.scene.background, shot.action, shot.scene.light, seed)
+    return write_caption(shot.scene, shot.action, seed)

@@ -64,7 +64,7 @@ class Pair:
         return draw_crops(self.reference, 0, rng.normal(0, LANDMARK_ERROR, (5, 2)))[1]
 
     def draw_target(self) -> np.ndarray:
-        """A clip [9, 64, 64, 3] or an image [64, 64, 3], uint8 RGB."""
+        """A clip [T, H, W, 3] or an image [H, W, 3], uint8 RGB."""
         return self.target.draw_clip() if self.is_video else self.target.draw_frame(self.target_frame)
 
 

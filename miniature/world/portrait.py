@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import skia
 
@@ -34,14 +37,43 @@ MARK_RADIUS = 0.15
 _LIGHT_COLOURS: dict[str, Colour] = {"plain": WHITE, "warm": (255, 226, 178), "cold": (190, 214, 255)}
 
 
+class Sitter(NamedTuple):
+    """A person in the picture."""
+
+    identity: Identity
+    pose: Pose
+    clothes_colour: int
+
+
 def draw_portrait(identity: Identity, scene: Scene, pose: Pose, size_px: int) -> np.ndarray:
-    """Draw one square picture, [size_px, size_px, 3] uint8 RGB."""
-    surface = skia.Surface(size_px, size_px)
+    """Draw one person in a square picture, [size_px, size_px, 3] uint8 RGB."""
+    return draw_people([Sitter(identity, pose, scene.clothes_colour)], scene, size_px)
+
+
+def draw_people(sitters: Sequence[Sitter], scene: Scene, size_px: int) -> np.ndarray:
+    """Draw people side by side, each in a square of their own: [size_px, people * size_px, 3] uint8 RGB."""
+    width_px = len(sitters) * size_px
+    surface = skia.Surface(width_px, size_px)
     canvas = surface.getCanvas()
-    head = Head(identity, pose, size_px)
+    canvas.save()
+    canvas.scale(len(sitters), 1)
     draw_backdrop(canvas, scene.background, scene.background_seed, size_px)
+    canvas.restore()
+    for place, sitter in enumerate(sitters):
+        canvas.save()
+        canvas.translate(place * size_px, 0)
+        _draw_person(canvas, sitter, size_px)
+        canvas.restore()
+    _shine_light(canvas, scene, width_px, size_px)
+    pixels = surface.makeImageSnapshot().toarray(colorType=skia.kRGBA_8888_ColorType)
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def _draw_person(canvas: skia.Canvas, sitter: Sitter, size_px: int) -> None:
+    identity = sitter.identity
+    head = Head(identity, sitter.pose, size_px)
     draw_hair_behind(canvas, head)
-    _draw_shoulders(canvas, head, CLOTHES_COLOURS[scene.clothes_colour])
+    _draw_shoulders(canvas, head, CLOTHES_COLOURS[sitter.clothes_colour])
     _draw_face(canvas, head)
     _draw_mark(canvas, head)
     _draw_eyes(canvas, head)
@@ -50,9 +82,6 @@ def draw_portrait(identity: Identity, scene: Scene, pose: Pose, size_px: int) ->
     _draw_mouth(canvas, head)
     draw_hair_front(canvas, head)
     _draw_glasses(canvas, head)
-    _shine_light(canvas, scene, size_px)
-    pixels = surface.makeImageSnapshot().toarray(colorType=skia.kRGBA_8888_ColorType)
-    return np.ascontiguousarray(pixels[..., :3])
 
 
 def _draw_shoulders(canvas: skia.Canvas, head: Head, colour: Colour) -> None:
@@ -195,13 +224,13 @@ def _draw_glasses(canvas: skia.Canvas, head: Head) -> None:
     canvas.drawLine(*bridge[0], *bridge[1], frame)
 
 
-def _shine_light(canvas: skia.Canvas, scene: Scene, size_px: int) -> None:
+def _shine_light(canvas: skia.Canvas, scene: Scene, width_px: int, height_px: int) -> None:
     light = _LIGHT_COLOURS[LIGHTS[scene.light]]
-    frame = skia.Rect.MakeWH(size_px, size_px)
+    frame = skia.Rect.MakeWH(width_px, height_px)
     tint = fill(light)
     tint.setBlendMode(skia.BlendMode.kMultiply)
     canvas.drawRect(frame, tint)
-    bright, dark = ((0.0, 0.0), (float(size_px), 0.0))[:: 1 if scene.light_side < 0 else -1]
+    bright, dark = ((0.0, 0.0), (float(width_px), 0.0))[:: 1 if scene.light_side < 0 else -1]
     shade = gradient(bright, dark, WHITE, darken(WHITE, 0.35 * abs(scene.light_side)))
     shade.setBlendMode(skia.BlendMode.kMultiply)
     canvas.drawRect(frame, shade)

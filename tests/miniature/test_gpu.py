@@ -18,6 +18,7 @@ from lynx_core.formats.base_file import load_transformer
 from lynx_core.models.adapter_modules import AdapterModules
 from lynx_core.models.packed_wan import PackedWan
 from miniature.adapters import configure_adapter
+from miniature.encoders import build_text_encoder
 from miniature.experiment import reader_training
 from miniature.experiment.readers import Readers
 from miniature.experiment.sampling import (
@@ -99,13 +100,15 @@ def draw_encoded_set() -> EncodedSet:
     latents = {sort: torch.randn(6, 16, *shape, generator=generator).half() for sort, shape in shapes.items()}
     captions = {sort: torch.arange(6) for sort in shapes}
     lengths = torch.tensor([1, 9, 4, 12, 7, 5])
-    return EncodedSet(latents, captions, torch.randn(6, 13, 4096, generator=generator).half(), lengths)
+    token_ids = torch.where(torch.arange(13) < lengths[:, None], 5, text_encoder.PADDING_ID).int()
+    return EncodedSet(latents, captions, token_ids, lengths)
 
 
 def train_base(making: Making) -> bool:
     with unset_fake_temporarily():
         data = draw_encoded_set()
-    return base.train_base(making, data)
+    encoder = build_text_encoder().to(making.device).requires_grad_(False)
+    return base.train_base(making, data, encoder)
 
 
 def train_resampler(making: Making) -> bool:

@@ -16,8 +16,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from lynx_core.data.encoders import UMT5TextEncoder
 from lynx_core.faces.analyzer import ArcFaceRecogniser
 from lynx_core.faces.arcface import load_arcface
+from lynx_core.spec import REFERENCE_PROMPT
 from miniature.adapters import SCRATCH, SEEDS, STAGE_ONE, find_adapter
 from miniature.encoders import unpack_encoders
 from miniature.experiment.sampling import decode_latents
@@ -26,6 +28,7 @@ from miniature.making import REPO_DIR, Making
 from miniature.parts import base_data, detector
 from miniature.parts.drawing_ahead import draw_ahead
 from miniature.parts.resumable import read_part
+from miniature.parts.text_encoder import embed_tokens, open_text_encoder
 from miniature.parts.vae import open_vae
 from miniature.world.caption import list_captions
 from miniature.world.draws import caption_of, draw_training_shot
@@ -136,7 +139,20 @@ def test_drawings_are_the_pictures_that_their_captions_name(drawings: Making) ->
         assert off.argmin() == place and off[place] < 16
         row = int(data.captions["clips"][place])
         assert captions[row - base_data.REFERENCE - 1] == caption_of(shot, number)
-        assert not data.texts[row, data.lengths[row] :].any() and data.texts[row, data.lengths[row] - 1].any()
+        assert not data.token_ids[row, data.lengths[row] :].any()
+
+
+def test_captions_are_embedded_as_the_trainer_embeds_them(drawings: Making) -> None:
+    data = base_data.load_drawings(drawings)
+    rows = torch.tensor([base_data.EMPTY, base_data.REFERENCE, *data.captions["clips"][:3].tolist()])
+    found = embed_tokens(open_text_encoder(drawings), data.token_ids[rows])
+    encoder = UMT5TextEncoder(drawings.folder / "text_encoder", drawings.folder / "tokenizer")
+    captions = ["", REFERENCE_PROMPT, *(caption for caption, _ in list_captions())]
+    for row, states in zip(rows, found, strict=True):
+        wanted = encoder.encode(captions[row]).float()
+        assert len(wanted) == data.lengths[row]
+        assert torch.allclose(states[: len(wanted)], wanted, atol=0.05), captions[row]
+        assert not states[len(wanted) :].any()
 
 
 def test_drawn_faces_are_embedded_by_the_shipped_recogniser(drawings: Making) -> None:

@@ -14,8 +14,15 @@ import torch
 from miniature.encoders import LATENT_CHANNELS, build_vae, unpack_vae
 from miniature.experiment.readers import load_readers
 from miniature.making import CPU
+from miniature.parts.channel_norm import shorten_norms
 from miniature.parts.drawing_ahead import send_drawn
-from miniature.parts.noisy_latents import TURNS, build_latent_reader, draw_noisy_batch, measure_noisy_loss
+from miniature.parts.noisy_latents import (
+    SMALL,
+    TURNS,
+    build_latent_reader,
+    draw_noisy_batch,
+    measure_noisy_loss,
+)
 from miniature.parts.pixel_signal import to_signal
 from miniature.parts.vae import STAGES, find_stage
 from miniature.world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
@@ -68,14 +75,30 @@ def test_latents_have_the_statistics_that_the_host_expects(vae: Any) -> None:
 
 
 def test_every_turn_of_the_last_stage_teaches_all_of_the_vae() -> None:
-    vae, reader = build_vae(), build_latent_reader(LATENT_CHANNELS)
+    vae, reader = build_vae(), build_latent_reader(LATENT_CHANNELS, SMALL.frame_px)
     for number in range(len(TURNS)):
         vae.zero_grad()
-        batch = send_drawn(draw_noisy_batch(number), CPU)
+        batch = send_drawn(draw_noisy_batch(SMALL, number), CPU)
         measure_noisy_loss(vae, reader, batch, number).backward()
         silent = [name for name, weight in vae.named_parameters() if weight.grad is None]
         assert silent == [] or TURNS[number] != "clips", silent
     assert reader.weight.grad is not None and float(reader.weight.grad.abs().sum()) > 0
+
+
+def test_a_short_norm_is_that_of_diffusers_and_learns_alike() -> None:
+    torch.manual_seed(0)
+    found = []
+    for shorten in (False, True):
+        vae = build_vae()
+        if shorten:
+            shorten_norms(vae)
+        clip = torch.linspace(-1, 1, 3 * 5 * 32 * 32).view(1, 3, 5, 32, 32).requires_grad_()
+        mean = vae.encode(clip).latent_dist.mean
+        (mean.square().sum() + vae.decode(mean).sample.square().sum()).backward()
+        weights = [weight.grad for weight in vae.parameters() if weight.grad is not None]
+        found.append([mean.detach(), clip.grad, *weights])
+    for plain, short in zip(*found, strict=True):
+        assert torch.allclose(plain, short, atol=1e-3 * float(plain.abs().max()) + 1e-7)
 
 
 def test_stages_follow_each_other() -> None:

@@ -1,0 +1,91 @@
+"""What the successor of 128 px adds to the world: two people in a frame, and captions that say more."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from miniature.edition import EDITIONS, VARIABLE
+from miniature.making import REPO_DIR
+from miniature.world import caption
+from miniature.world.caption import Meaning, is_held_out, list_captions
+from miniature.world.draws import FIRST_HELD_OUT_IDENTITY, caption_of, draw_shot, draw_training_shot
+from miniature.world.duo import Duo, caption_of_duo, draw_duo, draw_training_duo
+from miniature.world.identity import draw_identity
+from miniature.world.scene import ACTIONS, CLOTHES_COLOURS
+
+
+@pytest.fixture
+def successor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caption, "EDITION", EDITIONS["128"])
+
+
+def test_each_of_two_people_is_drawn_as_alone_but_for_the_place(successor: None) -> None:
+    duo = draw_training_duo(3)
+    frame = duo.draw_frame(0, 128)
+    assert frame.shape == (128, 256, 3)
+    plain = replace(duo.left.scene, light=0, light_side=0.0)
+    lit = Duo(
+        replace(duo.left, scene=plain),
+        replace(duo.right, scene=replace(plain, clothes_colour=duo.right.scene.clothes_colour)),
+    )
+    for side, shot in enumerate((lit.left, lit.right)):
+        alone = shot.draw_frame(0, 128)
+        half = lit.draw_frame(0, 128)[:, 128 * side : 128 * (side + 1)]
+        eyes = shot.find_landmarks(0, 128)[:3].round().astype(int)
+        for x, y in eyes:
+            assert np.abs(half[y, x].astype(int) - alone[y, x]).max() <= 4
+
+
+def test_two_people_share_the_place_and_each_has_an_action(successor: None) -> None:
+    duos = [draw_training_duo(number) for number in range(60)]
+    assert {duo.left.action for duo in duos} == {duo.right.action for duo in duos} == set(range(len(ACTIONS)))
+    assert not any(
+        is_held_out(shot.scene.background, shot.action) for duo in duos for shot in (duo.left, duo.right)
+    )
+    held_out = draw_duo(draw_identity(1), draw_identity(2), 5, held_out_captions=True)
+    for shot in (held_out.left, held_out.right):
+        assert is_held_out(shot.scene.background, shot.action)
+    other = draw_shot(draw_identity(2), 1)
+    with pytest.raises(ValueError, match="share its scene"):
+        Duo(duos[0].left, other)
+
+
+def test_captions_that_say_more_are_of_the_grammar_and_mean_it(successor: None) -> None:
+    meanings = dict(list_captions())
+    longest = 0
+    clothed = 0
+    for number in range(400):
+        shot = draw_training_shot(number)
+        text = caption_of(shot, number)
+        asked = meanings[text]
+        assert asked[:3] == (shot.scene.background, shot.action, shot.scene.light)
+        assert asked.clothes in (shot.scene.clothes_colour, len(CLOTHES_COLOURS))
+        clothed += asked.clothes == shot.scene.clothes_colour
+        longest = max(longest, len(text.split()))
+        duo = draw_training_duo(number)
+        scene = duo.left.scene
+        assert meanings[caption_of_duo(duo, number)] == Meaning(
+            scene.background, duo.left.action, scene.light, right_action=duo.right.action
+        )
+    assert longest >= 25 and 120 < clothed < 280
+
+
+def test_the_edition_that_ships_says_what_it_said() -> None:
+    asked = {meaning for _, meaning in list_captions()}
+    assert all(meaning.clothes == len(CLOTHES_COLOURS) for meaning in asked)
+    assert caption_of(draw_shot(draw_identity(FIRST_HELD_OUT_IDENTITY), 7), 7) in dict(list_captions())
+
+
+def test_an_unknown_edition_is_refused() -> None:
+    command = [sys.executable, "-c", "import miniature.edition"]
+    environment = os.environ | {VARIABLE: "256"}
+    found = subprocess.run(
+        command, check=False, cwd=REPO_DIR, env=environment, capture_output=True, text=True
+    )
+    assert found.returncode != 0 and "'256'; the editions are 64, 128" in found.stderr
