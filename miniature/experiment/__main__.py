@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from ..parts.resumable import write_beside
 from .cases import NUM_PEOPLE, draw_gallery
 from .measures import MEASURES, Measured, Truth, chances, compare, measure_swap
 from .one_step import ONE_STEP_CASES, measure_one_step
+from .quality import FaceProbe, estimate_quality
 from .report import PEOPLE_SHOWN, draw_contact_sheet, write_report
 from .runs import Bench, Rows, Run
 from .sampling import SamplingSettings
 
 VARIANTS = ("base", "id_only", "ref_only", "full")
-CONTROLS = ("swapped", "null", "zero", "stage1", "scratch", "strength", "one_step", "growth")
+CONTROLS = ("swapped", "null", "zero", "stage1", "scratch", "strength", "one_step", "growth", "quality")
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 STRENGTH_CASES = 32
 GROWTH_CASES = 64
@@ -94,6 +96,8 @@ def main() -> None:
     drawn = np.stack([case.draw_target() for case in bench.cases])
     ceiling = Measured(truth, [bench.read(drawn)])
     results["controls"]["drawn_targets"] = ceiling.estimates()
+    if "quality" in arguments.variants:
+        results["quality"] = _measure_quality(bench, adapters, variants, arguments)
     results["settings"] = _describe(arguments, settings, adapters, variants)
     text = json.dumps(results, indent=1)
     write_beside(arguments.out / "results.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
@@ -154,6 +158,23 @@ def _run_controls(
         base = Run("base", full.seed, None)
         shown = {"base": base, "full": full}
         found["one_step"] = measure_one_step(bench, truth, shown, arguments.work, count)
+    return found
+
+
+def _measure_quality(
+    bench: Bench, adapters: Adapters, variants: dict[str, Measured], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Of the drawn targets, of those after the VAE, of the base and of the full model."""
+    probe = cache(partial(FaceProbe, arguments.assets))
+    drawn = bench.inspect_drawn(arguments.cases, probe)
+    target_rows, _ = drawn["drawn"]
+    found = {sort: estimate_quality([rows], [faces], target_rows) for sort, (rows, faces) in drawn.items()}
+    for variant in ("base", "full"):
+        if variant in variants:
+            runs = [adapters.plan(variant, seed) for seed in arguments.seeds]
+            faces = [bench.inspect(run, arguments.cases, probe) for run in runs if run is not None]
+            found[variant] = estimate_quality(variants[variant].rows, faces, target_rows)
+            _note(f"quality of {variant}: {found[variant]}")
     return found
 
 

@@ -24,7 +24,7 @@ from lynx_core.rng import numpy_generator
 from ..making import Making
 from ..parts.drawing_ahead import send_drawn
 from ..parts.picture_labels import LabelWeights, picture_loss
-from ..parts.pixel_signal import to_pictures, to_signal, to_video_signal
+from ..parts.pixel_signal import to_signal
 from ..parts.resumable import run_steps, save_arrays, set_cosine_rate, take_step, write_beside
 from ..parts.vae import open_vae
 from ..world.clip import FRAME_PX, NUM_FRAMES, Shot
@@ -32,6 +32,7 @@ from ..world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
 from ..world.identity import CHOICES, SHARES, Identity, draw_identity
 from ..world.labels import POSE_NAMES, label_picture, pose_numbers, stack_labels
 from .readers import WEIGHTS_NAME, ActionReader, Readers, load_readers, save_readers
+from .sampling import reconstruct
 
 FIRST_IDENTITY = 500_000
 """The readers' own people: no other part trains on them."""
@@ -174,22 +175,16 @@ def _load_vae_pictures(making: Making) -> Batch:
     if not path.is_file():
         people = draw_people(FIRST_IDENTITY + 400_000, making.count(VAE_PEOPLE, least=PEOPLE))
         pictures, labels = _draw_pictures([p for p in people for _ in range(VIEWS)], 10**9)
-        arrays = {**labels, "pictures": reconstruct(making, pictures[:, None], batch_size=64)[:, 0]}
+        arrays = {
+            **labels,
+            "pictures": reconstruct(
+                open_vae(making.folder).to(making.device), pictures[:, None], batch_size=64
+            )[:, 0],
+        }
         write_beside(path, lambda beside: save_arrays(beside, arrays))
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     return Batch(arrays.pop("pictures"), arrays)
-
-
-@torch.no_grad()
-def reconstruct(making: Making, clips: np.ndarray, batch_size: int) -> np.ndarray:
-    """Clips [N, T, H, W, 3] uint8 through the trained VAE and back, in bfloat16 arithmetic."""
-    vae, out = open_vae(making.folder).to(making.device), []
-    with making.autocast():
-        for part in to_video_signal(clips).split(batch_size):
-            latents = vae.encode(part.to(making.device)).latent_dist.mode().float()
-            out.append(to_pictures(vae.decode(latents).sample.float().transpose(1, 2)))
-    return np.concatenate(out)
 
 
 def _train_action(readers: Readers, making: Making) -> ActionReader:
@@ -234,7 +229,7 @@ def score_readers(making: Making) -> dict[str, dict[str, float]]:
     clips = np.stack([shot.draw_clip() for shot in shots])
     gallery = np.stack([draw_shot(p, 4 * 10**8 + i).draw_frame(0) for i, p in enumerate(people)])
     scores = {"drawn": _score_clips(readers, shots, clips, gallery)}
-    decoded = reconstruct(making, clips, batch_size=1)
+    decoded = reconstruct(open_vae(making.folder).to(making.device), clips)
     scores["through the VAE"] = _score_clips(readers, shots, decoded, gallery)
     text = json.dumps(scores, indent=1)
     write_beside(making.folder / "scores_readers.json", lambda path: path.write_text(text + "\n"))

@@ -89,6 +89,10 @@ class ActionReader(nn.Module):
         return self.layers(torch.cat([poses, 4 * steps], 1).flatten(1))
 
 
+Rows = dict[str, np.ndarray]
+"""What was read in each video, by name, [cases, ...]."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """What was read in the frames of one or more clips."""

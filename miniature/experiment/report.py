@@ -44,6 +44,12 @@ CONTROL_NAMES = {
     "full_stage1": "full, stage 1 only",
     "full_stage1_scratch": "full, stage 1 only, resampler and reference keys from random weights",
 }
+QUALITY_ROWS = {"drawn": "the drawn targets themselves", "vae": "the same after the VAE", **VARIANT_NAMES}
+QUALITY_FIGURES = {
+    "frechet": "Fréchet distance to the drawn targets",
+    "found": "frames with a face",
+    "landmark_error": "landmarks off, in distances of the eyes",
+}
 TOP1_TARGET, MARK_TARGET, PROMPT_TARGET = 0.80, 0.60, 0.02
 Results = Mapping[str, Any]
 
@@ -97,6 +103,8 @@ def make_tables(results: Results) -> dict[str, str]:
         "one-step": _one_step,
         "settings": _settings,
     }
+    if "quality" in results:
+        tables["quality"] = _quality
     return {name: make(results) for name, make in tables.items()}
 
 
@@ -224,6 +232,14 @@ def _controls(results: Results) -> str:
         if found:
             rows.append([shown, *(_show(found.get(measure)) for measure in MEASURE_NAMES)])
     return _flip(["", *MEASURE_NAMES.values()], rows)
+
+
+def _quality(results: Results) -> str:
+    rows = [
+        [QUALITY_ROWS[name], *(_show(found[figure]) for figure in QUALITY_FIGURES)]
+        for name, found in results["quality"].items()
+    ]
+    return _table(["", *QUALITY_FIGURES.values()], rows)
 
 
 def _strength(results: Results) -> str:

@@ -27,20 +27,19 @@ from ..making import CPU
 from ..parts.resumable import save_arrays, write_beside
 from ..world.pairs import Pair
 from .cases import NUM_PEOPLE, EncodedCases, draw_cases, encode_cases
-from .readers import WEIGHTS_NAME, load_readers
+from .quality import FaceProbe, Faces
+from .readers import WEIGHTS_NAME, Rows, load_readers
 from .sampling import (
     BatchSampler,
     Conditions,
     SamplingSettings,
     decode_latents,
     draw_noise,
+    reconstruct,
     record_references,
 )
 
 CHUNK = 16
-Rows = dict[str, np.ndarray]
-"""What was read in each video, by name, [cases, ...]."""
-
 Photo = Literal["own", "swapped", "null"]
 
 
@@ -113,14 +112,43 @@ class Bench:
                 chunks.append({name: file[name] for name in file.files})
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
+    def inspect(self, run: Run, num_cases: int, probe: Callable[[], FaceProbe]) -> Faces:
+        """The faces in the videos of the first cases, found now or before."""
+        parts = []
+        for first in range(0, num_cases, CHUNK):
+            numbers = range(first, min(first + CHUNK, num_cases))
+            path = self._path("faces", run, numbers, self._reading_key)
+            if not path.is_file():
+                clips = decode_latents(self.vae, self._sample(None, run, numbers))
+                people = [self.cases[number].target.identity for number in numbers]
+                _save(path, probe().probe(clips, people, self.read(clips)["poses"]))
+            with np.load(path) as file:
+                parts.append({name: file[name] for name in file.files})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def inspect_drawn(self, num_cases: int, probe: Callable[[], FaceProbe]) -> dict[str, tuple[Rows, Faces]]:
+        """What is read and found in the drawn targets of the first cases, and in those after the VAE."""
+        found: dict[str, tuple[Rows, Faces]] = {}
+        people = [case.target.identity for case in self.cases[:num_cases]]
+        drawn = np.stack([case.draw_target() for case in self.cases[:num_cases]])
+        for sort in ("drawn", "vae"):
+            clips = drawn if sort == "drawn" else reconstruct(self.vae, drawn)
+            rows = self.read(clips)
+            path = self.folder / "faces" / f"{hash_values([self._reading_key, sort, num_cases])[:24]}.npz"
+            if not path.is_file():
+                _save(path, probe().probe(clips, people, rows["poses"]))
+            with np.load(path) as file:
+                found[sort] = rows, {name: file[name] for name in file.files}
+        return found
+
     def show(self, run: Run, numbers: range) -> np.ndarray:
-        """The videos of some cases of a chunk, [cases, 9, 64, 64, 3] uint8 RGB."""
+        """The videos of some cases of a chunk, [cases, T, H, W, 3] uint8 RGB."""
         chunk = range(numbers[0] // CHUNK * CHUNK, numbers[0] // CHUNK * CHUNK + CHUNK)
         latents = self._sample(None, run, chunk)[numbers[0] - chunk[0] :][: len(numbers)]
         return decode_latents(self.vae, latents)
 
     def _sample(self, sampler: BatchSampler | None, run: Run, numbers: range) -> Tensor:
-        """Latents of the cases, [cases, 16, 3, 8, 8], kept."""
+        """Latents of the cases, [cases, 16, t, h, w], kept."""
         path = self._path("videos", run, numbers, [])
         if not path.is_file():
             sampler = sampler or BatchSampler(self.wan, open_parts(run))
@@ -153,7 +181,7 @@ class Bench:
         return {block: torch.stack([self._features[p][block] for p in people]) for block in self._grey}
 
     def read(self, clips: np.ndarray) -> Rows:
-        """Read clips [cases, 9, 64, 64, 3] uint8 RGB."""
+        """Read clips [cases, T, H, W, 3] uint8 RGB."""
         reading = self.readers.read_clips(clips)
         rows = {f"factor {name}": values for name, values in reading.factors.items()}
         rows |= {name: getattr(reading, name) for name in ("embedding", "background", "action", "poses")}

@@ -27,7 +27,7 @@ from lynx_core.models.packed_wan import PackedWan
 from lynx_core.spec import TEXT_LENGTH
 from lynx_core.training.flow_matching import TIMESTEP_SCALE, shift_timestep
 
-from ..parts.pixel_signal import to_pictures
+from ..parts.pixel_signal import to_pictures, to_video_signal
 from ..world.clip import FRAME_PX, NUM_FRAMES
 
 LATENT_SHAPE = (16, 1 + (NUM_FRAMES - 1) // 4, FRAME_PX // 8, FRAME_PX // 8)
@@ -272,3 +272,15 @@ def decode_latents(vae: Any, latents: Tensor) -> np.ndarray:
             pixels = vae.decode(part.to(device)).sample.float()
         clips.append(to_pictures(pixels.transpose(1, 2)))
     return np.concatenate(clips)
+
+
+@torch.no_grad()
+def reconstruct(vae: Any, clips: np.ndarray, batch_size: int = 1) -> np.ndarray:
+    """Clips [B, T, H, W, 3] uint8 RGB through the VAE and back, in bfloat16 arithmetic."""
+    device, out = find_device(vae), []
+    for part in to_video_signal(clips).split(batch_size):
+        with torch.autocast(device.type, torch.bfloat16):
+            latents = vae.encode(part.to(device)).latent_dist.mode().float()
+            pixels = vae.decode(latents).sample.float()
+        out.append(to_pictures(pixels.transpose(1, 2)))
+    return np.concatenate(out)

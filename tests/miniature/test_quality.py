@@ -1,0 +1,86 @@
+"""The figures for how clean made pictures are, on pictures of which that is known."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from miniature.experiment.quality import (
+    FaceProbe,
+    estimate_quality,
+    lay_over,
+    measure_frechet,
+    measure_shape_error,
+    to_pose,
+)
+from miniature.making import Making
+from miniature.parts.landmarks import trace_points
+from miniature.world.clip import NUM_FRAMES, Shot
+from miniature.world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot
+from miniature.world.head import Head
+from miniature.world.identity import draw_identity
+from miniature.world.labels import pose_numbers
+
+
+def test_frechet_distance_of_gaussians_is_that_of_the_formula() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(size=(40_000, 3))
+    made = rng.normal(size=(40_000, 3)) * 2 + 1
+    assert measure_frechet(made, drawn) == pytest.approx(3 * 1 + 3 * (2 - 1) ** 2, rel=0.03)
+    assert measure_frechet(drawn, drawn) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_face_elsewhere_turned_and_larger_has_the_same_shape() -> None:
+    head = Head(draw_identity(3), to_pose(np.zeros(6)), 64)
+    points = trace_points(head).astype(float)
+    turn = np.array([[0.8, -0.6], [0.6, 0.8]])
+    assert np.allclose(lay_over(points @ turn.T * 1.7 + 5, points), points)
+    assert measure_shape_error(points @ turn.T * 1.7 + 5, head) == pytest.approx(0, abs=1e-4)
+    assert measure_shape_error(points * (1.0, 1.3), head) > 0.05
+
+
+def test_a_pose_comes_back_from_its_numbers() -> None:
+    shot = draw_shot(draw_identity(1), 1)
+    back = to_pose(pose_numbers(shot.pose))
+    for name in ("yaw", "pitch", "roll", "scale", "smile", "mouth_open"):
+        assert getattr(back, name) == pytest.approx(getattr(shot.pose, name), abs=1e-6)
+
+
+def test_bent_faces_and_empty_places_are_told_from_drawn_ones() -> None:
+    shots = [
+        draw_shot(draw_identity(FIRST_HELD_OUT_IDENTITY + number), 7 * 10**8 + number) for number in range(6)
+    ]
+    clips = np.stack([shot.draw_clip()[:3] for shot in shots])
+    bent = np.stack([[_shear(frame) for frame in clip] for clip in clips])
+    blank = np.broadcast_to(np.uint8([90, 140, 200]), clips.shape).copy()
+    probe = FaceProbe(Making().assets)
+    people = [shot.identity for shot in shots]
+    poses = np.stack([_list_poses(shot)[:3] for shot in shots])
+    faces = {
+        name: probe.probe(each, people, poses)
+        for name, each in (("drawn", clips), ("bent", bent), ("blank", blank))
+    }
+    assert faces["drawn"]["found"].all() and not faces["blank"]["found"].any()
+    assert np.isnan(faces["blank"]["landmark_error"]).all()
+    errors = {name: np.nanmean(each["landmark_error"]) for name, each in faces.items() if name != "blank"}
+    assert errors["bent"] > 1.1 * errors["drawn"]
+    # A case without any face counts among the finds, and not among the errors.
+    rows = {"frame_embeddings": np.random.default_rng(0).normal(size=(6, 3, 8))}
+    mixed = {
+        name: np.concatenate([each[:4], faces["blank"][name][4:]]) for name, each in faces["drawn"].items()
+    }
+    found = estimate_quality([rows], [mixed], rows)
+    assert found["found"]["mean"] == pytest.approx(2 / 3, abs=1e-3)
+    assert found["landmark_error"]["n"] == 4 and found["frechet"]["mean"] == pytest.approx(0, abs=1e-6)
+
+
+def _shear(frame: np.ndarray) -> np.ndarray:
+    """Its upper half to the left, its lower to the right."""
+    side = len(frame)
+    matrix = np.float32([[1, 0.35, -0.175 * side], [0, 1, 0]])
+    return np.asarray(cv2.warpAffine(frame, matrix, (side, side), borderMode=cv2.BORDER_REFLECT))
+
+
+def _list_poses(shot: Shot) -> np.ndarray:
+    return np.stack([pose_numbers(shot.pose_at(frame)) for frame in range(NUM_FRAMES)])
