@@ -121,11 +121,11 @@ def make(names: list[str], making: Making, num_together: int) -> bool:
     return True
 
 
-def run_together(name: str, making: Making, num_together: int) -> None:
-    """Train a part in several processes of the CPU."""
+def run_together(name: str, making: Making, num_together: int, module: str = "miniature.make") -> None:
+    """Train a part in several processes of the CPU, by the `--worker` of a module."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={num_together}"]
-    command += ["-m", "miniature.make", "--worker", name]
+    command += ["-m", module, "--worker", name]
     if making.share < 1:
         command += ["--rehearse", str(making.root)]
     if making.stop_at is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 REPO_DIR = Path(__file__).resolve().parents[1]
@@ -21,11 +22,18 @@ sys.path[:0] = [str(REPO_DIR / "tests" / "host"), str(REPO_DIR)]
 from comfy_host import ComfyHost, list_files  # noqa: E402
 from demo_models import MINI_MODELS, MINI_WORKFLOW, DemoModel  # noqa: E402
 from demo_workflow import edit_workflow  # noqa: E402
+from in_process import load_in_process  # noqa: E402
 from prompt_edits import set_inputs  # noqa: E402
 from video import read_video  # noqa: E402
 from workflow import workflow_to_prompt  # noqa: E402
 
+from miniature.world.clip import FRAME_PX, NUM_FRAMES  # noqa: E402
+from miniature.world.draws import FIRST_HELD_OUT_IDENTITY, draw_shot  # noqa: E402
+from miniature.world.identity import draw_identity  # noqa: E402
+
 OUT_DIR = REPO_DIR / "docs" / "images" / "gallery"
+EXAMPLE = REPO_DIR / "assets" / "mini" / "example.png"
+OTHER_PERSON = FIRST_HELD_OUT_IDENTITY + 40_003
 PROMPT, SEED, FRAME = "a person smiles on a beach in warm light", 0, 4
 TILE_PX, LABEL_PX, GAP_PX = 150, 15, 6
 INK, PAPER = (30, 32, 38), (255, 255, 255)
@@ -87,6 +95,48 @@ def make_frame(host: ComfyHost, inputs: Inputs, folder: Path) -> np.ndarray:
     return read_video(host.fetch(file, folder)).frames[FRAME]
 
 
+def make_fade(folder: Path) -> dict[str, np.ndarray]:
+    """Both photos, and between them frames of a video in which the first person becomes the second."""
+    comfy = load_in_process(REPO_DIR / ".comfyui" / "0.30.0", folder)
+    model, clip, vae, adapter, analyzer, _ = comfy.run("LynxLoadMini")
+    (model,) = comfy.run("ModelSamplingSD3", model=model, shift=5.0)
+    conds = [comfy.run("CLIPTextEncode", clip=clip, text=text)[0] for text in (PROMPT, "")]
+    (latent,) = comfy.run("EmptyHunyuanLatentVideo", width=FRAME_PX, height=FRAME_PX, length=NUM_FRAMES)
+    portraits = [
+        Image.open(EXAMPLE).convert("RGB"),
+        draw_shot(draw_identity(OTHER_PERSON), 1).draw_frame(0, 256),
+    ]
+    middle = None
+    for portrait, mask in zip(
+        portraits, comfy.run("LynxFade", latent=latent, start=0.0, end=1.0), strict=True
+    ):
+        image = torch.from_numpy(np.array(portrait))[None].float() / 255
+        face = comfy.run("LynxCropFace", image=image, face_analyzer=analyzer)[0]
+        made = {"adapter": adapter, "face": face, "model": model, "clip": clip, "vae": vae}
+        identity = {
+            "id": comfy.run("LynxEncodeID", face_analyzer=analyzer, face=face)[0],
+            "reference": comfy.run("LynxEncodeReference", **made)[0],
+        }
+        model, *conds, middle = comfy.run(
+            "LynxApply",
+            model=model,
+            positive=conds[0],
+            negative=conds[1],
+            adapter=adapter,
+            mask=mask,
+            **identity,
+        )
+    (latent,) = comfy.run(
+        "LynxSampler", model=model, positive=conds[0], negative=conds[1], middle=middle, latent_image=latent,
+        seed=SEED, sampler_name="euler", scheduler="simple", steps=20, cfg=3.0, identity_cfg=2.0,
+    )  # fmt: skip
+    (images,) = comfy.run("VAEDecode", samples=latent, vae=vae)
+    frames = (images.clamp(0, 1) * 255).round().byte().numpy()
+    first, second = map(np.array, portraits)
+    seen = {f"frame {place + 1}": frames[place] for place in range(0, NUM_FRAMES, NUM_FRAMES // 4)}
+    return {"first photo": first, **seen, "second photo": second}
+
+
 def draw_strip(pictures: Mapping[str, np.ndarray]) -> Image.Image:
     """The pictures side by side, what each is below it."""
     strip = Image.new("RGB", (len(pictures) * (TILE_PX + GAP_PX), TILE_PX + LABEL_PX + 10), PAPER)
@@ -110,6 +160,7 @@ def main() -> None:
                 }
                 draw_strip(pictures).save(OUT_DIR / f"{strip.name}.jpg", quality=88)
                 print(strip.name, flush=True)
+        draw_strip(make_fade(base_dir / "fade")).save(OUT_DIR / "fade.jpg", quality=88)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +56,29 @@ BATCH_SIZES = {"clips": 40, "images": 96, "crops": 8}
 if EDITION.has_duos:
     TURNS = ("clips", "images", "duos", "images", "crops", "clips", "images", "clips")
     BATCH_SIZES = {"clips": 16, "images": 64, "crops": 8, "duos": 8}
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a base learns from, by turns, and for how long."""
+
+    name: str
+    """Of its file."""
+    steps: int
+    turns: tuple[str, ...]
+    batch_sizes: Mapping[str, int]
+    """Of all processes together."""
+    rate: float = 1.0
+    """Share of the learning rates."""
+    start: Mapping[str, Tensor] | None = None
+    """Weights of the base that it continues; None for random ones."""
+
+    def sort_of(self, number: int) -> str:
+        """What a step learns from."""
+        return self.turns[number % len(self.turns)]
+
+
+COURSE = Course("base", STEPS, TURNS, BATCH_SIZES)
 MIN_COMPILED_STEPS = 1000
 """Compiling the blocks takes a minute or two on a CPU, and saves a third of each step."""
 _RENAMES = {
@@ -111,30 +135,33 @@ def _look_past_padding(transformer: Any) -> None:
         nn.init.zeros_(block.attn2.to_v.bias)
 
 
-def train_base(making: Making, data: EncodedSet, text_encoder: Any) -> bool:
+def train_base(making: Making, data: EncodedSet, text_encoder: Any, course: Course = COURSE) -> bool:
     """Train it; whether all is done.
 
     Args:
         text_encoder: as `open_text_encoder` gives it.
     """
-    base = build_base().to(making.device)
+    base = build_base()
+    if course.start is not None:
+        base.load_state_dict(course.start)
+    base.to(making.device)
     mean = copy.deepcopy(base).requires_grad_(False)
     inside, rest = split_weights(base.blocks)
     rest += [weight for name, weight in base.named_parameters() if not name.startswith("blocks.")]
     muon, adam = Muon(inside, MUON_RATE), torch.optim.Adam(rest, lr=ADAM_RATE, betas=(0.9, 0.98))
     here = data.to(making.device)
-    num_steps = making.count(STEPS)
+    num_steps = making.count(course.steps)
     is_compiled = making.device == CPU and num_steps >= MIN_COMPILED_STEPS
     run_block = torch.compile(_run_block, dynamic=False) if is_compiled else _run_block
 
     def step(number: int, drawn: FlowDraws) -> Tensor:
-        set_cosine_rate(muon, number, num_steps, MUON_RATE)
-        set_cosine_rate(adam, number, num_steps, ADAM_RATE)
+        set_cosine_rate(muon, number, num_steps, course.rate * MUON_RATE)
+        set_cosine_rate(adam, number, num_steps, course.rate * ADAM_RATE)
         texts = embed_tokens(text_encoder, here.token_ids[drawn.captions, : drawn.num_tokens])
         # One length for all steps, so that a block is compiled once for each turn.
         texts = F.pad(texts, (0, 0, 0, here.token_ids.shape[1] - drawn.num_tokens))
         with making.autocast():
-            loss = _flow_loss(base, here, drawn, TURNS[number % len(TURNS)], texts, run_block)
+            loss = _flow_loss(base, here, drawn, course.sort_of(number), texts, run_block)
         loss = take_step(loss, base.parameters(), muon, adam, max_norm=1.0)
         share = 1 - min(MEAN_DECAY, (number + 1) / (number + 10))
         with torch.no_grad():
@@ -144,12 +171,12 @@ def train_base(making: Making, data: EncodedSet, text_encoder: Any) -> bool:
 
     parts = {"base": base, "mean": mean, "muon": muon, "adam": adam}
     alone = replace(making, num_drawers=0)  # all data is in memory, and what is drawn here is little
-    return run_steps(alone, "base", parts, num_steps, step, partial(draw_flow, data))
+    return run_steps(alone, course.name, parts, num_steps, step, partial(draw_flow, data, course))
 
 
-def is_base_trained(making: Making) -> bool:
+def is_base_trained(making: Making, course: Course = COURSE) -> bool:
     """Whether `train_base` has no step left."""
-    return count_done_steps(making, "base") == making.count(STEPS)
+    return count_done_steps(making, course.name) == making.count(course.steps)
 
 
 class FlowDraws(NamedTuple):
@@ -167,11 +194,11 @@ class FlowDraws(NamedTuple):
     """[N, 16, T, H, W]."""
 
 
-def draw_flow(data: EncodedSet, number: int) -> FlowDraws:
+def draw_flow(data: EncodedSet, course: Course, number: int) -> FlowDraws:
     """This process's share of one step."""
-    sort = TURNS[number % len(TURNS)]
+    sort = course.sort_of(number)
     rng = numpy_generator("base", number, my_rank())
-    size = BATCH_SIZES[sort] // num_ranks()
+    size = course.batch_sizes[sort] // num_ranks()
     latents = data.latents[sort]
     rows = rng.integers(len(latents), size=size)
     captions = data.captions[sort].numpy()[rows]
@@ -284,11 +311,16 @@ def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return turned.flatten(-2).to(x.dtype)
 
 
-def export_base(making: Making) -> None:
+def find_base(making: Making) -> Path:
+    """The file for the host."""
+    return making.assets / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
+
+
+def export_base(making: Making, course: Course = COURSE, path: Path | None = None) -> None:
     """Write the EMA as the file for the host, which the trainer opens as well."""
-    weights = read_part(making.folder / "base.pt", "mean")
+    weights = read_part(making.folder / f"{course.name}.pt", "mean")
     state = {rename_weight(name): weight.bfloat16().contiguous() for name, weight in weights.items()}
-    path = making.assets / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
+    path = path or find_base(making)
     write_beside(path, lambda beside: save_file(state, beside))
 
 

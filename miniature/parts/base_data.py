@@ -6,6 +6,7 @@ once, in files of some hundred each, and never lie anywhere as pictures.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from lynx_core.spec import REFERENCE_PROMPT
 
 from ..edition import EDITION
 from ..making import Making
-from ..world.caption import list_captions
+from ..world.caption import list_captions, list_duo_captions
 from ..world.clip import Shot
 from ..world.crop import draw_crops
 from ..world.draws import caption_of, draw_training_shot
@@ -45,7 +46,8 @@ FIRST_NUMBERS = {"images": 100_000, "clips": 200_000, "crops": 300_000, "duos": 
 """Of people and shots; the adapters' people are below, the readers' above."""
 EMPTY, REFERENCE = 0, 1
 """Rows of the token ids."""
-_ROWS = {caption: row for row, (caption, _) in enumerate(list_captions(), REFERENCE + 1)}
+_CAPTIONS = dict.fromkeys(caption for caption, _ in (*list_captions(), *list_duo_captions()))
+_ROWS = {caption: row for row, caption in enumerate(_CAPTIONS, REFERENCE + 1)}
 _BATCH = 10
 """Of images and clips, for the VAE; crops are large and go one by one."""
 
@@ -93,10 +95,10 @@ class DrawnShard(NamedTuple):
     """Of crops, [112, 112, 3] uint8 each; of others none."""
 
 
-def list_shards(making: Making) -> list[Shard]:
+def list_shards(making: Making, sizes: Mapping[str, int] = SIZES) -> list[Shard]:
     """All files of drawings."""
     shards = []
-    for sort, size in SIZES.items():
+    for sort, size in sizes.items():
         first, total = FIRST_NUMBERS[sort], making.count(size)
         for start in range(0, total, SHARD_SIZES[sort]):
             numbers = range(first + start, first + min(start + SHARD_SIZES[sort], total))
@@ -116,13 +118,14 @@ def find_texts(making: Making) -> Path:
     return making.folder / "drawings" / "texts.safetensors"
 
 
-def encode_drawings(making: Making) -> bool:
+def encode_drawings(making: Making, sizes: Mapping[str, int] = SIZES) -> bool:
     """Draw and encode what is not there yet; whether all is done. Processes share the work."""
     texts_path = find_texts(making)
     if my_rank() == 0 and not texts_path.is_file():
         write_beside(texts_path, partial(save_file, tokenize_captions()))
     encoder = _Encoder(making)
-    shards = [shard for shard in list_shards(making)[my_rank() :: num_ranks()] if not shard.path.is_file()]
+    mine = list_shards(making, sizes)[my_rank() :: num_ranks()]
+    shards = [shard for shard in mine if not shard.path.is_file()]
     drawings = draw_ahead(draw_shard, shards, making.num_drawers)
     for shard, drawn in zip(shards, drawings, strict=False):
         write_beside(shard.path, partial(save_file, encoder.encode_shard(shard.sort, drawn)))
@@ -160,10 +163,10 @@ def _draw_crop(shot: Shot, number: int) -> FaceCrop:
     return crop_aligned(draw_crops(shot, 0, rng.normal(0, LANDMARK_ERROR, (5, 2)))[1])
 
 
-def load_drawings(making: Making) -> EncodedSet:
+def load_drawings(making: Making, sizes: Mapping[str, int] = SIZES) -> EncodedSet:
     """Open what `encode_drawings` wrote."""
     texts = load_file(find_texts(making))
-    shards = {sort: _load_shards(making, sort) for sort in SIZES}
+    shards = {sort: _load_shards(making, sort, sizes) for sort in sizes}
 
     def join(name: str) -> dict[str, Tensor]:
         return {sort: torch.cat([shard[name] for shard in found]) for sort, found in shards.items()}
@@ -176,8 +179,8 @@ def load_face_embeddings(making: Making) -> Tensor:
     return torch.cat([shard["embeddings"] for shard in _load_shards(making, "crops")])
 
 
-def _load_shards(making: Making, sort: str) -> list[dict[str, Tensor]]:
-    return [load_file(shard.path) for shard in list_shards(making) if shard.sort == sort]
+def _load_shards(making: Making, sort: str, sizes: Mapping[str, int] = SIZES) -> list[dict[str, Tensor]]:
+    return [load_file(shard.path) for shard in list_shards(making, sizes) if shard.sort == sort]
 
 
 class _Encoder:

@@ -91,7 +91,7 @@ def list_captions() -> list[tuple[str, Meaning]]:
     """Every sentence of the grammar with its meaning."""
     captions = list(_list_short_captions())
     if EDITION.has_duos:
-        captions += [*_list_dressed_captions(), *_list_duo_captions()]
+        captions += [*_list_dressed_captions(), *list_duo_captions()]
     return captions
 
 
@@ -131,7 +131,8 @@ def _list_dressed_captions() -> Iterator[tuple[str, Meaning]]:
         yield text, Meaning(background, action, tone, clothes)
 
 
-def _list_duo_captions() -> Iterator[tuple[str, Meaning]]:
+def list_duo_captions() -> Iterator[tuple[str, Meaning]]:
+    """Every sentence about two people with its meaning."""
     for (action, left), (right_action, right), (background, place), (tone, light) in product(
         _number(ACTION_WORDS), _number(ACTION_WORDS), _number(PLACE_WORDS), _number(LIGHT_WORDS)
     ):

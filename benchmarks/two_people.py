@@ -1,0 +1,254 @@
+"""Two people in one frame of Mini Lynx: does each mask carry its own person, and not the other?
+
+    python -m miniature.duo_base .miniature/duo_base.safetensors
+    python benchmarks/two_people.py --base .miniature/duo_base.safetensors
+
+64 pairs of people that no training saw, through the real nodes and the host's sampler: a chain of two Lynx Apply, each
+with the mask of its half; the same with the photos exchanged; without masks; and without anybody. The readers of the
+miniature's experiment look at each half. Readings are kept under `--work`; a second call does only what is missing.
+`--report` writes the table and the picture in docs/mini, and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from guidance import mean_gallery
+from host_model import DEFAULT_HOST, REPO
+from in_process import load_in_process
+from PIL import Image
+from torch import Tensor
+
+sys.path.append(str(REPO))  # last: `import nodes` means ComfyUI's
+
+from lynx_core.hashing import hash_file, hash_values
+from miniature.experiment.cases import draw_cases
+from miniature.experiment.readers import WEIGHTS_NAME, load_readers
+from miniature.experiment.statistics import estimate_mean
+from miniature.parts.resumable import save_arrays, write_beside
+from miniature.world.clip import FRAME_PX, NUM_FRAMES
+from miniature.world.duo import Duo, caption_of_duo, draw_duo
+
+ASSETS = REPO / "assets" / "mini"
+NUM_PAIRS = 64
+CFG, IDENTITY_CFG, STEPS, SHIFT = 3.0, 2.0, 12, 5.0
+FIRST_SEED = 6 * 10**8
+SETTINGS = {
+    "masks": "each in the own mask",
+    "exchanged": "the same, photos exchanged",
+    "everywhere": "both without masks",
+    "base": "nobody",
+}
+MEASURES = {
+    "own": "cosine with the half's own person",
+    "other": "cosine with the other one",
+    "top1": "the own one is the nearest of 128",
+    "nearer": "the own one is nearer than the other",
+    "action": "the half's own action",
+    "background": "the place",
+}
+SHOWN_PAIRS = 4
+BEGIN, END = "<!-- begin table -->", "<!-- end table -->"
+
+
+class Bench:
+    """Mini Lynx in the host, and what reads its videos.
+
+    Args:
+        host_dir: ComfyUI.
+        work: readings are kept here.
+        base: of wide frames; None for the one that ships.
+    """
+
+    def __init__(self, host_dir: Path, work: Path, base: Path | None) -> None:
+        self.comfy = load_in_process(host_dir, work / "host")
+        import comfy.utils
+
+        comfy.utils.set_progress_bar_enabled(False)
+        self.work = work
+        self.cases = draw_cases()
+        self.pairs = [self._draw_pair(number) for number in range(NUM_PAIRS)]
+        self.readers = load_readers(ASSETS / WEIGHTS_NAME)
+        model, self.clip, self.vae, self.adapter, self.analyzer, _ = self.run("LynxLoadMini")
+        if base is not None:
+            target = work / "host" / "models" / "diffusion_models" / base.name
+            write_beside(target, lambda beside: beside.write_bytes(base.read_bytes()))
+            (model,) = self.run("UNETLoader", unet_name=base.name, weight_dtype="default")
+        (self.model,) = self.run("ModelSamplingSD3", model=model, shift=SHIFT)
+        files = [ASSETS / "lynx" / "lynx_mini.safetensors", ASSETS / WEIGHTS_NAME]
+        files.append(base or ASSETS / "diffusion_models" / "lynx_mini_wan_t2v.safetensors")
+        self.key = hash_values([CFG, IDENTITY_CFG, STEPS, SHIFT, *map(hash_file, files)])
+
+    def _draw_pair(self, number: int) -> Duo:
+        left, right = (case.target.identity for case in self.cases[number::NUM_PAIRS])
+        return draw_duo(left, right, FIRST_SEED + number)
+
+    def run(self, node: str, **inputs: Any) -> tuple[Any, ...]:
+        return tuple(self.comfy.run(node, **inputs))
+
+    def path(self, number: int, setting: str) -> Path:
+        return self.work / "readings" / f"{hash_values([self.key, number, setting])[:24]}.npz"
+
+    def read(self, number: int) -> None:
+        """Make and read what is missing of one pair's videos."""
+        people: list[dict[str, Any]] = []
+        for setting in SETTINGS:
+            path = self.path(number, setting)
+            if path.is_file():
+                continue
+            people = people or [self._encode(case.draw_reference()) for case in self.cases[number::NUM_PAIRS]]
+            latent = self._sample(self._apply(number, setting, people), seed=number)
+            (images,) = self.run("VAEDecode", samples=latent, vae=self.vae)
+            clip = (images.clamp(0, 1) * 255).round().byte().numpy()
+            halves = np.stack([clip[:, :, :FRAME_PX], clip[:, :, FRAME_PX:]])
+            reading = self.readers.read_clips(halves)
+            rows = {name: getattr(reading, name) for name in ("embedding", "action", "background")}
+            write_beside(
+                path, lambda beside, rows=rows, clip=clip: save_arrays(beside, {**rows, "clip": clip})
+            )
+
+    def _encode(self, photo: np.ndarray) -> dict[str, Any]:
+        """ID and reference of a person, as inputs of Lynx Apply."""
+        image = torch.from_numpy(photo.copy())[None].float() / 255
+        (face, *_) = self.run("LynxCropFace", image=image, already_aligned=True)
+        inputs = {
+            "adapter": self.adapter,
+            "face": face,
+            "model": self.model,
+            "clip": self.clip,
+            "vae": self.vae,
+        }
+        return {
+            "id": self.run("LynxEncodeID", face_analyzer=self.analyzer, face=face)[0],
+            "reference": self.run("LynxEncodeReference", **inputs)[0],
+        }
+
+    def _apply(self, number: int, setting: str, people: list[dict[str, Any]]) -> tuple[Any, ...]:
+        """What is sampled with: MODEL, positive, negative and middle."""
+        caption = caption_of_duo(self.pairs[number], number)
+        positive, negative = (self.run("CLIPTextEncode", clip=self.clip, text=t)[0] for t in (caption, ""))
+        conds = (self.model, positive, negative, negative)
+        if setting == "base":
+            return conds
+        masks = torch.zeros(2, 1, FRAME_PX, 2 * FRAME_PX)
+        masks[0, ..., :FRAME_PX] = masks[1, ..., FRAME_PX:] = 1
+        for person, mask in zip(people[:: -1 if setting == "exchanged" else 1], masks, strict=True):
+            model, positive, negative, _ = conds
+            where = {} if setting == "everywhere" else {"mask": mask}
+            conds = self.run(
+                "LynxApply", model=model, positive=positive, negative=negative, adapter=self.adapter,
+                **person, **where,
+            )  # fmt: skip
+        return conds
+
+    def _sample(self, conds: tuple[Any, ...], seed: int) -> dict[str, Tensor]:
+        model, positive, negative, middle = conds
+        (latent,) = self.run(
+            "EmptyHunyuanLatentVideo", width=2 * FRAME_PX, height=FRAME_PX, length=NUM_FRAMES
+        )
+        (sampled,) = self.run(
+            "LynxSampler", model=model, positive=positive, negative=negative, middle=middle, latent_image=latent,
+            seed=seed, sampler_name="euler", scheduler="simple", cfg=CFG, identity_cfg=IDENTITY_CFG, steps=STEPS,
+        )  # fmt: skip
+        return sampled
+
+    def collect(self, setting: str) -> dict[str, np.ndarray]:
+        """The readings of all pairs, [pairs, halves, ...] by name."""
+        opened = [np.load(self.path(number, setting)) for number in range(NUM_PAIRS)]
+        return {name: np.stack([rows[name] for rows in opened]) for name in opened[0].files}
+
+
+def measure(bench: Bench) -> dict[str, dict[str, dict[str, float]]]:
+    """By setting, each measure's mean over pairs and halves, with its interval over pairs."""
+    gallery = mean_gallery(bench.readers)
+    places = np.stack([np.arange(NUM_PAIRS), np.arange(NUM_PAIRS) + NUM_PAIRS], 1)
+    actions = np.array([[pair.left.action, pair.right.action] for pair in bench.pairs])
+    backgrounds = np.array([[pair.left.scene.background] * 2 for pair in bench.pairs])
+    found = {}
+    for setting in SETTINGS:
+        rows = bench.collect(setting)
+        own = places[:, ::-1] if setting == "exchanged" else places
+        cosines = rows["embedding"] @ gallery.T
+        of_own, of_other = (
+            np.take_along_axis(cosines, each[..., None], 2)[..., 0] for each in (own, own[:, ::-1])
+        )
+        values = {
+            "own": of_own,
+            "other": of_other,
+            "top1": cosines.argmax(2) == own,
+            "nearer": of_own > of_other,
+            "action": rows["action"] == actions,
+            "background": rows["background"] == backgrounds,
+        }
+        found[setting] = {
+            name: estimate_mean(value.astype(float).mean(1)[None]).as_json() for name, value in values.items()
+        }
+    return found
+
+
+def write_report(bench: Bench, folder: Path) -> None:
+    """Write two_people.json, the table in two_people.md and two_people.png."""
+    found = measure(bench)
+    text = json.dumps(found, indent=1) + "\n"
+    write_beside(folder / "two_people.json", lambda path: path.write_text(text, encoding="utf-8"))
+    report = folder / "two_people.md"
+    table = make_table(found)
+    pattern = re.compile(f"(?<={BEGIN}\n).*?(?={END})", re.DOTALL)
+    whole = pattern.sub(lambda _: f"{table}\n", report.read_text(encoding="utf-8"))
+    write_beside(report, lambda path: path.write_text(whole, encoding="utf-8"))
+    draw_sheet(bench).save(folder / "two_people.png", optimize=True)
+
+
+def make_table(found: dict[str, dict[str, dict[str, float]]]) -> str:
+    """A column for each setting, in Markdown."""
+    lines = [["", *(SETTINGS[setting] for setting in found)], ["---"] * (len(found) + 1)]
+    for name, words in MEASURES.items():
+        shown = [found[setting][name] for setting in found]
+        lines.append([words, *(f"{v['mean']:.3f} ({v['lo']:.3f} to {v['hi']:.3f})" for v in shown)])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def draw_sheet(bench: Bench) -> Image.Image:
+    """For some pairs: both photos, and the last frame by each setting."""
+    gap, side = 4, FRAME_PX
+    scale = max(1, 128 // side)
+    width = 2 * side + len(SETTINGS) * (2 * side + gap)
+    sheet = Image.new("RGB", (width, SHOWN_PAIRS * (side + gap) - gap), "white")
+    for number in range(SHOWN_PAIRS):
+        top = number * (side + gap)
+        for place, case in enumerate(bench.cases[number::NUM_PAIRS]):
+            sheet.paste(Image.fromarray(case.reference.draw_frame(0, side)), (place * side, top))
+        for place, setting in enumerate(SETTINGS):
+            frame = np.load(bench.path(number, setting))["clip"][-1]
+            sheet.paste(Image.fromarray(frame), (2 * side + gap + place * (2 * side + gap), top))
+    return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.LANCZOS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--base", type=Path, help="that draws two people (default: the one that ships)")
+    parser.add_argument("--work", type=Path, default=Path(".two_people"), help="folder of what is kept")
+    parser.add_argument("--comfyui", type=Path, default=DEFAULT_HOST)
+    parser.add_argument("--report", action="store_true", help="write docs/mini/two_people.*, and end")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench(arguments.comfyui, arguments.work, arguments.base)
+    if arguments.report:
+        write_report(bench, REPO / "docs" / "mini")
+        return
+    begun = time.monotonic()
+    for number in range(NUM_PAIRS):
+        bench.read(number)
+        print(f"{number + 1} of {NUM_PAIRS} pairs, {time.monotonic() - begun:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
