@@ -79,7 +79,11 @@ def list_parts() -> dict[str, Part]:
     for seed in SEEDS:
         train = Part(lambda making, seed=seed: train_full(making, seed))
         parts[f"adapter{seed}"] = replace(train, export=ship_adapter) if seed == SHIPPED_SEED else train
-    return parts | {"controls": Part(train_controls), "readers": Part(train_readers, export_readers)}
+    return parts | {
+        "controls": Part(train_controls),
+        "readers": Part(train_readers, export_readers),
+        "points": Part(train_points, export_points),
+    }
 
 
 def write_data(making: Making) -> bool:

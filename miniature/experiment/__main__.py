@@ -23,6 +23,7 @@ from ..parts.resumable import write_beside
 from .cases import NUM_PEOPLE, draw_gallery
 from .measures import MEASURES, Measured, Truth, chances, compare, measure_swap
 from .one_step import ONE_STEP_CASES, measure_one_step
+from .points import WEIGHTS_NAME as POINTS_NAME
 from .quality import FaceProbe, estimate_quality
 from .report import PEOPLE_SHOWN, draw_contact_sheet, write_report
 from .runs import Bench, Rows, Run
@@ -96,7 +97,7 @@ def main() -> None:
     drawn = np.stack([case.draw_target() for case in bench.cases])
     ceiling = Measured(truth, [bench.read(drawn)])
     results["controls"]["drawn_targets"] = ceiling.estimates()
-    if "quality" in arguments.variants:
+    if "quality" in arguments.variants and (arguments.assets / POINTS_NAME).is_file():
         results["quality"] = _measure_quality(bench, adapters, variants, arguments)
     results["settings"] = _describe(arguments, settings, adapters, variants)
     text = json.dumps(results, indent=1)

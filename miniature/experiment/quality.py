@@ -2,9 +2,9 @@
 
 Three figures: the distance of their features from those of drawn frames (Fréchet distance, Heusel et al., 2017, here
 in the space of the reader of identity), the share of frames in which the detector finds a face, and how far the
-face's 106 landmarks are from those of the drawn head. A video holds its head as it likes, so the drawn head takes
-the pose that was read in the frame, and the points are laid over each other by shift, turn and scale. The landmark
-network knows what faces are like and leans on it: a face that is sheared by a third is a quarter further off, no more.
+face's points are from those of the drawn head. A video holds its head as it likes, so the drawn head takes the pose
+that was read in the frame, and the points are laid over each other by shift, turn and scale. The points are found by a
+network made for it (points.py).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from ..parts.detector_scores import PACK
-from ..parts.landmarks import trace_points
 from ..world.head import Head
 from ..world.identity import Identity
 from ..world.labels import POSE_MIDDLES, POSE_NAMES, POSE_SPREADS
 from ..world.scene import Pose
+from .points import WEIGHTS_NAME, PointReader, list_points, load_points
 from .readers import Rows
 from .statistics import estimate_mean
 
@@ -29,18 +29,23 @@ Faces = dict[str, np.ndarray]
 
 
 class FaceProbe:
-    """Finds faces and their landmarks with the face models of the miniature.
+    """Finds faces with the detector of the miniature, and their points.
 
     Args:
         assets: folder of the shipped files.
+        points: what finds the points; None for the one among the files.
     """
 
-    def __init__(self, assets: Path) -> None:
+    def __init__(self, assets: Path, points: PointReader | None = None) -> None:
         from insightface.app import FaceAnalysis
 
+        self._points = points or load_points(assets / WEIGHTS_NAME)
         folder = assets / "insightface" / "models" / PACK
         self._analysis: Any = FaceAnalysis(
-            name=str(folder), root=str(folder), providers=["CPUExecutionProvider"]
+            name=str(folder),
+            root=str(folder),
+            providers=["CPUExecutionProvider"],
+            allowed_modules=["detection"],
         )
         self._analysis.prepare(ctx_id=0, det_thresh=0.5, det_size=(640, 640))
 
@@ -55,13 +60,12 @@ class FaceProbe:
         errors = np.full(clips.shape[:2], np.nan)
         found = np.zeros(clips.shape[:2], bool)
         for case, person in enumerate(people):
+            places = self._points.find(clips[case])
             for frame, pixels in enumerate(clips[case]):
-                faces = self._analysis.get(np.ascontiguousarray(pixels))
-                if faces:
+                if self._analysis.get(np.ascontiguousarray(pixels)):
                     found[case, frame] = True
-                    largest = max(faces, key=lambda face: np.prod(face.bbox[2:] - face.bbox[:2]))
                     head = Head(person, to_pose(poses[case, frame]), pixels.shape[0])
-                    errors[case, frame] = measure_shape_error(largest.landmark_2d_106, head)
+                    errors[case, frame] = measure_shape_error(places[frame], head)
         return {"found": found, "landmark_error": errors}
 
 
@@ -72,8 +76,8 @@ def to_pose(numbers: np.ndarray) -> Pose:
 
 
 def measure_shape_error(points: np.ndarray, head: Head) -> float:
-    """Mean distance of landmarks [106, 2] from those of a drawn head, in distances of its eyes."""
-    wanted = trace_points(head).astype(float)
+    """Mean distance of points [P, 2] from those of a drawn head, in distances of its eyes."""
+    wanted = list_points(head).astype(float)
     off = np.linalg.norm(lay_over(points.astype(float), wanted) - wanted, axis=1).mean()
     return float(off / (2 * head.eye_x * head.unit_px))
 
