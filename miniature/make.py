@@ -55,6 +55,7 @@ class Part:
 
 def list_parts() -> dict[str, Part]:
     """All parts by name, each after those it needs."""
+    from .experiment.points import export_points, train_points
     from .experiment.reader_training import export_readers, train_readers
     from .parts import base, base_data, detector, landmarks, recogniser, text_encoder, vae
 
