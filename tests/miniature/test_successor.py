@@ -6,14 +6,23 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from lynx_core.formats.base_file import load_transformer
 from miniature.edition import EDITIONS, VARIABLE
-from miniature.making import REPO_DIR
+from miniature.encoders import build_text_encoder
+from miniature.making import REPO_DIR, Making
+from miniature.parts import base
+from miniature.parts.base_data import EncodedSet
+from miniature.parts.resumable import read_part
+from miniature.parts.text_encoder import tokenize_texts
 from miniature.world import caption
-from miniature.world.caption import Meaning, is_held_out, list_captions
+from miniature.world.caption import Meaning, is_held_out, list_captions, list_duo_captions
 from miniature.world.draws import FIRST_HELD_OUT_IDENTITY, caption_of, draw_shot, draw_training_shot
 from miniature.world.duo import Duo, caption_of_duo, draw_duo, draw_training_duo
 from miniature.world.identity import draw_identity
@@ -89,3 +98,25 @@ def test_an_unknown_edition_is_refused() -> None:
         command, check=False, cwd=REPO_DIR, env=environment, capture_output=True, text=True
     )
     assert found.returncode != 0 and "'256'; the editions are 64, 128" in found.stderr
+
+
+def test_a_base_is_continued_from_the_weights_that_it_is_given(tmp_path: Path) -> None:
+    shipped = load_transformer(base.find_base(Making()), torch.float32).state_dict()
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"images": (1, 8, 8), "duos": (3, 8, 16)}
+    latents = {sort: torch.randn(4, 16, *shape, generator=generator).half() for sort, shape in shapes.items()}
+    token_ids, lengths = tokenize_texts(["", *(text for text, _ in islice(list_duo_captions(), 3))])
+    data = EncodedSet(latents, {sort: torch.arange(4) for sort in shapes}, token_ids, lengths)
+    course = base.Course(
+        "continued", 2, ("images", "duos"), {"images": 2, "duos": 2}, rate=0.0, start=shipped
+    )
+    making = Making(tmp_path)
+    making.folder.mkdir()
+    assert base.train_base(making, data, build_text_encoder().requires_grad_(False), course)
+    assert base.is_base_trained(making, course)
+    weights = read_part(making.folder / "continued.pt", "base")
+    assert all(torch.equal(weights[name], value) for name, value in shipped.items())
+    moving = base.Course("moving", 2, ("duos",), {"duos": 2}, start=shipped)
+    assert base.train_base(making, data, build_text_encoder().requires_grad_(False), moving)
+    weights = read_part(making.folder / "moving.pt", "base")
+    assert not torch.equal(weights["blocks.0.attn1.to_q.weight"], shipped["blocks.0.attn1.to_q.weight"])
