@@ -65,11 +65,12 @@ class Bench:
     Args:
         host_dir: ComfyUI.
         work: readings are kept here.
+        host_work: what the host keeps.
         base: of wide frames; None for the one that ships.
     """
 
-    def __init__(self, host_dir: Path, work: Path, base: Path | None) -> None:
-        self.comfy = load_in_process(host_dir, work / "host")
+    def __init__(self, host_dir: Path, work: Path, host_work: Path, base: Path | None) -> None:
+        self.comfy = load_in_process(host_dir, host_work)
         import comfy.utils
 
         comfy.utils.set_progress_bar_enabled(False)
@@ -79,7 +80,7 @@ class Bench:
         self.readers = load_readers(ASSETS / WEIGHTS_NAME)
         model, self.clip, self.vae, self.adapter, self.analyzer, _ = self.run("LynxLoadMini")
         if base is not None:
-            target = work / "host" / "models" / "diffusion_models" / base.name
+            target = host_work / "models" / "diffusion_models" / base.name
             write_beside(target, lambda beside: beside.write_bytes(base.read_bytes()))
             (model,) = self.run("UNETLoader", unet_name=base.name, weight_dtype="default")
         (self.model,) = self.run("ModelSamplingSD3", model=model, shift=SHIFT)
@@ -237,17 +238,21 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="that draws two people (default: the one that ships)")
     parser.add_argument("--work", type=Path, default=Path(".two_people"), help="folder of what is kept")
     parser.add_argument("--comfyui", type=Path, default=DEFAULT_HOST)
+    parser.add_argument(
+        "--reverse", action="store_true", help="from the last pair on, beside a first process"
+    )
     parser.add_argument("--report", action="store_true", help="write docs/mini/two_people.*, and end")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(arguments.comfyui, arguments.work, arguments.base)
+    host_work = arguments.work / ("host_reverse" if arguments.reverse else "host")
+    bench = Bench(arguments.comfyui, arguments.work, host_work, arguments.base)
     if arguments.report:
         write_report(bench, REPO / "docs" / "mini")
         return
     begun = time.monotonic()
-    for number in range(NUM_PAIRS):
+    for number in range(NUM_PAIRS)[:: -1 if arguments.reverse else 1]:
         bench.read(number)
-        print(f"{number + 1} of {NUM_PAIRS} pairs, {time.monotonic() - begun:.0f} s", flush=True)
+        print(f"pair {number}, {time.monotonic() - begun:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

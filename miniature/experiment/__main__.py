@@ -92,6 +92,9 @@ def main() -> None:
     results: dict[str, Any] = {name: measured.estimates() for name, measured in variants.items()}
     results["factors"] = {name: measured.factors() for name, measured in variants.items()}
     results["copy_paste"] = {name: measured.copy_paste() for name, measured in variants.items()}
+    captions = {name: measured.by_caption() for name, measured in variants.items()}
+    if any(captions.values()):
+        results["captions"] = captions
     results["chance"] = chances(variants.get("base"))
     results["controls"] = _compare_all(variants) | _run_controls(bench, adapters, truth, variants, arguments)
     drawn = np.stack([case.draw_target() for case in bench.cases])

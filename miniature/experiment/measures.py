@@ -22,6 +22,7 @@ from .statistics import estimate_correlation, estimate_mean, estimate_r2
 MEASURES = ("top1", "cosine", "mark", "background", "action", "motion")
 """Of every variant; each [seeds, cases]."""
 FEW = 8
+LONG_CAPTION_WORDS = 20
 _MOTION_NAMES = ("yaw", "pitch", "scale", "smile")
 _STAY_STILL = ACTIONS.index("stay still")
 
@@ -175,6 +176,18 @@ class Measured:
             "correlation_of_yaw_with_the_photo": estimate_correlation(
                 first_yaw, np.broadcast_to(photo_yaw, first_yaw.shape)
             ).as_json(),
+        }
+
+    def by_caption(self) -> dict[str, dict[str, float]]:
+        """Likeness where the caption is short, and where it is long; empty where there is one sort alone."""
+        num_words = np.array([len(case.caption.split()) for case in self.cases])
+        is_long = num_words >= LONG_CAPTION_WORDS
+        if is_long.all() or not is_long.any():
+            return {}
+        likeness = self.likeness(range(self.count))
+        return {
+            name: estimate_mean(likeness[:, chosen]).as_json()
+            for name, chosen in (("short", ~is_long), ("long", is_long))
         }
 
     def pose_gaps(self) -> np.ndarray:

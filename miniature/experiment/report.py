@@ -103,8 +103,7 @@ def make_tables(results: Results) -> dict[str, str]:
         "one-step": _one_step,
         "settings": _settings,
     }
-    if "quality" in results:
-        tables["quality"] = _quality
+    tables |= {name: make for name, make in _OF_LARGER_WORLDS.items() if name in results}
     return {name: make(results) for name, make in tables.items()}
 
 
@@ -240,6 +239,18 @@ def _quality(results: Results) -> str:
         for name, found in results["quality"].items()
     ]
     return _table(["", *QUALITY_FIGURES.values()], rows)
+
+
+def _captions(results: Results) -> str:
+    rows = [
+        [VARIANT_NAMES[variant], *(_show(found.get(sort)) for sort in ("short", "long"))]
+        for variant, found in results["captions"].items()
+    ]
+    return _table(["likeness (cosine)", "up to 19 words", "20 words and more"], rows)
+
+
+_OF_LARGER_WORLDS = {"quality": _quality, "captions": _captions}
+"""Tables of results that Mini Lynx of 64 px has not."""
 
 
 def _strength(results: Results) -> str:

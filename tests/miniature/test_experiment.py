@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +177,29 @@ def test_report_says_what_was_measured() -> None:
             figures = results[variant][measure]
             assert figures["lo"] <= figures["mean"] <= figures["hi"]
             assert figures["n"] > 0
+
+
+def test_likeness_is_told_apart_by_the_length_of_captions() -> None:
+    cases = draw_cases()[:6]
+    long = "a short video of someone in a red coat, alone in the picture and seen from the front, who nods in a room"
+    cases = [replace(case, caption=long) if place % 2 else case for place, case in enumerate(cases)]
+    gallery = np.eye(6)
+    embedding = np.where(np.arange(6)[:, None] % 2, 0.4, 0.9) * np.eye(6)
+    rows = {"embedding": embedding, "background": np.zeros(6, int)}
+    found = Measured(Truth(cases, gallery), [rows]).by_caption()
+    assert found["short"]["mean"] == pytest.approx(0.9) and found["long"]["mean"] == pytest.approx(0.4)
+    assert not Measured(Truth(draw_cases()[:6], gallery), [rows]).by_caption()
+
+
+def test_tables_of_a_larger_world_are_made_when_it_was_measured() -> None:
+    results = json.loads((REPORT_DIR / "results.json").read_text())
+    estimate = {"mean": 0.5, "lo": 0.4, "hi": 0.6, "n": 8}
+    figures = {"frechet": estimate, "found": estimate, "landmark_error": estimate}
+    larger = results | {
+        "quality": {"vae": figures, "full": figures},
+        "captions": {"full": {"short": estimate, "long": estimate}},
+    }
+    assert not {"quality", "captions"} & make_tables(results).keys()
+    tables = make_tables(larger)
+    assert "the same after the VAE | 0.500 (0.400 to 0.600)" in tables["quality"]
+    assert "| full | 0.500 (0.400 to 0.600) | 0.500 (0.400 to 0.600) |" in tables["captions"]
