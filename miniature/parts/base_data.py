@@ -40,7 +40,7 @@ from .vae import open_vae
 
 SIZES = {"images": 24_000, "clips": 9_000, "crops": 1_200}
 if EDITION.has_duos:
-    SIZES |= {"clips": 8_000, "duos": 3_000}
+    SIZES |= {"clips": 6_000, "duos": 2_000}
 SHARD_SIZES = {"images": 1_000, "clips": 250, "crops": 100, "duos": 100}
 FIRST_NUMBERS = {"images": 100_000, "clips": 200_000, "crops": 300_000, "duos": 400_000}
 """Of people and shots; the adapters' people are below, the readers' above."""
