@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from host_model import REPO
+
+sys.path.append(str(REPO))  # last: `import nodes` means ComfyUI's
 
 from miniature.experiment.measures import Measured, Truth
 from miniature.experiment.statistics import Estimate, estimate_mean

@@ -61,7 +61,7 @@ class EncodedSet:
     captions: dict[str, Tensor]
     """Rows of `token_ids`, [N]."""
     token_ids: Tensor
-    """[captions, longest + 1] int32, as `embed_tokens` takes them; row 0 is the empty prompt."""
+    """[captions, longest that is used + 1] int32, as `embed_tokens` takes them; row 0 is the empty prompt."""
     lengths: Tensor
     """Tokens of each text."""
 
@@ -171,7 +171,9 @@ def load_drawings(making: Making, sizes: Mapping[str, int] = SIZES) -> EncodedSe
     def join(name: str) -> dict[str, Tensor]:
         return {sort: torch.cat([shard[name] for shard in found]) for sort, found in shards.items()}
 
-    return EncodedSet(join("latents"), join("captions"), texts["token_ids"], texts["lengths"])
+    captions, lengths = join("captions"), texts["lengths"]
+    longest = max(int(lengths[rows].max()) for rows in captions.values())
+    return EncodedSet(join("latents"), captions, texts["token_ids"][:, : longest + 1], lengths)
 
 
 def load_face_embeddings(making: Making) -> Tensor:
