@@ -24,7 +24,7 @@ import torch
 from guidance import mean_gallery
 from host_model import DEFAULT_HOST, REPO
 from in_process import load_in_process
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 sys.path.append(str(REPO))  # last: `import nodes` means ComfyUI's
@@ -55,7 +55,8 @@ MEASURES = {
     "action": "the half's own action",
     "background": "the place",
 }
-SHOWN_PAIRS = 4
+SHOWN_PAIRS = 5
+TILE_PX, GAP_PX, LABEL_PX, INK = 128, 6, 15, (30, 32, 38)
 BEGIN, END = "<!-- begin table -->", "<!-- end table -->"
 
 
@@ -196,7 +197,7 @@ def measure(bench: Bench) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def write_report(bench: Bench, folder: Path) -> None:
-    """Write two_people.json, the table in two_people.md and two_people.png."""
+    """Write two_people.json, the table in two_people.md and two_people.jpg."""
     found = measure(bench)
     text = json.dumps(found, indent=1) + "\n"
     write_beside(folder / "two_people.json", lambda path: path.write_text(text, encoding="utf-8"))
@@ -205,7 +206,7 @@ def write_report(bench: Bench, folder: Path) -> None:
     pattern = re.compile(f"(?<={BEGIN}\n).*?(?={END})", re.DOTALL)
     whole = pattern.sub(lambda _: f"{table}\n", report.read_text(encoding="utf-8"))
     write_beside(report, lambda path: path.write_text(whole, encoding="utf-8"))
-    draw_sheet(bench).save(folder / "two_people.png", optimize=True)
+    draw_sheet(bench).save(folder / "two_people.jpg", quality=88)
 
 
 def make_table(found: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -218,19 +219,22 @@ def make_table(found: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def draw_sheet(bench: Bench) -> Image.Image:
-    """For some pairs: both photos, and the last frame by each setting."""
-    gap, side = 4, FRAME_PX
-    scale = max(1, 128 // side)
-    width = 2 * side + len(SETTINGS) * (2 * side + gap)
-    sheet = Image.new("RGB", (width, SHOWN_PAIRS * (side + gap) - gap), "white")
-    for number in range(SHOWN_PAIRS):
-        top = number * (side + gap)
-        for place, case in enumerate(bench.cases[number::NUM_PAIRS]):
-            sheet.paste(Image.fromarray(case.reference.draw_frame(0, side)), (place * side, top))
-        for place, setting in enumerate(SETTINGS):
-            frame = np.load(bench.path(number, setting))["clip"][-1]
-            sheet.paste(Image.fromarray(frame), (2 * side + gap + place * (2 * side + gap), top))
-    return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.LANCZOS)
+    """For some pairs: both photos, and the first frame by each setting, with what it is above."""
+    wide, high = 2 * TILE_PX, TILE_PX
+    sheet = Image.new(
+        "RGB", ((1 + len(SETTINGS)) * (wide + GAP_PX), SHOWN_PAIRS * (high + GAP_PX) + 2 * LABEL_PX), "white"
+    )
+    draw = ImageDraw.Draw(sheet)
+    for column, label in enumerate(("the photos", *SETTINGS.values())):
+        at = (column * (wide + GAP_PX) + wide / 2, LABEL_PX)
+        draw.text(at, label, INK, ImageFont.load_default(LABEL_PX), anchor="mm")
+    for row in range(SHOWN_PAIRS):
+        photos = [case.reference.draw_frame(0, TILE_PX) for case in bench.cases[row::NUM_PAIRS]]
+        frames = [np.load(bench.path(row, setting))["clip"][0] for setting in SETTINGS]
+        for column, picture in enumerate((np.concatenate(photos, 1), *frames)):
+            tile = Image.fromarray(picture).resize((wide, high), Image.Resampling.LANCZOS)
+            sheet.paste(tile, (column * (wide + GAP_PX), row * (high + GAP_PX) + 2 * LABEL_PX))
+    return sheet
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -26,3 +27,18 @@ def test_a_benchmark_with_the_miniature_says_what_it_takes(name: str, tmp_path: 
     )
     assert found.returncode == 0, found.stderr
     assert "--work" in found.stdout
+
+
+def test_the_table_of_two_people_shows_the_figures_that_were_measured() -> None:
+    folder = REPO_DIR / "docs" / "mini"
+    found = json.loads((folder / "two_people.json").read_text())
+    lines = (folder / "two_people.md").read_text().splitlines()
+    table = [line for line in lines if line.startswith("|")][2:]
+    names = list(next(iter(found.values())))
+    assert len(table) == len(names)
+    for line, name in zip(table, names, strict=True):
+        shown = [each[name] for each in found.values()]
+        assert line.count("(") == len(shown)
+        for estimate in shown:
+            assert f"{estimate['mean']:.3f} ({estimate['lo']:.3f} to {estimate['hi']:.3f})" in line
+        assert all(estimate["n"] >= 64 for estimate in shown)
