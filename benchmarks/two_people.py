@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,23 +22,17 @@ import numpy as np
 import torch
 from guidance import mean_gallery
 from host_model import DEFAULT_HOST, REPO
-from in_process import load_in_process
+from mini_host import Conds, MiniHost
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
-sys.path.append(str(REPO))  # last: `import nodes` means ComfyUI's
-
-from lynx_core.hashing import hash_file, hash_values
+from lynx_core.hashing import hash_values
 from miniature.experiment.cases import draw_cases
-from miniature.experiment.readers import WEIGHTS_NAME, load_readers
 from miniature.experiment.statistics import estimate_mean
 from miniature.parts.resumable import save_arrays, write_beside
-from miniature.world.clip import FRAME_PX, NUM_FRAMES
+from miniature.world.clip import FRAME_PX
 from miniature.world.duo import Duo, caption_of_duo, draw_duo
 
-ASSETS = REPO / "assets" / "mini"
 NUM_PAIRS = 64
-CFG, IDENTITY_CFG, STEPS, SHIFT = 3.0, 2.0, 12, 5.0
 FIRST_SEED = 6 * 10**8
 SETTINGS = {
     "masks": "each in the own mask",
@@ -61,43 +54,25 @@ BEGIN, END = "<!-- begin table -->", "<!-- end table -->"
 
 
 class Bench:
-    """Mini Lynx in the host, and what reads its videos.
+    """The pairs, their videos and what is read in them.
 
     Args:
-        host_dir: ComfyUI.
+        host: with a base that draws two people.
         work: readings are kept here.
-        host_work: what the host keeps.
-        base: of wide frames; None for the one that ships.
     """
 
-    def __init__(self, host_dir: Path, work: Path, host_work: Path, base: Path | None) -> None:
-        self.comfy = load_in_process(host_dir, host_work)
-        import comfy.utils
-
-        comfy.utils.set_progress_bar_enabled(False)
-        self.work = work
+    def __init__(self, host: MiniHost, work: Path) -> None:
+        self.host, self.work = host, work
         self.cases = draw_cases()
         self.pairs = [self._draw_pair(number) for number in range(NUM_PAIRS)]
-        self.readers = load_readers(ASSETS / WEIGHTS_NAME)
-        model, self.clip, self.vae, self.adapter, self.analyzer, _ = self.run("LynxLoadMini")
-        if base is not None:
-            target = host_work / "models" / "diffusion_models" / base.name
-            write_beside(target, lambda beside: beside.write_bytes(base.read_bytes()))
-            (model,) = self.run("UNETLoader", unet_name=base.name, weight_dtype="default")
-        (self.model,) = self.run("ModelSamplingSD3", model=model, shift=SHIFT)
-        files = [ASSETS / "lynx" / "lynx_mini.safetensors", ASSETS / WEIGHTS_NAME]
-        files.append(base or ASSETS / "diffusion_models" / "lynx_mini_wan_t2v.safetensors")
-        self.key = hash_values([CFG, IDENTITY_CFG, STEPS, SHIFT, *map(hash_file, files)])
 
     def _draw_pair(self, number: int) -> Duo:
         left, right = (case.target.identity for case in self.cases[number::NUM_PAIRS])
         return draw_duo(left, right, FIRST_SEED + number)
 
-    def run(self, node: str, **inputs: Any) -> tuple[Any, ...]:
-        return tuple(self.comfy.run(node, **inputs))
-
     def path(self, number: int, setting: str) -> Path:
-        return self.work / "readings" / f"{hash_values([self.key, number, setting])[:24]}.npz"
+        key = hash_values([hash_values(self.host.key), number, setting])
+        return self.work / "readings" / f"{key[:24]}.npz"
 
     def read(self, number: int) -> None:
         """Make and read what is missing of one pair's videos."""
@@ -107,60 +82,29 @@ class Bench:
             if path.is_file():
                 continue
             people = people or [self._encode(case.draw_reference()) for case in self.cases[number::NUM_PAIRS]]
-            latent = self._sample(self._apply(number, setting, people), seed=number)
-            (images,) = self.run("VAEDecode", samples=latent, vae=self.vae)
-            clip = (images.clamp(0, 1) * 255).round().byte().numpy()
+            clip = self.host.make_clip(self._apply(number, setting, people), number, width=2 * FRAME_PX)
             halves = np.stack([clip[:, :, :FRAME_PX], clip[:, :, FRAME_PX:]])
-            reading = self.readers.read_clips(halves)
+            reading = self.host.readers.read_clips(halves)
             rows = {name: getattr(reading, name) for name in ("embedding", "action", "background")}
-            write_beside(
-                path, lambda beside, rows=rows, clip=clip: save_arrays(beside, {**rows, "clip": clip})
-            )
+            rows["clip"] = clip
+            write_beside(path, lambda beside, rows=rows: save_arrays(beside, rows))
 
     def _encode(self, photo: np.ndarray) -> dict[str, Any]:
         """ID and reference of a person, as inputs of Lynx Apply."""
-        image = torch.from_numpy(photo.copy())[None].float() / 255
-        (face, *_) = self.run("LynxCropFace", image=image, already_aligned=True)
-        inputs = {
-            "adapter": self.adapter,
-            "face": face,
-            "model": self.model,
-            "clip": self.clip,
-            "vae": self.vae,
-        }
-        return {
-            "id": self.run("LynxEncodeID", face_analyzer=self.analyzer, face=face)[0],
-            "reference": self.run("LynxEncodeReference", **inputs)[0],
-        }
+        face = self.host.crop([photo])
+        return {"id": self.host.encode_id(face), "reference": self.host.encode_reference(face)}
 
-    def _apply(self, number: int, setting: str, people: list[dict[str, Any]]) -> tuple[Any, ...]:
-        """What is sampled with: MODEL, positive, negative and middle."""
-        caption = caption_of_duo(self.pairs[number], number)
-        positive, negative = (self.run("CLIPTextEncode", clip=self.clip, text=t)[0] for t in (caption, ""))
-        conds = (self.model, positive, negative, negative)
+    def _apply(self, number: int, setting: str, people: list[dict[str, Any]]) -> Conds:
+        """What is sampled with."""
+        conds = self.host.prompt(caption_of_duo(self.pairs[number], number))
         if setting == "base":
             return conds
         masks = torch.zeros(2, 1, FRAME_PX, 2 * FRAME_PX)
         masks[0, ..., :FRAME_PX] = masks[1, ..., FRAME_PX:] = 1
         for person, mask in zip(people[:: -1 if setting == "exchanged" else 1], masks, strict=True):
-            model, positive, negative, _ = conds
             where = {} if setting == "everywhere" else {"mask": mask}
-            conds = self.run(
-                "LynxApply", model=model, positive=positive, negative=negative, adapter=self.adapter,
-                **person, **where,
-            )  # fmt: skip
+            conds = self.host.apply(conds, **person, **where)
         return conds
-
-    def _sample(self, conds: tuple[Any, ...], seed: int) -> dict[str, Tensor]:
-        model, positive, negative, middle = conds
-        (latent,) = self.run(
-            "EmptyHunyuanLatentVideo", width=2 * FRAME_PX, height=FRAME_PX, length=NUM_FRAMES
-        )
-        (sampled,) = self.run(
-            "LynxSampler", model=model, positive=positive, negative=negative, middle=middle, latent_image=latent,
-            seed=seed, sampler_name="euler", scheduler="simple", cfg=CFG, identity_cfg=IDENTITY_CFG, steps=STEPS,
-        )  # fmt: skip
-        return sampled
 
     def collect(self, setting: str) -> dict[str, np.ndarray]:
         """The readings of all pairs, [pairs, halves, ...] by name."""
@@ -170,7 +114,7 @@ class Bench:
 
 def measure(bench: Bench) -> dict[str, dict[str, dict[str, float]]]:
     """By setting, each measure's mean over pairs and halves, with its interval over pairs."""
-    gallery = mean_gallery(bench.readers)
+    gallery = mean_gallery(bench.host.readers)
     places = np.stack([np.arange(NUM_PAIRS), np.arange(NUM_PAIRS) + NUM_PAIRS], 1)
     actions = np.array([[pair.left.action, pair.right.action] for pair in bench.pairs])
     backgrounds = np.array([[pair.left.scene.background] * 2 for pair in bench.pairs])
@@ -249,7 +193,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     host_work = arguments.work / ("host_reverse" if arguments.reverse else "host")
-    bench = Bench(arguments.comfyui, arguments.work, host_work, arguments.base)
+    bench = Bench(MiniHost(arguments.comfyui, host_work, arguments.base), arguments.work)
     if arguments.report:
         write_report(bench, REPO / "docs" / "mini")
         return

@@ -1,0 +1,96 @@
+"""Mini Lynx in ComfyUI, in this process: what benchmarks make videos of drawn people with."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from host_model import REPO
+from in_process import load_in_process
+from torch import Tensor
+
+sys.path.append(str(REPO))  # last: `import nodes` means ComfyUI's
+
+from lynx_core.hashing import hash_file
+from miniature.experiment.readers import WEIGHTS_NAME, Readers, load_readers
+from miniature.parts.resumable import write_beside
+from miniature.world.clip import FRAME_PX, NUM_FRAMES
+
+ASSETS = REPO / "assets" / "mini"
+CFG, IDENTITY_CFG, STEPS, SHIFT = 3.0, 2.0, 12, 5.0
+
+Conds = tuple[Any, Any, Any, Any]
+"""MODEL, positive, negative and middle, as Lynx Apply gives them."""
+
+
+class MiniHost:
+    """The shipped files, opened by the real nodes.
+
+    Args:
+        host_dir: ComfyUI.
+        folder: what the host keeps.
+        base: in place of the one that ships.
+    """
+
+    def __init__(self, host_dir: Path, folder: Path, base: Path | None = None) -> None:
+        self.comfy = load_in_process(host_dir, folder)
+        import comfy.utils
+
+        comfy.utils.set_progress_bar_enabled(False)
+        self.readers: Readers = load_readers(ASSETS / WEIGHTS_NAME)
+        model, self.clip, self.vae, self.adapter, self.analyzer, _ = self.run("LynxLoadMini")
+        if base is not None:
+            target = folder / "models" / "diffusion_models" / base.name
+            write_beside(target, lambda beside: beside.write_bytes(base.read_bytes()))
+            (model,) = self.run("UNETLoader", unet_name=base.name, weight_dtype="default")
+        (self.model,) = self.run("ModelSamplingSD3", model=model, shift=SHIFT)
+        files = [ASSETS / "lynx" / "lynx_mini.safetensors", ASSETS / WEIGHTS_NAME]
+        files.append(base or ASSETS / "diffusion_models" / "lynx_mini_wan_t2v.safetensors")
+        self.key = [CFG, IDENTITY_CFG, STEPS, SHIFT, *map(hash_file, files)]
+        """What videos depend on."""
+
+    def run(self, node: str, **inputs: Any) -> tuple[Any, ...]:
+        """Run one node."""
+        return tuple(self.comfy.run(node, **inputs))
+
+    def crop(self, crops: Sequence[np.ndarray]) -> Any:
+        """LYNX_FACE of photos that are aligned crops already."""
+        images = torch.from_numpy(np.stack(crops)).float() / 255
+        return self.run("LynxCropFace", image=images, already_aligned=True)[0]
+
+    def encode_id(self, face: Any) -> Any:
+        """LYNX_ID."""
+        return self.run("LynxEncodeID", face_analyzer=self.analyzer, face=face)[0]
+
+    def encode_reference(self, face: Any, **inputs: Any) -> Any:
+        """LYNX_REFERENCE."""
+        files = {"adapter": self.adapter, "model": self.model, "clip": self.clip, "vae": self.vae}
+        return self.run("LynxEncodeReference", face=face, **files, **inputs)[0]
+
+    def prompt(self, caption: str) -> Conds:
+        """The base without anybody."""
+        positive, negative = (self.run("CLIPTextEncode", clip=self.clip, text=t)[0] for t in (caption, ""))
+        return self.model, positive, negative, negative
+
+    def apply(self, conds: Conds, **identity: Any) -> Conds:
+        """Put a person on, by inputs of Lynx Apply."""
+        model, positive, negative, _ = conds
+        inputs = {"model": model, "positive": positive, "negative": negative, "adapter": self.adapter}
+        applied: Any = self.run("LynxApply", **inputs, **identity)
+        return applied
+
+    def make_clip(self, conds: Conds, seed: int, width: int = FRAME_PX) -> np.ndarray:
+        """Make a video, [T, H, W, 3] uint8 RGB."""
+        model, positive, negative, middle = conds
+        (latent,) = self.run("EmptyHunyuanLatentVideo", width=width, height=FRAME_PX, length=NUM_FRAMES)
+        (latent,) = self.run(
+            "LynxSampler", model=model, positive=positive, negative=negative, middle=middle, latent_image=latent,
+            seed=seed, sampler_name="euler", scheduler="simple", cfg=CFG, identity_cfg=IDENTITY_CFG, steps=STEPS,
+        )  # fmt: skip
+        (images,) = self.run("VAEDecode", samples=latent, vae=self.vae)
+        pixels: Tensor = (images.clamp(0, 1) * 255).round().byte()
+        return pixels.numpy()
