@@ -110,7 +110,7 @@ def train_points(making: Making) -> bool:
 def export_points(making: Making) -> None:
     """Write the weights beside the readers."""
     state = {
-        name: weight.half() if weight.is_floating_point() else weight
+        name: (weight.half() if weight.is_floating_point() else weight).contiguous()
         for name, weight in read_part(making.folder / "points.pt", "reader").items()
     }
     write_beside(making.assets / WEIGHTS_NAME, lambda path: save_file(state, path))
