@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from miniature.experiment.points import PLACES, PointReader, bend, draw_bent, list_points
+from miniature.experiment.points import (
+    PLACES,
+    WEIGHTS_NAME,
+    PointReader,
+    bend,
+    draw_bent,
+    export_points,
+    list_points,
+    load_points,
+    train_points,
+)
 from miniature.experiment.quality import (
     FaceProbe,
     estimate_quality,
@@ -92,6 +104,16 @@ def test_points_lie_on_the_face_and_a_picture_is_drawn_alike_twice() -> None:
     assert ((points > 0.05) & (points < 0.95)).all()
     found = PointReader().eval().find(np.stack([picture, picture]))
     assert found.shape == (2, len(PLACES), 2) and np.array_equal(found[0], found[1])
+
+
+def test_the_network_of_points_is_trained_written_and_opened(tmp_path: Path) -> None:
+    making = Making(tmp_path, share=1 / 800)
+    making.folder.mkdir()
+    assert train_points(making)
+    export_points(making)
+    opened = load_points(making.assets / WEIGHTS_NAME)
+    picture, _ = draw_bent(1)
+    assert np.isfinite(opened.find(picture[None])).all()
 
 
 def _list_poses(shot: Shot) -> np.ndarray:
