@@ -116,9 +116,15 @@ class Bench:
         rows = {"embedding": reading.embedding[0], "skin": reading.factors["skin"][0]}
         write_beside(path, lambda beside: save_arrays(beside, rows))
 
+    def list_read(self) -> np.ndarray:
+        """The numbers of the people of whom all videos were read."""
+        return np.array(
+            [n for n in range(NUM_PEOPLE) if all(self.path(n, setting).is_file() for setting in SETTINGS)]
+        )
+
     def collect(self, setting: str) -> dict[str, np.ndarray]:
-        """The readings of all people, [people, ...] by name."""
-        opened = [np.load(self.path(number, setting)) for number in range(NUM_PEOPLE)]
+        """The readings of these people, [people, ...] by name."""
+        opened = [np.load(self.path(number, setting)) for number in self.list_read()]
         return {name: np.stack([rows[name] for rows in opened]) for name in opened[0].files}
 
 
@@ -143,19 +149,20 @@ def list_ends() -> tuple[list[Identity], list[Identity]]:
 def measure(bench: Bench) -> dict[str, dict[str, dict[str, float]]]:
     """By setting: likeness to the person and to the other one, top-1 of 128, and the skin that was read."""
     gallery = mean_gallery(bench.host.readers)
-    people = np.arange(NUM_PEOPLE)
+    people = bench.list_read()
+    places = np.arange(len(people))
     first = bench.collect("one")["embedding"] @ gallery.T
     alone = bench.collect("id one")["embedding"] @ gallery.T
     found = {}
     for setting in SETTINGS:
         rows = bench.collect(setting)
         cosines = rows["embedding"] @ gallery.T
-        own = cosines[people, people]
-        before = (first if setting in PHOTOS else alone)[people, people]
+        own = cosines[places, people]
+        before = (first if setting in PHOTOS else alone)[places, people]
         values = {
             "own": own,
             "gain": own - before,
-            "other": cosines[people, people + NUM_PEOPLE],
+            "other": cosines[places, people + NUM_PEOPLE],
             "top1": cosines.argmax(1) == people,
             "skin": rows["skin"],
         }
