@@ -124,7 +124,7 @@ class Bench:
 
     def collect(self, setting: str) -> dict[str, np.ndarray]:
         """The readings of these people, [people, ...] by name."""
-        opened = [np.load(self.path(number, setting)) for number in self.list_read()]
+        opened = [np.load(self.path(number, setting)) for number in self.list_read().tolist()]
         return {name: np.stack([rows[name] for rows in opened]) for name in opened[0].files}
 
 
