@@ -8,20 +8,24 @@ what is missing. `--report` writes the tables in docs/mini/combined_identities.m
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from guidance import mean_gallery
-from host_model import DEFAULT_HOST, REPO
-from mini_host import Conds, MiniHost
+from mini_host import (
+    Conds,
+    Figures,
+    MiniHost,
+    make_table,
+    open_host,
+    parse_arguments,
+    read_all,
+    show,
+    write_figures,
+)
 
-from lynx_core.hashing import hash_values
 from lynx_core.rng import numpy_generator
 from miniature.experiment.cases import draw_cases
 from miniature.experiment.statistics import estimate_mean
@@ -65,8 +69,7 @@ class Bench:
         self.ends = [self._combine(self._encode_each(people)) for people in list_ends()]
 
     def path(self, number: int, setting: str) -> Path:
-        key = hash_values([hash_values(self.host.key), number, setting])
-        return self.work / "readings" / f"{key[:24]}.npz"
+        return self.work / "readings" / self.host.name_reading(number, setting)
 
     def read(self, number: int) -> None:
         """Make and read what is missing of one person's videos."""
@@ -74,8 +77,8 @@ class Bench:
         if not missing:
             return
         case, other = self.cases[number], self.cases[number + NUM_PEOPLE]
-        faces = [self.host.crop([photo]) for photo in draw_photos(case.target.identity, number)]
-        together = self.host.crop(draw_photos(case.target.identity, number))
+        photos = draw_photos(case.target.identity, number)
+        faces, together = [self.host.crop([photo]) for photo in photos], self.host.crop(photos)
         ids = [self.host.encode_id(face) for face in faces]
         (stranger,) = self._encode_each([other.target.identity])
         references = {
@@ -146,7 +149,7 @@ def list_ends() -> tuple[list[Identity], list[Identity]]:
     return people[:AXIS_PEOPLE], people[-AXIS_PEOPLE:]
 
 
-def measure(bench: Bench) -> dict[str, dict[str, dict[str, float]]]:
+def measure(bench: Bench) -> Figures:
     """By setting: likeness to the person and to the other one, top-1 of 128, and the skin that was read."""
     gallery = mean_gallery(bench.host.readers)
     people = bench.list_read()
@@ -172,7 +175,7 @@ def measure(bench: Bench) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def make_tables(found: dict[str, dict[str, dict[str, float]]]) -> dict[str, str]:
+def make_tables(found: Figures) -> dict[str, str]:
     """Tables by name, in Markdown."""
     own, gain, top1 = "cosine with the person", "against one photo", "nearest of 128"
     of_photos = {"own": own, "gain": gain, "top1": top1}
@@ -196,50 +199,25 @@ def _by_amount(settings: dict[str, float]) -> dict[str, str]:
     return {name: f"amount {amounts[name]:g}" for name in sorted(amounts, key=lambda name: amounts[name])}
 
 
-def _table(
-    found: dict[str, dict[str, dict[str, float]]], settings: dict[str, str], columns: dict[str, str]
-) -> str:
-    rows = [["", *columns.values()], ["---"] * (len(columns) + 1)]
-    for setting, words in settings.items():
-        shown = [found[setting][name] for name in columns]
-        rows.append([words, *(f"{v['mean']:.3f} ({v['lo']:.3f} to {v['hi']:.3f})" for v in shown)])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+def _table(found: Figures, settings: dict[str, str], columns: dict[str, str]) -> str:
+    rows = [[words, *(show(found[setting][name]) for name in columns)] for setting, words in settings.items()]
+    return make_table([["", *columns.values()], *rows])
 
 
-def write_report(bench: Bench, folder: Path) -> None:
+def write_report(bench: Bench) -> None:
     """Write combined_identities.json, and the tables in combined_identities.md."""
     found = measure(bench)
-    text = json.dumps(found, indent=1) + "\n"
-    write_beside(folder / "combined_identities.json", lambda path: path.write_text(text, encoding="utf-8"))
-    report = folder / "combined_identities.md"
-    whole = report.read_text(encoding="utf-8")
-    for name, table in make_tables(found).items():
-        pattern = re.compile(f"(?<=<!-- begin {name} -->\n).*?(?=<!-- end {name} -->)", re.DOTALL)
-        whole = pattern.sub(lambda _, table=table: f"{table}\n", whole)
-    write_beside(report, lambda path: path.write_text(whole, encoding="utf-8"))
+    write_figures("combined_identities", found, make_tables(found))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--work", type=Path, default=Path(".combined"), help="folder of what is kept")
-    parser.add_argument("--comfyui", type=Path, default=DEFAULT_HOST)
-    parser.add_argument(
-        "--reverse", action="store_true", help="from the last person on, beside a first process"
-    )
-    parser.add_argument(
-        "--report", action="store_true", help="write docs/mini/combined_identities.*, and end"
-    )
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    folder = arguments.work / ("host_reverse" if arguments.reverse else "host")
-    bench = Bench(MiniHost(arguments.comfyui, folder), arguments.work)
+    arguments = parse_arguments(parser, work=".combined")
+    bench = Bench(open_host(arguments), arguments.work)
     if arguments.report:
-        write_report(bench, REPO / "docs" / "mini")
-        return
-    begun = time.monotonic()
-    for number in range(NUM_PEOPLE)[:: -1 if arguments.reverse else 1]:
-        bench.read(number)
-        print(f"person {number}, {time.monotonic() - begun:.0f} s", flush=True)
+        write_report(bench)
+    else:
+        read_all(bench.read, NUM_PEOPLE, reverse=arguments.reverse)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ the plot beside it.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,8 +25,6 @@ from guidance_report import write_report
 from host_model import DEFAULT_HOST, REPO
 from in_process import load_in_process
 from torch import Tensor
-
-sys.path.append(str(REPO))  # last: `import nodes` means ComfyUI's
 
 from lynx_core.hashing import hash_file, hash_values
 from miniature.experiment.cases import draw_cases, draw_gallery

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import host_model  # noqa: F401  # it makes the miniature importable
 import numpy as np
-from host_model import REPO
-
-sys.path.append(str(REPO))  # last: `import nodes` means ComfyUI's
 
 from miniature.experiment.measures import Measured, Truth
 from miniature.experiment.statistics import Estimate, estimate_mean

@@ -24,6 +24,7 @@ TEXT_DIM = 4096
 SIGMA = 0.5
 
 sys.path.insert(0, str(REPO / "tests" / "host"))
+sys.path.append(str(REPO))  # the miniature; last, for `import nodes` means ComfyUI's
 
 
 def load_host(comfyui_dir: Path, base_dir: Path, device: torch.device) -> Any:

@@ -12,20 +12,25 @@ miniature's experiment look at each half. Readings are kept under `--work`; a se
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from guidance import mean_gallery
-from host_model import DEFAULT_HOST, REPO
-from mini_host import Conds, MiniHost
+from mini_host import (
+    Conds,
+    Figures,
+    MiniHost,
+    make_table,
+    open_host,
+    parse_arguments,
+    read_all,
+    show,
+    write_figures,
+)
 from PIL import Image, ImageDraw, ImageFont
 
-from lynx_core.hashing import hash_values
 from miniature.experiment.cases import draw_cases
 from miniature.experiment.statistics import estimate_mean
 from miniature.parts.resumable import save_arrays, write_beside
@@ -50,7 +55,6 @@ MEASURES = {
 }
 SHOWN_PAIRS = 5
 TILE_PX, GAP_PX, LABEL_PX, INK = 128, 6, 15, (30, 32, 38)
-BEGIN, END = "<!-- begin table -->", "<!-- end table -->"
 
 
 class Bench:
@@ -71,8 +75,7 @@ class Bench:
         return draw_duo(left, right, FIRST_SEED + number)
 
     def path(self, number: int, setting: str) -> Path:
-        key = hash_values([hash_values(self.host.key), number, setting])
-        return self.work / "readings" / f"{key[:24]}.npz"
+        return self.work / "readings" / self.host.name_reading(number, setting)
 
     def read(self, number: int) -> None:
         """Make and read what is missing of one pair's videos."""
@@ -112,7 +115,7 @@ class Bench:
         return {name: np.stack([rows[name] for rows in opened]) for name in opened[0].files}
 
 
-def measure(bench: Bench) -> dict[str, dict[str, dict[str, float]]]:
+def measure(bench: Bench) -> Figures:
     """By setting, each measure's mean over pairs and halves, with its interval over pairs."""
     gallery = mean_gallery(bench.host.readers)
     places = np.stack([np.arange(NUM_PAIRS), np.arange(NUM_PAIRS) + NUM_PAIRS], 1)
@@ -140,26 +143,13 @@ def measure(bench: Bench) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def write_report(bench: Bench, folder: Path) -> None:
+def write_report(bench: Bench) -> None:
     """Write two_people.json, the table in two_people.md and two_people.jpg."""
     found = measure(bench)
-    text = json.dumps(found, indent=1) + "\n"
-    write_beside(folder / "two_people.json", lambda path: path.write_text(text, encoding="utf-8"))
-    report = folder / "two_people.md"
-    table = make_table(found)
-    pattern = re.compile(f"(?<={BEGIN}\n).*?(?={END})", re.DOTALL)
-    whole = pattern.sub(lambda _: f"{table}\n", report.read_text(encoding="utf-8"))
-    write_beside(report, lambda path: path.write_text(whole, encoding="utf-8"))
+    head = ["", *(SETTINGS[setting] for setting in found)]
+    rows = [[words, *(show(each[name]) for each in found.values())] for name, words in MEASURES.items()]
+    folder = write_figures("two_people", found, {"table": make_table([head, *rows])})
     draw_sheet(bench).save(folder / "two_people.jpg", quality=88)
-
-
-def make_table(found: dict[str, dict[str, dict[str, float]]]) -> str:
-    """A column for each setting, in Markdown."""
-    lines = [["", *(SETTINGS[setting] for setting in found)], ["---"] * (len(found) + 1)]
-    for name, words in MEASURES.items():
-        shown = [found[setting][name] for setting in found]
-        lines.append([words, *(f"{v['mean']:.3f} ({v['lo']:.3f} to {v['hi']:.3f})" for v in shown)])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def draw_sheet(bench: Bench) -> Image.Image:
@@ -184,23 +174,12 @@ def draw_sheet(bench: Bench) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--base", type=Path, help="that draws two people (default: the one that ships)")
-    parser.add_argument("--work", type=Path, default=Path(".two_people"), help="folder of what is kept")
-    parser.add_argument("--comfyui", type=Path, default=DEFAULT_HOST)
-    parser.add_argument(
-        "--reverse", action="store_true", help="from the last pair on, beside a first process"
-    )
-    parser.add_argument("--report", action="store_true", help="write docs/mini/two_people.*, and end")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    host_work = arguments.work / ("host_reverse" if arguments.reverse else "host")
-    bench = Bench(MiniHost(arguments.comfyui, host_work, arguments.base), arguments.work)
+    arguments = parse_arguments(parser, work=".two_people")
+    bench = Bench(open_host(arguments, arguments.base), arguments.work)
     if arguments.report:
-        write_report(bench, REPO / "docs" / "mini")
-        return
-    begun = time.monotonic()
-    for number in range(NUM_PAIRS)[:: -1 if arguments.reverse else 1]:
-        bench.read(number)
-        print(f"pair {number}, {time.monotonic() - begun:.0f} s", flush=True)
+        write_report(bench)
+    else:
+        read_all(bench.read, NUM_PAIRS, reverse=arguments.reverse)
 
 
 if __name__ == "__main__":
