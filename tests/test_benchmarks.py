@@ -14,7 +14,7 @@ REPO_DIR = Path(__file__).resolve().parents[1]
 WITH_MINIATURE = sorted(
     path.name
     for path in (REPO_DIR / "benchmarks").glob("*.py")
-    if "from miniature" in (text := path.read_text()) and "argparse" in text
+    if "from miniature" in (text := path.read_text()) and 'if __name__ == "__main__"' in text
 )
 
 
