@@ -11,53 +11,14 @@ from typing import Any
 
 import pytest
 from comfy_host import ComfyHost, HostError, copy_into, standin_packs
+from group_scheduling import LONG, GroupScheduling, find_group
 from in_process import InProcessComfy, load_in_process
 from standin_installation import write_standin_installation
-from xdist.scheduler import LoadScopeScheduling
 
 REPO_DIR = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPO_DIR))  # last, so that `import nodes` still means ComfyUI's
 importlib.import_module("miniature")  # or else pytest takes tests/miniature for it
-GROUPS = {
-    # Files that share a training, and those that share the servers, each go to one process.
-    "training": ("test_learning.py", "test_mini_identity.py"),
-    "servers": (
-        "test_augment.py",
-        "test_browser.py",
-        "test_generation.py",
-        "test_mini_demo.py",
-        "test_server.py",
-        "test_workflows.py",
-    ),
-}
-LONG = (
-    "miniature/test_making.py",
-    "servers",
-    "training",
-    "training/test_resuming.py",
-    "training/test_distributed.py",
-    "test_gpu_benchmark.py",
-)
-"""Groups that are started first, or else one process works at the end while the other waits. Not `wiring`: its browser
-stays open, and with it an event loop, in which ComfyUI cannot be loaded into the process."""
 MAIN_VERSION, OLD_VERSION = "0.30.0", "0.16.3"
-
-
-def find_group(nodeid: str) -> str:
-    """The group of a test, which one process runs: that of its file, or the file itself."""
-    path = nodeid.partition("::")[0]
-    name = path.rpartition("/")[2]
-    return next((group for group, names in GROUPS.items() if name in names), path)
-
-
-class GroupScheduling(LoadScopeScheduling):
-    """Keeps the tests of a group in one process, and the fixtures of modules and session with them.
-
-    pytest-xdist's own `--dist=loadgroup` writes groups into node ids, where pytest 9.2 does not look any more.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        return find_group(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
