@@ -9,7 +9,6 @@ Shapes: N samples, S tokens, L text tokens, D width.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -145,7 +144,8 @@ def train_base(making: Making, data: EncodedSet, text_encoder: Any, course: Cour
     if course.start is not None:
         base.load_state_dict(course.start)
     base.to(making.device)
-    mean = copy.deepcopy(base).requires_grad_(False)
+    mean = build_base().to(making.device).requires_grad_(False)
+    mean.load_state_dict(base.state_dict())
     inside, rest = split_weights(base.blocks)
     rest += [weight for name, weight in base.named_parameters() if not name.startswith("blocks.")]
     muon, adam = Muon(inside, MUON_RATE), torch.optim.Adam(rest, lr=ADAM_RATE, betas=(0.9, 0.98))

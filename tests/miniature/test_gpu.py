@@ -87,6 +87,12 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Tensor]]:
         for weight in weights:
             weight.grad = torch.zeros_like(weight)
 
+    def refuse_copies(mode: FakeTensorMode, memo: dict[int, Any]) -> None:
+        # A deep copy of a fake buffer copies its mode, weak references to storages included: freed twice, they
+        # corrupt the heap, and a later test crashes.
+        raise AssertionError("a network on the pretended GPU is copied deeply: build another, load its state")
+
+    monkeypatch.setattr(FakeTensorMode, "__deepcopy__", refuse_copies, raising=False)
     monkeypatch.setattr(nn.Module, "_apply", move)
     for module in TRAINED:
         monkeypatch.setattr(module, "run_steps", run_steps)
