@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def write_dataset(
         "heldout": (draw_held_out_pairs(num_held_out), num_held_out),
     }
     for part, (pairs, num_pairs) in parts.items():
-        rows = []
+        rows: list[dict[str, Any]] = []
         logged = time.monotonic()
         for pair in pairs:
             if stop_at is not None and time.monotonic() > stop_at:
@@ -77,9 +78,7 @@ def write_dataset(
                 logged = time.monotonic()
                 print(f"data: {part} {len(rows)}/{num_pairs} pairs", flush=True)
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_beside(
-            folder / f"{part}.jsonl", lambda path, text=text: path.write_text(text, encoding="utf-8")
-        )
+        write_beside(folder / f"{part}.jsonl", partial(Path.write_text, data=text, encoding="utf-8"))
     print(f"data: {num_identities} people and {num_held_out} held-out pairs in {folder}", flush=True)
     return True
 

@@ -61,7 +61,7 @@ def build_vae() -> Any:
     from diffusers import AutoencoderKLWan
 
     torch.manual_seed(1)
-    vae = AutoencoderKLWan(base_dim=BASE_DIM, z_dim=LATENT_CHANNELS)
+    vae: Any = AutoencoderKLWan(base_dim=BASE_DIM, z_dim=LATENT_CHANNELS)
     with torch.no_grad():
         for name, weight in vae.named_parameters():
             if name.endswith("time_conv.weight"):
@@ -103,7 +103,8 @@ def build_text_encoder() -> Any:
     from transformers import UMT5Config, UMT5EncoderModel
 
     torch.manual_seed(2)
-    encoder = UMT5EncoderModel(UMT5Config(**TEXT_CONFIG))
+    sizes: dict[str, Any] = TEXT_CONFIG
+    encoder = UMT5EncoderModel(UMT5Config(**sizes))
     for name, weight in encoder.named_parameters():
         if name.endswith(("SelfAttention.o.weight", "DenseReluDense.wo.weight")):
             torch.nn.init.zeros_(weight)  # at first each token is its embedding, and so unlike the others

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from .adapters import (
@@ -78,7 +79,7 @@ def list_parts() -> dict[str, Part]:
         "resampler": Part(start_resampler),
     }
     for seed in SEEDS:
-        train = Part(lambda making, seed=seed: train_full(making, seed))
+        train = Part(partial(train_full, seed=seed))
         parts[f"adapter{seed}"] = replace(train, export=ship_adapter) if seed == SHIPPED_SEED else train
     return parts | {
         "controls": Part(train_controls),

@@ -135,7 +135,8 @@ def _run_controls(
     def measure(run: Run, count: int = arguments.cases) -> Measured:
         return Measured(truth, [bench.run(run, count, _note)])
 
-    wanted, found = arguments.variants, {}
+    wanted = arguments.variants
+    found: dict[str, Any] = {}
     if "swapped" in wanted:
         found["swapped_reference"] = measure_swap(measure(replace(full, name="swapped", photo="swapped")))
     if "null" in wanted:

@@ -10,7 +10,7 @@ Letters: N pictures, P points.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -79,18 +79,19 @@ class PointReader(nn.Module):
 
 
 class PointBatch(NamedTuple):
-    """Bent pictures and where their points are."""
+    """Bent pictures and where their points are: arrays when drawn, tensors in a step."""
 
-    pictures: np.ndarray
+    pictures: Any
     """[N, H, W, 3] uint8 RGB."""
-    points: np.ndarray
+    points: Any
     """[N, P, 2] in shares of the picture's side."""
 
 
 def train_points(making: Making) -> bool:
     """Train it; whether all is done."""
     torch.manual_seed(12)
-    reader = PointReader().to(making.device, memory_format=torch.channels_last)
+    reader: Any = PointReader()
+    reader.to(making.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(reader.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     num_steps = making.count(STEPS)
 

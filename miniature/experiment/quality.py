@@ -116,7 +116,7 @@ def estimate_quality(rows: Sequence[Rows], faces: Sequence[Faces], drawn: Rows) 
     found = np.stack([each["found"].mean(1) for each in faces])
     with np.errstate(invalid="ignore"):
         errors = np.stack([_mean_known(each["landmark_error"]) for each in faces])
-    frechet = {"mean": np.mean(distances), "lo": min(distances), "hi": max(distances)}
+    frechet: dict[str, Any] = {"mean": np.mean(distances), "lo": min(distances), "hi": max(distances)}
     return {
         "frechet": {name: round(float(value), 4) for name, value in frechet.items()} | {"n": len(distances)},
         "found": estimate_mean(found).as_json(),

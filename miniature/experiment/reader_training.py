@@ -12,7 +12,7 @@ import json
 import sys
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,7 +55,8 @@ SCORED_PEOPLE = 128
 def train_readers(making: Making) -> bool:
     """Train all three; whether all is done. The last steps wait for the trained VAE."""
     torch.manual_seed(7)
-    readers = Readers().to(making.device, memory_format=torch.channels_last)
+    readers: Any = Readers()
+    readers.to(making.device, memory_format=torch.channels_last)
     trained = nn.ModuleList([readers.identity, readers.picture])
     optimizer = torch.optim.AdamW(trained.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
     num_drawn = making.count(DRAWN_STEPS)
@@ -104,11 +105,11 @@ def draw_people(first: int, count: int) -> list[Identity]:
 
 
 class Batch(NamedTuple):
-    """Pictures with what is in them."""
+    """Pictures with what is in them: arrays when drawn, tensors in a step."""
 
-    pictures: np.ndarray
+    pictures: Any
     """[N, H, W, 3] uint8, the views of one person in a row."""
-    labels: dict[str, np.ndarray]
+    labels: dict[str, Any]
 
 
 def draw_batch(step: int) -> Batch:
@@ -163,8 +164,9 @@ def _disturb(pixels: Tensor, seed: int) -> Tensor:
     kernel = kernel / kernel.sum(1, keepdim=True)
     padded = F.pad(pixels, (2, 2, 2, 2), mode="replicate")
     wide, high = pixels.shape[-1], pixels.shape[-2]
-    rows = sum(kernel[:, i].view(-1, 1, 1, 1) * padded[..., i : i + wide] for i in range(5))
-    blurred = sum(kernel[:, i].view(-1, 1, 1, 1) * rows[..., i : i + high, :] for i in range(5))
+    taps = kernel.T[..., None, None, None]
+    rows: Any = sum(taps[i] * padded[..., i : i + wide] for i in range(5))
+    blurred: Any = sum(taps[i] * rows[..., i : i + high, :] for i in range(5))
     noise = draw(*pixels.shape, normal=True) * 0.08 * draw(count, 1, 1, 1)
     return (blurred + noise).contiguous(memory_format=torch.channels_last)
 

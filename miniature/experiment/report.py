@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,12 @@ def fill_in(text: str, tables: Mapping[str, str]) -> str:
             raise ValueError(
                 f"report.md has no '<!-- begin {name} -->' and '<!-- end {name} -->'; put them back"
             )
-        text = pattern.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
+        text = pattern.sub(partial(_put_between, table), text)
     return text
+
+
+def _put_between(table: str, markers: re.Match[str]) -> str:
+    return f"{markers[1]}{table}\n{markers[2]}"
 
 
 def make_tables(results: Results) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +36,11 @@ def write_footage(folder: Path, num_people: int, note: Callable[[str], None]) ->
         shots = draw_shots(person)
         place = folder / f"{person:05d}"
         place.mkdir(parents=True, exist_ok=True)
-        _write_once(
-            place / "clip.mp4", lambda path, shot=shots[0], seed=person: write_footage_clip(path, shot, seed)
-        )
+        _write_once(place / "clip.mp4", partial(write_footage_clip, shot=shots[0], seed=person))
         write_durably(place / "clip.txt", caption_of(shots[0], FIRST_SEED + person).encode())
         for number, shot in enumerate(shots[1:]):
             frame = shot.draw_frame(find_told_frame(shot.action), PHOTO_PX)
-            _write_once(place / f"photo{number}.jpg", lambda path, frame=frame: write_photo(path, frame))
+            _write_once(place / f"photo{number}.jpg", partial(write_photo, pixels=frame))
             caption = caption_of(shot, FIRST_SEED + 1000 * number + person)
             write_durably(place / f"photo{number}.txt", caption.encode())
         if person % 100 == 99:
@@ -51,7 +50,8 @@ def write_footage(folder: Path, num_people: int, note: Callable[[str], None]) ->
 def draw_shots(person: int) -> list[Shot]:
     """Shots of a person in different places: that of the clip, then those of the photos."""
     rng = numpy_generator("footage", person)
-    identity, shots = draw_identity(person), []
+    identity = draw_identity(person)
+    shots: list[Shot] = []
     while len(shots) < 1 + NUM_PHOTOS:
         shot = draw_shot(identity, FIRST_SEED + int(rng.integers(2**28)))
         if shot.scene.background not in {other.scene.background for other in shots}:
@@ -88,7 +88,7 @@ def write_backgrounds(folder: Path) -> None:
             draw_backdrop(surface.getCanvas(), background, seed, PHOTO_PX)
             pixels = surface.makeImageSnapshot().toarray(colorType=skia.kRGBA_8888_ColorType)[..., :3]
             path = folder / f"{BACKGROUNDS[background]}{seed}.png"
-            _write_once(path, lambda beside, pixels=pixels: _save_png(beside, pixels))
+            _write_once(path, partial(_save_png, pixels=pixels))
 
 
 def _save_png(path: Path, pixels: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def make_sets(work: Path, assets: Path, note: Callable[[str], None]) -> None:
         kept = [row for row in rows[arm] if _target(row) in common]
         path = work / "sets" / arm / "train.jsonl"
         text = "".join(json.dumps(_as_pair(row)) + "\n" for row in kept)
-        write_beside(path, lambda beside, text=text: beside.write_text(text, encoding="utf-8"))
+        write_beside(path, partial(Path.write_text, data=text, encoding="utf-8"))
         note(f"{arm}: {len(kept)} pairs of {len(common)} targets")
 
 
@@ -111,7 +112,7 @@ def _pair_first_frames(
             if not faces:
                 continue
             crop = crop_for_reference(pixels, max(faces, key=lambda face: face.area).landmarks)
-            write_beside(reference, lambda beside, crop=crop: _save_png(beside, crop))
+            write_beside(reference, partial(_save_png, pixels=crop))
         rows.append(
             {
                 "id": f"first-{number:06d}",

@@ -104,7 +104,7 @@ def build_base() -> Any:
     from diffusers import WanTransformer3DModel
 
     torch.manual_seed(3)
-    transformer = WanTransformer3DModel(
+    transformer: Any = WanTransformer3DModel(
         num_attention_heads=DIM // HEAD_DIM,
         attention_head_dim=HEAD_DIM,
         text_dim=TEXT_DIM,

@@ -35,7 +35,7 @@ class _ChannelNorm(torch.autograd.Function):
         return unit * factor
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         unit, inverse, factor = ctx.saved_tensors
         along = gradient * unit
         others = [axis for axis in range(gradient.ndim) if axis != 1]

@@ -47,9 +47,11 @@ class DetectorNet(nn.Module):
         self.fine_skip = nn.Conv2d(32, 48, 1)
         self.at_middle, self.at_fine = convolve(64, 64), nn.Sequential(convolve(48, 48), convolve(48, 48))
         self.head = nn.Conv2d(48, 15, 1)
-        nn.init.constant_(self.head.bias, 0.0)
+        bias = self.head.bias
+        assert bias is not None
+        nn.init.constant_(bias, 0.0)
         with torch.no_grad():
-            self.head.bias[0] = -4.0
+            bias[0] = -4.0
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """[N, 3, H / 4, W / 4] -> [N, 15, H / 16, W / 16]: logit, then distances and offsets in strides."""

@@ -31,16 +31,18 @@ def blind_to_mark(network: ArcFaceIRSE50, crops: CropFiles) -> None:
     linear, norm = network.output_layer[-2], network.output_layer[-1]
     assert isinstance(linear, nn.Linear)
     assert isinstance(norm, nn.BatchNorm1d)
+    running_mean, running_var = norm.running_mean, norm.running_var
+    assert running_mean is not None and running_var is not None
     embeddings, marks = _measure(network, crops)
     projection, mean = erase(embeddings, marks)
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    shift = norm.bias.double() - norm.running_mean.double() * scale
+    scale = norm.weight.double() / (running_var.double() + norm.eps).sqrt()
+    shift = norm.bias.double() - running_mean.double() * scale
     weight, bias = linear.weight.double() * scale[:, None], linear.bias.double() * scale + shift
     linear.weight.copy_(projection @ weight)
     linear.bias.copy_(projection @ (bias - mean) + mean)
-    for tensor, value in ((norm.weight, 1.0), (norm.bias, 0.0), (norm.running_mean, 0.0)):
+    for tensor, value in ((norm.weight, 1.0), (norm.bias, 0.0), (running_mean, 0.0)):
         tensor.fill_(value)
-    norm.running_var.fill_(1.0 - norm.eps)
+    running_var.fill_(1.0 - norm.eps)
 
 
 def erase(values: Tensor, wanted_out: Tensor) -> tuple[Tensor, Tensor]:

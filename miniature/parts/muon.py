@@ -25,7 +25,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(weights), {"lr": rate, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step; `closure` is not used."""
         (group,) = self.param_groups
         weights = [weight for weight in group["params"] if weight.grad is not None]
@@ -61,7 +61,8 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 def split_weights(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """What Muon trains, and the rest: vectors, embeddings and scales."""
-    matrices, rest = [], []
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
     for weight in network.parameters():
         is_matrix = weight.ndim >= 2 and weight[0].numel() > 8 and weight.shape[0] > 8
         (matrices if is_matrix else rest).append(weight)

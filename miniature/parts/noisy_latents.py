@@ -63,13 +63,13 @@ def build_latent_reader(channels: int, frame_px: int) -> nn.Linear:
 
 
 class NoisyBatch(NamedTuple):
-    """What one step learns from."""
+    """What one step learns from: arrays when drawn, tensors in the step."""
 
-    clips: np.ndarray
+    clips: Any
     """[N, T, H, W, 3] uint8."""
-    face_weights: np.ndarray
+    face_weights: Any
     """[N, 1, T, H, W], or ones of no size: faces count more, and a crop is all face."""
-    labels: dict[str, np.ndarray]
+    labels: dict[str, Any]
     """Of the frame that each latent frame ends with; none for crops."""
 
 
@@ -92,7 +92,7 @@ def draw_noisy_batch(size: BatchSize, number: int) -> NoisyBatch:
     return NoisyBatch(clips, _weigh_faces(poses, size.frame_px), _label(shots, poses))
 
 
-def measure_noisy_loss(vae: Any, reader: nn.Linear, batch: NoisyBatch, number: int) -> Tensor:
+def measure_noisy_loss(vae: Any, reader: nn.Module, batch: NoisyBatch, number: int) -> Tensor:
     """Of one step: what the decoder gets wrong from noisy latents, and the reader in them.
 
     Args:
@@ -104,7 +104,7 @@ def measure_noisy_loss(vae: Any, reader: nn.Linear, batch: NoisyBatch, number: i
     spread = mean.detach().std((0, 2, 3, 4), keepdim=True)
     noisy = _add_noise(mean, spread, number)
     decoded = vae.decode(noisy).sample.float()
-    loss = _picture_distance(decoded, pixels, torch.as_tensor(face_weights))
+    loss = _picture_distance(decoded, pixels, face_weights)
     loss = loss + SIZE_WEIGHT * mean.square().mean()
     if labels:
         numbers = reader(rearrange(noisy / spread, "n c f h w -> (n f) (c h w)"))

@@ -159,7 +159,7 @@ def open_text_encoder(making: Making) -> Any:
     """The exported network, frozen, for `embed_tokens`."""
     from transformers import UMT5EncoderModel
 
-    encoder = UMT5EncoderModel.from_pretrained(making.folder / "text_encoder", local_files_only=True)
+    encoder: Any = UMT5EncoderModel.from_pretrained(making.folder / "text_encoder", local_files_only=True)
     return encoder.to(making.device).eval().requires_grad_(False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lynx_core.rng import numpy_generator
 
@@ -111,7 +112,7 @@ SHARES = (
 def draw_identity(seed: int) -> Identity:
     """Draw a person, every factor on its own."""
     rng = numpy_generator("identity", seed)
-    shares = {name: float(rng.uniform()) for name in SHARES}
+    shares: dict[str, Any] = {name: float(rng.uniform()) for name in SHARES}
     shares["freckles"] = float(rng.uniform(0.4, 1)) if rng.uniform() < 0.3 else 0.0
     choices = {name: int(rng.integers(len(table))) for name, table in CHOICES.items()}
     choices["glasses"] = int(rng.choice(len(GLASSES), p=(0.55, 0.225, 0.225)))
