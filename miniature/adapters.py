@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from lynx_core.durable_file import write_durably
 from lynx_core.models.adapter_configs import AdapterConfigs
 from lynx_core.training.assembly import configure_new_adapter
 from lynx_core.training.configuration import TrainingConfig, read_configuration
@@ -15,7 +16,6 @@ from lynx_core.training.configuration import TrainingConfig, read_configuration
 from .edition import EDITION
 from .making import REPO_DIR, Making
 from .parts.base import DIM, NUM_BLOCKS
-from .parts.resumable import write_beside
 
 ADAPTER_CONFIG = REPO_DIR / "configs" / EDITION.adapter_config
 SEEDS = (0, 1, 2)
@@ -132,4 +132,4 @@ def ship_adapter(making: Making) -> None:
     """Copy the adapter of one seed to the files that ship."""
     source = find_adapter(making, f"full_seed{SHIPPED_SEED}")
     target = making.assets / "lynx" / "lynx_mini.safetensors"
-    write_beside(target, lambda beside: beside.write_bytes(source.read_bytes()))
+    write_durably(target, source.read_bytes())

@@ -16,7 +16,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from lynx_core.data.media.video_file import probe_video, read_frames
+from lynx_core.durable_file import write_durably
 
 from .parts.resumable import write_beside
 from .world.clip import FPS, FRAME_PX
@@ -78,7 +78,7 @@ def write_dataset(
                 logged = time.monotonic()
                 print(f"data: {part} {len(rows)}/{num_pairs} pairs", flush=True)
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_beside(folder / f"{part}.jsonl", partial(Path.write_text, data=text, encoding="utf-8"))
+        write_durably(folder / f"{part}.jsonl", text.encode())
     print(f"data: {num_identities} people and {num_held_out} held-out pairs in {folder}", flush=True)
     return True
 
@@ -109,9 +109,9 @@ def _write_pair(folder: Path, pair: Pair, place: str) -> dict[str, Any]:
     reference = _place_file("references", f"{person}.jpg" if is_shared else f"{person}-{pair.sort}.jpg")
     target = _place_file("clips" if pair.is_video else "images", f"{person}-{place}")
     target += ".mp4" if pair.is_video else ".png"
-    _write_once(folder / reference, lambda path: write_photo(path, pair.draw_reference()))
+    write_once(folder / reference, lambda path: write_photo(path, pair.draw_reference()))
     write_target = write_clip if pair.is_video else write_image
-    _write_once(folder / target, lambda path: write_target(path, pair.draw_target()))
+    write_once(folder / target, lambda path: write_target(path, pair.draw_target()))
     return {
         "id": f"{person}-{place}-{pair.sort}",
         "target": target,
@@ -125,7 +125,8 @@ def _place_file(sort: str, name: str) -> str:
     return f"{sort}/{int(name[:7]) // _FOLDER_FILES:04d}/{name}"
 
 
-def _write_once(path: Path, write: Callable[[Path], None]) -> None:
+def write_once(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file that is not there yet."""
     if not path.is_file():
         write_beside(path, write)
 

@@ -24,7 +24,14 @@ from .making import Making
 
 BASE_DIM, LATENT_CHANNELS = 16, 16
 """Of the VAE."""
-TEXT_CONFIG = {"vocab_size": 448, "d_model": 4096, "d_kv": 16, "num_heads": 4, "d_ff": 64, "num_layers": 1}
+TEXT_CONFIG: dict[str, Any] = {
+    "vocab_size": 448,
+    "d_model": 4096,
+    "d_kv": 16,
+    "num_heads": 4,
+    "d_ff": 64,
+    "num_layers": 1,
+}
 _RENAMES = (
     (r"^quant_conv\.", "conv1."),
     (r"^post_quant_conv\.", "conv2."),
@@ -103,8 +110,7 @@ def build_text_encoder() -> Any:
     from transformers import UMT5Config, UMT5EncoderModel
 
     torch.manual_seed(2)
-    sizes: dict[str, Any] = TEXT_CONFIG
-    encoder = UMT5EncoderModel(UMT5Config(**sizes))
+    encoder = UMT5EncoderModel(UMT5Config(**TEXT_CONFIG))
     for name, weight in encoder.named_parameters():
         if name.endswith(("SelfAttention.o.weight", "DenseReluDense.wo.weight")):
             torch.nn.init.zeros_(weight)  # at first each token is its embedding, and so unlike the others

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from lynx_core.durable_file import write_durably
+
 from ..adapters import GROWTH, SCRATCH, STAGE_ONE
 from ..making import Making, add_device, choose_device
-from ..parts.resumable import write_beside
 from .cases import NUM_PEOPLE, draw_gallery
 from .measures import MEASURES, Measured, Truth, chances, compare, measure_swap
 from .one_step import ONE_STEP_CASES, measure_one_step
@@ -104,7 +105,7 @@ def main() -> None:
         results["quality"] = _measure_quality(bench, adapters, variants, arguments)
     results["settings"] = _describe(arguments, settings, adapters, variants)
     text = json.dumps(results, indent=1)
-    write_beside(arguments.out / "results.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    write_durably(arguments.out / "results.json", (text + "\n").encode())
     _show(bench, adapters, variants, arguments.out)
     write_report(arguments.out)
 

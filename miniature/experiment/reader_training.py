@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lynx_core.durable_file import write_durably
 from lynx_core.rng import numpy_generator
 
 from ..making import Making
@@ -87,7 +88,7 @@ def train_readers(making: Making) -> bool:
 def export_readers(making: Making) -> None:
     """Copy the trained readers to the files that ship, and write their scores beside the work."""
     weights = (making.folder / WEIGHTS_NAME).read_bytes()
-    write_beside(making.assets / WEIGHTS_NAME, lambda path: path.write_bytes(weights))
+    write_durably(making.assets / WEIGHTS_NAME, weights)
     score_readers(making)
 
 
@@ -234,7 +235,7 @@ def score_readers(making: Making) -> dict[str, dict[str, float]]:
     decoded = reconstruct(open_vae(making.folder).to(making.device), clips)
     scores["through the VAE"] = _score_clips(readers, shots, decoded, gallery)
     text = json.dumps(scores, indent=1)
-    write_beside(making.folder / "scores_readers.json", lambda path: path.write_text(text + "\n"))
+    write_durably(making.folder / "scores_readers.json", (text + "\n").encode())
     return scores
 
 

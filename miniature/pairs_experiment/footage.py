@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import skia
-from PIL import Image
 
 from lynx_core.durable_file import write_durably
 from lynx_core.rng import numpy_generator
 
-from ..dataset import write_photo
-from ..parts.resumable import write_beside
+from ..dataset import write_image, write_once, write_photo
 from ..world.backdrop import draw_backdrop
 from ..world.clip import FPS, NUM_FRAMES, Shot
 from ..world.draws import caption_of, draw_shot
@@ -36,11 +34,11 @@ def write_footage(folder: Path, num_people: int, note: Callable[[str], None]) ->
         shots = draw_shots(person)
         place = folder / f"{person:05d}"
         place.mkdir(parents=True, exist_ok=True)
-        _write_once(place / "clip.mp4", partial(write_footage_clip, shot=shots[0], seed=person))
+        write_once(place / "clip.mp4", partial(write_footage_clip, shot=shots[0], seed=person))
         write_durably(place / "clip.txt", caption_of(shots[0], FIRST_SEED + person).encode())
         for number, shot in enumerate(shots[1:]):
             frame = shot.draw_frame(find_told_frame(shot.action), PHOTO_PX)
-            _write_once(place / f"photo{number}.jpg", partial(write_photo, pixels=frame))
+            write_once(place / f"photo{number}.jpg", partial(write_photo, pixels=frame))
             caption = caption_of(shot, FIRST_SEED + 1000 * number + person)
             write_durably(place / f"photo{number}.txt", caption.encode())
         if person % 100 == 99:
@@ -88,14 +86,4 @@ def write_backgrounds(folder: Path) -> None:
             draw_backdrop(surface.getCanvas(), background, seed, PHOTO_PX)
             pixels = surface.makeImageSnapshot().toarray(colorType=skia.kRGBA_8888_ColorType)[..., :3]
             path = folder / f"{BACKGROUNDS[background]}{seed}.png"
-            _write_once(path, partial(_save_png, pixels=pixels))
-
-
-def _save_png(path: Path, pixels: np.ndarray) -> None:
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path, format="PNG")
-
-
-def _write_once(path: Path, write: Callable[[Path], None]) -> None:
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_beside(path, write)
+            write_once(path, partial(write_image, pixels=pixels))

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lynx_core.durable_file import write_durably
+
 from ..experiment.report import fill_in
-from ..parts.resumable import write_beside
 
 REPORT_NAME, RESULTS_NAME = "curation_proof.md", "curation_proof.json"
 ARM_NAMES = {
@@ -37,7 +38,7 @@ MEASURE_NAMES = {
 def write_report(results: Mapping[str, Any], folder: Path) -> None:
     """Write the figures, and the tables where the page has its markers."""
     text = json.dumps(results, indent=1) + "\n"
-    write_beside(folder / RESULTS_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+    write_durably(folder / RESULTS_NAME, text.encode())
     page = folder / REPORT_NAME
     if page.is_file():
         page.write_text(fill_in(page.read_text(encoding="utf-8"), make_tables(results)), encoding="utf-8")

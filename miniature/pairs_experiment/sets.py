@@ -14,16 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from lynx_core.curate.configuration import CurationConfig
 from lynx_core.curate.curation import curate
 from lynx_core.curate.media import open_footage
 from lynx_core.curate.networks import FaceNetworks
+from lynx_core.durable_file import write_durably
 from lynx_core.faces.crops import crop_for_reference
 from lynx_core.training.configuration_file import parse_settings
 
+from ..dataset import write_image
 from ..parts.resumable import write_beside
 
 FIRST_FRAME, BACKGROUND, ALL_KINDS = "first_frame", "background", "all_kinds"
@@ -48,7 +47,7 @@ def make_sets(work: Path, assets: Path, note: Callable[[str], None]) -> None:
         kept = [row for row in rows[arm] if _target(row) in common]
         path = work / "sets" / arm / "train.jsonl"
         text = "".join(json.dumps(_as_pair(row)) + "\n" for row in kept)
-        write_beside(path, partial(Path.write_text, data=text, encoding="utf-8"))
+        write_durably(path, text.encode())
         note(f"{arm}: {len(kept)} pairs of {len(common)} targets")
 
 
@@ -112,7 +111,7 @@ def _pair_first_frames(
             if not faces:
                 continue
             crop = crop_for_reference(pixels, max(faces, key=lambda face: face.area).landmarks)
-            write_beside(reference, partial(_save_png, pixels=crop))
+            write_beside(reference, partial(write_image, pixels=crop))
         rows.append(
             {
                 "id": f"first-{number:06d}",
@@ -124,10 +123,6 @@ def _pair_first_frames(
             }
         )
     return rows
-
-
-def _save_png(path: Path, pixels: np.ndarray) -> None:
-    Image.fromarray(pixels).save(path, format="PNG")
 
 
 def _target(row: dict[str, Any]) -> Target:
