@@ -20,12 +20,12 @@ from lynx_core.formats.base_file import load_transformer
 from .encoders import unpack_encoders
 from .make import MAX_TOGETHER, UNFINISHED, run_together
 from .making import CPU, Making
-from .parts import base, base_data
-from .parts.resumable import joined_ranks
+from .parts import base, base_data, base_training
+from .parts.resumable import joined_ranks, read_part
 from .parts.text_encoder import open_text_encoder
 
 SIZES = {"images": 12_000, "clips": 6_000, "crops": 600, "duos": 3_000}
-COURSE = base.Course(
+COURSE = base_training.Course(
     "base_duo",
     steps=2400,
     turns=("duos", "clips", "images", "duos", "clips", "duos", "crops", "clips"),
@@ -39,7 +39,7 @@ def train(making: Making) -> bool:
     shipped = load_transformer(base.find_base(making), torch.float32)
     course = replace(COURSE, start=shipped.state_dict())
     data = base_data.load_drawings(making, SIZES)
-    return base.train_base(making, data, open_text_encoder(making), course)
+    return base_training.train_course(making, data, open_text_encoder(making), course)
 
 
 STEPS = {
@@ -68,10 +68,10 @@ def main() -> int:
         unpack_encoders(making.assets, making.folder)
     for name in STEPS:
         run_together(name, making, MAX_TOGETHER, "miniature.duo_base")
-    if not base.is_base_trained(making, COURSE):
+    if not base_training.is_course_done(making, COURSE):
         print("not finished; the same command continues")
         return UNFINISHED
-    base.export_base(making, COURSE, arguments.path)
+    base.save_base(read_part(making.folder / f"{COURSE.name}.pt", "mean"), arguments.path)
     print(f"a base for two people is in {arguments.path}")
     return 0
 

@@ -58,7 +58,7 @@ def list_parts() -> dict[str, Part]:
     """All parts by name, each after those it needs."""
     from .experiment.points import export_points, train_points
     from .experiment.reader_training import export_readers, train_readers
-    from .parts import base, base_data, detector, landmarks, recogniser, text_encoder, vae
+    from .parts import base_data, base_training, detector, landmarks, recogniser, text_encoder, vae
 
     parts = {
         "data": Part(write_data),
@@ -69,11 +69,11 @@ def list_parts() -> dict[str, Part]:
         "landmarks": Part(landmarks.train_landmarks, landmarks.export_landmarks),
         "drawings": Part(base_data.encode_drawings, is_done=base_data.are_drawings_encoded),
         "base": Part(
-            lambda making: base.train_base(
+            lambda making: base_training.train_base(
                 making, base_data.load_drawings(making), text_encoder.open_text_encoder(making)
             ),
-            base.export_base,
-            is_done=base.is_base_trained,
+            base_training.export_base,
+            is_done=base_training.is_base_trained,
         ),
         "cache": Part(lambda making: run_lynx("prepare", making)),
         "resampler": Part(start_resampler),

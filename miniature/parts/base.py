@@ -1,8 +1,7 @@
-"""A small Wan T2V, trained by flow matching on drawings of its own.
+"""The network of a small Wan T2V.
 
-The network is diffusers' `WanTransformer3DModel` by its parts, over whole batches of one shape: all but a few
-of a prompt's 512 tokens are zeros, so their key is computed once and weighed by their number, which gives
-the same attention. A share of the batches are 256 px reference crops, whose features the Ref-adapter reads.
+It is diffusers' `WanTransformer3DModel` by its parts, over whole batches of one shape: all but a few of a prompt's
+512 tokens are zeros, so their key is computed once and weighed by their number, which gives the same attention.
 
 Shapes: N samples, S tokens, L text tokens, D width.
 """
@@ -11,75 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from einops import rearrange
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lynx_core.rng import numpy_generator
 from lynx_core.spec import TEXT_LENGTH
 
 from ..edition import EDITION
-from ..making import CPU, Making
-from .base_data import EMPTY, EncodedSet
-from .muon import Muon, split_weights
-from .resumable import (
-    count_done_steps,
-    my_rank,
-    num_ranks,
-    read_part,
-    run_steps,
-    set_cosine_rate,
-    take_step,
-    write_beside,
-)
-from .text_encoder import embed_tokens
+from ..making import Making
+from .resumable import write_beside
 
 DIM, HEAD_DIM, FFN_DIM, TEXT_DIM = 256, 128, 512, 4096
 NUM_BLOCKS = EDITION.num_blocks
-STEPS = 6000
-MUON_RATE, ADAM_RATE = 0.02, 2e-3
-MEAN_DECAY = 0.998
-DROP_TEXT = 0.1
-SHIFT = 3.0
-"""Of the timesteps in training and in sampling, s t / (1 + (s - 1) t)."""
-TURNS = ("clips", "images", "clips", "images", "crops", "clips", "images", "clips")
-BATCH_SIZES = {"clips": 40, "images": 96, "crops": 8}
-if EDITION.has_duos:
-    TURNS = ("clips", "images", "duos", "images", "crops", "clips", "images", "clips")
-    BATCH_SIZES = {"clips": 16, "images": 64, "crops": 8, "duos": 8}
-
-
-@dataclass(frozen=True)
-class Course:
-    """What a base learns from, by turns, and for how long."""
-
-    name: str
-    """Of its file."""
-    steps: int
-    turns: tuple[str, ...]
-    batch_sizes: Mapping[str, int]
-    """Of all processes together."""
-    rate: float = 1.0
-    """Share of the learning rates."""
-    start: Mapping[str, Tensor] | None = None
-    """Weights of the base that it continues; None for random ones."""
-
-    def sort_of(self, number: int) -> str:
-        """What a step learns from."""
-        return self.turns[number % len(self.turns)]
-
-
-COURSE = Course("base", STEPS, TURNS, BATCH_SIZES)
-MIN_COMPILED_STEPS = 1000
-"""Compiling the blocks takes a minute or two on a CPU, and saves a third of each step."""
 _RENAMES = {
     "condition_embedder.time_embedder.linear_1": "time_embedding.0",
     "condition_embedder.time_embedder.linear_2": "time_embedding.2",
@@ -134,95 +81,8 @@ def _look_past_padding(transformer: Any) -> None:
         nn.init.zeros_(block.attn2.to_v.bias)
 
 
-def train_base(making: Making, data: EncodedSet, text_encoder: Any, course: Course = COURSE) -> bool:
-    """Train it; whether all is done.
-
-    Args:
-        text_encoder: as `open_text_encoder` gives it.
-    """
-    base = build_base()
-    if course.start is not None:
-        base.load_state_dict(course.start)
-    base.to(making.device)
-    mean = build_base().to(making.device).requires_grad_(False)
-    mean.load_state_dict(base.state_dict())
-    inside, rest = split_weights(base.blocks)
-    rest += [weight for name, weight in base.named_parameters() if not name.startswith("blocks.")]
-    muon, adam = Muon(inside, MUON_RATE), torch.optim.Adam(rest, lr=ADAM_RATE, betas=(0.9, 0.98))
-    here = data.to(making.device)
-    num_steps = making.count(course.steps)
-    is_compiled = making.device == CPU and num_steps >= MIN_COMPILED_STEPS
-    run_block = torch.compile(_run_block, dynamic=False) if is_compiled else _run_block
-
-    def step(number: int, drawn: FlowDraws) -> Tensor:
-        set_cosine_rate(muon, number, num_steps, course.rate * MUON_RATE)
-        set_cosine_rate(adam, number, num_steps, course.rate * ADAM_RATE)
-        texts = embed_tokens(text_encoder, here.token_ids[drawn.captions, : drawn.num_tokens])
-        # One length for all steps, so that a block is compiled once for each turn.
-        texts = F.pad(texts, (0, 0, 0, here.token_ids.shape[1] - drawn.num_tokens))
-        with making.autocast():
-            loss = _flow_loss(base, here, drawn, course.sort_of(number), texts, run_block)
-        loss = take_step(loss, base.parameters(), muon, adam, max_norm=1.0)
-        share = 1 - min(MEAN_DECAY, (number + 1) / (number + 10))
-        with torch.no_grad():
-            for slow, fast in zip(mean.parameters(), base.parameters(), strict=True):
-                slow.lerp_(fast, share)
-        return loss
-
-    parts = {"base": base, "mean": mean, "muon": muon, "adam": adam}
-    alone = replace(making, num_drawers=0)  # all data is in memory, and what is drawn here is little
-    return run_steps(alone, course.name, parts, num_steps, step, partial(draw_flow, data, course))
-
-
-def is_base_trained(making: Making, course: Course = COURSE) -> bool:
-    """Whether `train_base` has no step left."""
-    return count_done_steps(making, course.name) == making.count(course.steps)
-
-
-class FlowDraws(NamedTuple):
-    """What is drawn for one step."""
-
-    rows: Any
-    """Of the latents, [N]."""
-    captions: Any
-    """Rows of the token ids, [N]."""
-    num_tokens: int
-    """Of the longest, and one of padding."""
-    times: Any
-    """[N], 0 to 1."""
-    noise: Any
-    """[N, 16, T, H, W]."""
-
-
-def draw_flow(data: EncodedSet, course: Course, number: int) -> FlowDraws:
-    """This process's share of one step."""
-    sort = course.sort_of(number)
-    rng = numpy_generator("base", number, my_rank())
-    size = course.batch_sizes[sort] // num_ranks()
-    latents = data.latents[sort]
-    rows = rng.integers(len(latents), size=size)
-    captions = data.captions[sort].numpy()[rows]
-    captions = np.where(rng.uniform(size=size) >= DROP_TEXT, captions, EMPTY)
-    uniform = rng.uniform(size=size).astype(np.float32)
-    times = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
-    if sort == "crops":  # the reference pass sees them without noise
-        times = times * (rng.uniform(size=size) < 0.7)
-    noise = rng.standard_normal((size, *latents.shape[1:]), dtype="float32")
-    return FlowDraws(rows, captions, int(data.lengths.numpy()[captions].max()) + 1, times, noise)
-
-
-def _flow_loss(
-    base: Any, data: EncodedSet, drawn: FlowDraws, sort: str, texts: Tensor, run_block: RunBlock
-) -> Tensor:
-    clean = data.latents[sort][drawn.rows].float()
-    share = drawn.times.view(-1, 1, 1, 1, 1)
-    noisy, lengths = clean.lerp(drawn.noise, share), data.lengths[drawn.captions]
-    velocity = predict(base, noisy, 1000 * drawn.times, texts, lengths, run_block)
-    return F.mse_loss(velocity.float(), drawn.noise - clean)
-
-
 RunBlock = Callable[[Any, Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor]], Tensor]
-"""`_run_block`, or what it was compiled to."""
+"""`run_plainly`, or what it was compiled to."""
 
 
 def predict(
@@ -232,6 +92,7 @@ def predict(
     texts: Tensor,
     lengths: Tensor,
     run_block: RunBlock | None = None,
+    seen: list[Tensor] | None = None,
 ) -> Tensor:
     """The velocity of a batch of one shape, [N, 16, T, H, W].
 
@@ -240,6 +101,7 @@ def predict(
         timesteps: [N], 0 to 1000.
         texts: [N, L, 4096], zeros from `lengths` on.
         lengths: [N], fewer than there is room for.
+        seen: is given what each block makes of the tokens, [N, S, D].
     """
     embedder = base.condition_embedder
     time = embedder.time_embedder(embedder.timesteps_proj(timesteps))
@@ -249,7 +111,9 @@ def predict(
     rotation = base.rope(latents)
     hidden = base.patch_embedding(latents).flatten(2).transpose(1, 2)
     for block in base.blocks:
-        hidden = (run_block or _run_block)(block, hidden, text, weights, modulation, rotation)
+        hidden = (run_block or run_plainly)(block, hidden, text, weights, modulation, rotation)
+        if seen is not None:
+            seen.append(hidden)
     shift, scale = (base.scale_shift_table + time[:, None].float()).chunk(2, 1)
     out = base.proj_out(base.norm_out(hidden.float()) * (1 + scale) + shift)
     _, _, frames, height, width = latents.shape
@@ -268,7 +132,7 @@ def _weigh_text(lengths: Tensor, num_tokens: int) -> Tensor:
     return logits.masked_fill(places > lengths[:, None], -math.inf)[:, None, None]
 
 
-def _run_block(
+def run_plainly(
     block: Any,
     hidden: Tensor,
     text: Tensor,
@@ -316,11 +180,9 @@ def find_base(making: Making) -> Path:
     return making.assets / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
 
 
-def export_base(making: Making, course: Course = COURSE, path: Path | None = None) -> None:
-    """Write the EMA as the file for the host, which the trainer opens as well."""
-    weights = read_part(making.folder / f"{course.name}.pt", "mean")
+def save_base(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights as the file for the host, which the trainer opens as well."""
     state = {rename_weight(name): weight.bfloat16().contiguous() for name, weight in weights.items()}
-    path = path or find_base(making)
     write_beside(path, lambda beside: save_file(state, beside))
 
 

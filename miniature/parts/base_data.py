@@ -26,13 +26,15 @@ from lynx_core.spec import REFERENCE_PROMPT
 from ..edition import EDITION
 from ..making import Making
 from ..world.caption import list_captions, list_duo_captions
-from ..world.clip import Shot
+from ..world.clip import NUM_FRAMES, Shot
 from ..world.crop import draw_crops
 from ..world.draws import caption_of, draw_training_shot
 from ..world.duo import caption_of_duo, draw_training_duo
 from ..world.pairs import LANDMARK_ERROR, find_told_frame
+from ..world.scene import Pose
 from .channel_norm import shorten_norms
 from .drawing_ahead import draw_ahead
+from .noisy_latents import FRAMES_PER_LATENT
 from .pixel_signal import to_video_signal
 from .resumable import my_rank, num_ranks, write_beside
 from .text_encoder import tokenize_texts
@@ -220,6 +222,13 @@ class _Encoder:
         signal = to_video_signal(pixels.to(self.making.device))
         found = self._vae.encode(signal.bfloat16()).latent_dist.mode().float().cpu()
         return ((found - mean) / std).half().contiguous()
+
+
+def list_drawn_poses(sort: str, row: int) -> tuple[Shot, list[Pose]]:
+    """The shot of an image or a clip, and its pose in the last picture of each latent frame."""
+    shot = draw_training_shot(FIRST_NUMBERS[sort] + row)
+    frames = [find_told_frame(shot.action)] if sort == "images" else range(0, NUM_FRAMES, FRAMES_PER_LATENT)
+    return shot, [shot.pose_at(frame) for frame in frames]
 
 
 def _draw_told_frame(shot: Shot) -> np.ndarray:

@@ -12,20 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from lynx_core.formats.base_file import load_transformer
 from miniature.edition import EDITIONS, VARIABLE
 from miniature.encoders import build_text_encoder
 from miniature.making import REPO_DIR, Making
-from miniature.parts import base
-from miniature.parts.base_data import EncodedSet
-from miniature.parts.resumable import read_part
+from miniature.parts import base, base_training
+from miniature.parts.base_data import FIRST_NUMBERS, EncodedSet
+from miniature.parts.resumable import read_part, take_step
 from miniature.parts.text_encoder import tokenize_texts
 from miniature.world import caption
 from miniature.world.caption import Meaning, is_held_out, list_captions, list_duo_captions
+from miniature.world.clip import NUM_FRAMES
 from miniature.world.draws import FIRST_HELD_OUT_IDENTITY, caption_of, draw_shot, draw_training_shot
 from miniature.world.duo import Duo, caption_of_duo, draw_duo, draw_training_duo
-from miniature.world.identity import draw_identity
+from miniature.world.identity import MARK_COLOURS, draw_identity
+from miniature.world.labels import pose_numbers
 from miniature.world.scene import ACTIONS, CLOTHES_COLOURS
 
 
@@ -107,16 +110,39 @@ def test_a_base_is_continued_from_the_weights_that_it_is_given(tmp_path: Path) -
     latents = {sort: torch.randn(4, 16, *shape, generator=generator).half() for sort, shape in shapes.items()}
     token_ids, lengths = tokenize_texts(["", *(text for text, _ in islice(list_duo_captions(), 3))])
     data = EncodedSet(latents, {sort: torch.arange(4) for sort in shapes}, token_ids, lengths)
-    course = base.Course(
+    course = base_training.Course(
         "continued", 2, ("images", "duos"), {"images": 2, "duos": 2}, rate=0.0, start=shipped
     )
     making = Making(tmp_path)
     making.folder.mkdir()
-    assert base.train_base(making, data, build_text_encoder().requires_grad_(False), course)
-    assert base.is_base_trained(making, course)
+    assert base_training.train_course(making, data, build_text_encoder().requires_grad_(False), course)
+    assert base_training.is_course_done(making, course)
     weights = read_part(making.folder / "continued.pt", "base")
     assert all(torch.equal(weights[name], value) for name, value in shipped.items())
-    moving = base.Course("moving", 2, ("duos",), {"duos": 2}, start=shipped)
-    assert base.train_base(making, data, build_text_encoder().requires_grad_(False), moving)
+    moving = base_training.Course("moving", 2, ("duos",), {"duos": 2}, start=shipped)
+    assert base_training.train_course(making, data, build_text_encoder().requires_grad_(False), moving)
     weights = read_part(making.folder / "moving.pt", "base")
     assert not torch.equal(weights["blocks.0.attn1.to_q.weight"], shipped["blocks.0.attn1.to_q.weight"])
+
+
+def test_tokens_learn_to_tell_what_the_picture_shows() -> None:
+    """From tokens that hold the labels, and not from others."""
+    labels = base_training.label_rows("clips", np.arange(6))
+    frames = len(labels["pose"])
+    assert frames == 6 * (1 + (NUM_FRAMES - 1) // 4)
+    shot = draw_training_shot(FIRST_NUMBERS["clips"] + 3)
+    assert labels["mark_colour"][frames // 2] == shot.identity.mark_colour
+    assert np.array_equal(labels["pose"][frames // 2 + 1], pose_numbers(shot.pose_at(4)))
+    targets = {name: torch.from_numpy(np.asarray(each)) for name, each in labels.items()}
+    told = torch.zeros(frames, base.DIM)
+    told[:, : len(MARK_COLOURS)] = 4 * F.one_hot(targets["mark_colour"], len(MARK_COLOURS)).float()
+    losses = {}
+    for name, frame_tokens in (("told", told), ("untold", torch.zeros_like(told))):
+        reader = base_training.build_token_reader()
+        optimizer = torch.optim.Adam(reader.parameters(), lr=0.02)
+        seen = frame_tokens.repeat_interleave(4, 0).unflatten(0, (6, -1))
+        for _ in range(60):
+            loss = base_training.reading_loss(reader, seen, targets)
+            take_step(loss, reader.parameters(), optimizer)
+        losses[name] = loss.item()
+    assert losses["told"] < losses["untold"] - 0.2
