@@ -74,7 +74,7 @@ class Course:
         return self.turns[number % len(self.turns)]
 
 
-COURSES = (
+COURSES: tuple[Course, ...] = (
     Course(
         "base",
         6000,
