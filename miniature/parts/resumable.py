@@ -66,6 +66,8 @@ def run_steps(
             saved = now
         if out_of_time and number + 1 < num_steps:
             return False
+    if num_ranks() > 1:
+        torch.distributed.barrier()  # the first process has written the file that the others may open next
     return True
 
 
