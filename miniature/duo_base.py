@@ -21,7 +21,7 @@ from .encoders import unpack_encoders
 from .make import MAX_TOGETHER, UNFINISHED, run_together
 from .making import CPU, Making
 from .parts import base, base_data, base_training
-from .parts.resumable import joined_ranks, read_part
+from .parts.resumable import joined_ranks
 from .parts.text_encoder import open_text_encoder
 
 SIZES = {"images": 12_000, "clips": 6_000, "crops": 600, "duos": 3_000}
@@ -71,7 +71,7 @@ def main() -> int:
     if not base_training.is_course_done(making, COURSE):
         print("not finished; the same command continues")
         return UNFINISHED
-    base.save_base(read_part(making.folder / f"{COURSE.name}.pt", "mean"), arguments.path)
+    base.save_base(base_training.read_mean(making, COURSE), arguments.path)
     print(f"a base for two people is in {arguments.path}")
     return 0
 

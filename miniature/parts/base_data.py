@@ -34,7 +34,6 @@ from ..world.pairs import LANDMARK_ERROR, find_told_frame
 from ..world.scene import Pose
 from .channel_norm import shorten_norms
 from .drawing_ahead import draw_ahead
-from .noisy_latents import FRAMES_PER_LATENT
 from .pixel_signal import to_video_signal
 from .resumable import my_rank, num_ranks, write_beside
 from .text_encoder import tokenize_texts
@@ -225,9 +224,9 @@ class _Encoder:
 
 
 def list_drawn_poses(sort: str, row: int) -> tuple[Shot, list[Pose]]:
-    """The shot of an image or a clip, and its pose in the last picture of each latent frame."""
+    """The shot of an image or a clip, and its pose in every picture."""
     shot = draw_training_shot(FIRST_NUMBERS[sort] + row)
-    frames = [find_told_frame(shot.action)] if sort == "images" else range(0, NUM_FRAMES, FRAMES_PER_LATENT)
+    frames = [find_told_frame(shot.action)] if sort == "images" else range(NUM_FRAMES)
     return shot, [shot.pose_at(frame) for frame in frames]
 
 

@@ -24,10 +24,11 @@ from lynx_core.rng import numpy_generator
 
 from ..edition import EDITION
 from ..making import CPU, Making
-from ..world.labels import LABEL_SIZES, label_picture, stack_labels
+from ..world.labels import LABEL_SIZES
 from .base import DIM, RunBlock, build_base, find_base, predict, run_plainly, save_base
 from .base_data import EMPTY, EncodedSet, list_drawn_poses
 from .muon import Muon, split_weights
+from .noisy_latents import label_latent_frames
 from .picture_labels import picture_loss, split_reading
 from .resumable import (
     count_done_steps,
@@ -110,11 +111,12 @@ def train_base(making: Making, data: EncodedSet, text_encoder: Any) -> bool:
     Args:
         text_encoder: as `open_text_encoder` gives it.
     """
-    start = None
-    for course in COURSES:
+    for before, course in zip((None, *COURSES), COURSES, strict=False):
+        if is_course_done(making, course):
+            continue
+        start = read_mean(making, before) if before else None
         if not train_course(making, data, text_encoder, replace(course, start=start)):
             return False
-        start = read_part(making.folder / f"{course.name}.pt", "mean")
     return True
 
 
@@ -128,9 +130,14 @@ def is_course_done(making: Making, course: Course) -> bool:
     return count_done_steps(making, course.name) == making.count(course.steps)
 
 
+def read_mean(making: Making, course: Course) -> dict[str, Tensor]:
+    """The mean of the weights that a course has come to."""
+    return read_part(making.folder / f"{course.name}.pt", "mean")
+
+
 def export_base(making: Making) -> None:
     """Write the mean of the last course as the file for the host."""
-    save_base(read_part(making.folder / f"{COURSES[-1].name}.pt", "mean"), find_base(making))
+    save_base(read_mean(making, COURSES[-1]), find_base(making))
 
 
 def train_course(making: Making, data: EncodedSet, text_encoder: Any, course: Course) -> bool:
@@ -233,14 +240,9 @@ def draw_flow(data: EncodedSet, course: Course, number: int) -> FlowDraws:
 
 
 def label_rows(sort: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """What each latent frame of some drawings shows, in its last picture; [N T, ...] by name."""
-    return stack_labels(
-        [
-            label_picture(shot.identity, shot.scene, pose)
-            for shot, poses in (list_drawn_poses(sort, int(row)) for row in rows)
-            for pose in poses
-        ]
-    )
+    """What the latent frames of some drawings show, [N T, ...] by name."""
+    shots, poses = zip(*(list_drawn_poses(sort, int(row)) for row in rows), strict=True)
+    return label_latent_frames(shots, poses)
 
 
 def _flow_loss(

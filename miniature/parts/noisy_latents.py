@@ -11,6 +11,7 @@ Letters: N samples, F latent frames.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -89,7 +90,7 @@ def draw_noisy_batch(size: BatchSize, number: int) -> NoisyBatch:
             for shot, each in zip(shots, poses, strict=True)
         ]
     )
-    return NoisyBatch(clips, _weigh_faces(poses, size.frame_px), _label(shots, poses))
+    return NoisyBatch(clips, _weigh_faces(poses, size.frame_px), label_latent_frames(shots, poses))
 
 
 def measure_noisy_loss(vae: Any, reader: nn.Module, batch: NoisyBatch, number: int) -> Tensor:
@@ -144,7 +145,12 @@ def _picture_distance(decoded: Tensor, pixels: Tensor, weights: Tensor) -> Tenso
     return loss / weights.mean()
 
 
-def _label(shots: list[Shot], poses: list[list[Pose]]) -> dict[str, np.ndarray]:
+def label_latent_frames(shots: Sequence[Shot], poses: Sequence[Sequence[Pose]]) -> dict[str, np.ndarray]:
+    """What each latent frame shows in its last picture, [N F, ...] by name.
+
+    Args:
+        poses: of every picture of each shot.
+    """
     rows = [
         label_picture(shot.identity, shot.scene, pose)
         for shot, each in zip(shots, poses, strict=True)

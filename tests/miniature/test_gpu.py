@@ -46,7 +46,7 @@ from miniature.parts.drawing_ahead import send_drawn
 TRAINED = (vae, text_encoder, recogniser, detector, base_training, resampler, reader_training)
 pytestmark = pytest.mark.filterwarnings("ignore:CUDA is not available")
 SHARE = 1 / 500
-STEPS = {"vae": [0, 8, 9, 10, 12], "base": list(range(8))}
+STEPS = {"vae": [0, 8, 9, 10, 12], "base": list(range(len(base_training.COURSES[0].turns)))}
 """Those of each stage and turn, when that share is made; of the others the first two."""
 BASE = Making().assets / "diffusion_models" / "lynx_mini_wan_t2v.safetensors"
 
